@@ -1,0 +1,1 @@
+//! One module per kernel family: checked arguments, the plan, the CPU body. No tensor, no autograd.

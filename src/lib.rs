@@ -1,0 +1,10 @@
+//! Kernels, autograd, models and recipes for post-training language models with reinforcement learning.
+
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod kernels;
+pub mod rng;
+
+pub use dtype::DType;
+pub use error::{Error, Result};

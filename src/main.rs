@@ -1,0 +1,2 @@
+//! The program `gradstone`.
+fn main() {}
