@@ -50,10 +50,10 @@ pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 pub fn tanh<const FMA: bool>(x: f32) -> f32 {
     let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * x.abs()) + 1.0);
     let s = x * x;
-    let mut p = fma::<FMA>(-5.704_988e-3, s, 2.063_908_9e-2);
+    let mut p = fma::<FMA>(-5.704_988e-3, s, 2.063_909e-2);
     p = fma::<FMA>(p, s, -5.373_971_5e-2);
     p = fma::<FMA>(p, s, 1.333_144_2e-1);
-    p = fma::<FMA>(p, s, -3.333_328_2e-1);
+    p = fma::<FMA>(p, s, -3.333_328e-1);
     let near = fma::<FMA>(p * s, x, x);
     let value = if x.abs() < 0.625 { near } else { far.copysign(x) };
     if x.is_nan() { x } else { value }

@@ -103,4 +103,3 @@ macro_rules! simd_fn {
         }
     };
 }
-pub(crate) use simd_fn;
