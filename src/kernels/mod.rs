@@ -1,1 +1,3 @@
 //! One module per kernel family: checked arguments, the plan, the CPU body. No tensor, no autograd.
+
+pub mod logprob;
