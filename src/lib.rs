@@ -4,7 +4,10 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod kernels;
+pub mod ops;
 pub mod rng;
+pub mod tensor;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use tensor::Tensor;
