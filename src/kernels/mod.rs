@@ -6,3 +6,5 @@ mod offsets;
 pub mod policy_loss;
 pub mod reduce;
 pub mod logprob;
+pub mod attention;
+pub mod cast;
