@@ -5,6 +5,7 @@ pub mod dtype;
 pub mod error;
 pub mod kernels;
 pub mod rng;
+pub mod tasks;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
