@@ -3,9 +3,12 @@
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod files;
 pub mod kernels;
 pub mod rng;
 pub mod tasks;
+pub mod text;
+pub mod train;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
