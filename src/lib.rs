@@ -7,6 +7,7 @@ pub mod kernels;
 pub mod ops;
 pub mod rng;
 pub mod tensor;
+pub mod tasks;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

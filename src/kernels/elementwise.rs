@@ -2,7 +2,6 @@
 
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Elements handled by one task.
 const BLOCK: usize = 16 * 1024;
@@ -13,10 +12,9 @@ const BLOCK: usize = 16 * 1024;
 /// [`Error::is_shape`] when the lengths differ.
 pub fn map(out: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Result<()> {
     same_length(out.len(), x.len())?;
-    pool::install(|| {
-        out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| {
-            out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
-        });
+    pool::blocks(out, BLOCK, |i, out| {
+        let x = &x[i * BLOCK..i * BLOCK + out.len()];
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
     });
     Ok(())
 }
@@ -41,17 +39,16 @@ pub fn zip(
     let whole = y.len() == x.len();
     // A repeated operand is walked in whole periods, so that no task starts inside one.
     let block = if whole { BLOCK } else { y.len() * (BLOCK / y.len()).max(1) };
-    pool::install(|| {
-        out.par_chunks_mut(block).zip(x.par_chunks(block)).enumerate().for_each(|(i, (out, x))| {
-            if whole {
-                let y = &y[i * block..i * block + x.len()];
-                out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = f(*x, *y));
-                return;
-            }
-            for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
-                out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = f(*x, *y));
-            }
-        });
+    pool::blocks(out, block, |i, out| {
+        let x = &x[i * block..i * block + out.len()];
+        if whole {
+            let y = &y[i * block..i * block + out.len()];
+            out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = f(*x, *y));
+            return;
+        }
+        for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
+            out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = f(*x, *y));
+        }
     });
     Ok(())
 }

@@ -5,3 +5,6 @@ pub mod elementwise;
 mod offsets;
 pub mod policy_loss;
 pub mod reduce;
+pub mod logprob;
+pub mod attention;
+pub mod cast;

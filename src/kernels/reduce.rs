@@ -3,7 +3,6 @@
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Elements of one partial sum.
 const BLOCK: usize = 4096;
@@ -35,8 +34,13 @@ fn block_sum(x: &[f32]) -> f32 {
 
 /// `Σ x`, the partial sums of fixed blocks added in f64.
 pub fn sum(x: &[f32]) -> f32 {
-    let partial: Vec<f32> =
-        pool::install(|| x.par_chunks(BLOCK).with_min_len(8).map(block_sum).collect());
+    let mut partial = vec![0f32; x.len().div_ceil(BLOCK)];
+    pool::blocks(&mut partial, 8, |i, sums| {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let start = (i * 8 + j) * BLOCK;
+            *sum = block_sum(&x[start..x.len().min(start + BLOCK)]);
+        }
+    });
     partial.iter().map(|x| f64::from(*x)).sum::<f64>() as f32
 }
 
@@ -56,11 +60,11 @@ pub fn last(out: &mut [f32], x: &[f32], width: usize) -> Result<()> {
         out.fill(0.0);
         return Ok(());
     }
-    pool::install(|| {
-        let rows = x.par_chunks(width).with_min_len(pool::rows_per_task(width * 4));
-        out.par_iter_mut().zip(rows).for_each(|(out, row)| {
+    let rows = pool::rows_per_task(width * 4);
+    pool::blocks(out, rows, |i, out| {
+        for (out, row) in out.iter_mut().zip(x[i * rows * width..].chunks(width)) {
             *out = row.chunks(BLOCK).map(|block| f64::from(block_sum(block))).sum::<f64>() as f32;
-        });
+        }
     });
     Ok(())
 }
@@ -79,12 +83,11 @@ pub fn columns(out: &mut [f32], x: &[f32]) -> Result<()> {
     }
     let blocks = x.len().div_ceil(ROWS * width);
     let mut partial = Buffer::<f32>::zeroed(blocks * width);
-    pool::install(|| {
-        partial.par_chunks_mut(width).zip(x.par_chunks(ROWS * width)).for_each(|(sum, rows)| {
-            for row in rows.chunks(width) {
-                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-        });
+    pool::blocks(&mut partial, width, |i, sum| {
+        let start = i * ROWS * width;
+        for row in x[start..x.len().min(start + ROWS * width)].chunks(width) {
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
     });
     for sum in partial.chunks(width) {
         out.iter_mut().zip(sum).for_each(|(out, sum)| *out += sum);

@@ -16,7 +16,6 @@
 use super::Tensor;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -199,10 +198,8 @@ fn add(mut a: Tensor, b: Tensor) -> Result<Tensor> {
     let b = b.f32s()?;
     if let super::Storage::F32(sum) = a.storage_mut()? {
         const BLOCK: usize = 16 * 1024;
-        pool::install(|| {
-            sum.par_chunks_mut(BLOCK).zip(b.par_chunks(BLOCK)).for_each(|(sum, b)| {
-                sum.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
-            });
+        pool::blocks(sum, BLOCK, |i, sum| {
+            sum.iter_mut().zip(&b[i * BLOCK..]).for_each(|(sum, b)| *sum += b);
         });
     }
     Ok(a)

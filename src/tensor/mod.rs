@@ -5,6 +5,7 @@
 //! [`ops`](crate::ops).
 
 pub mod autograd;
+pub mod file;
 mod storage;
 
 pub use autograd::{Gradients, ParamId};

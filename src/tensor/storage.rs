@@ -1,9 +1,9 @@
 //! The memory behind a tensor: one buffer of one element type. Shapes and gradients live elsewhere.
 
-use crate::device::cpu::memory::Buffer;
+use crate::device::cpu::memory::{Buffer, Element};
+use crate::device::cpu::pool;
 use crate::dtype::{DType, Float, FloatSlice, FloatSliceMut};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// An owned run of elements whose type is known at run time.
 #[derive(Clone)]
@@ -121,12 +121,11 @@ impl Storage {
 /// Elements handled by one task of a conversion.
 const BLOCK: usize = 32 * 1024;
 
-fn narrow<T: Float + crate::device::cpu::memory::Element>(values: &[f32]) -> Buffer<T> {
+fn narrow<T: Float + Element>(values: &[f32]) -> Buffer<T> {
     let mut out = Buffer::<T>::recycled(values.len());
-    crate::device::cpu::pool::install(|| {
-        out.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK)).for_each(|(out, values)| {
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f32(*value));
-        });
+    pool::blocks(&mut out, BLOCK, |i, out| {
+        let values = &values[i * BLOCK..];
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f32(*value));
     });
     out
 }
@@ -135,10 +134,9 @@ fn narrow<T: Float + crate::device::cpu::memory::Element>(values: &[f32]) -> Buf
 pub(crate) fn widen(values: FloatSlice<'_>) -> Buffer<f32> {
     fn convert<T: Float>(values: &[T]) -> Buffer<f32> {
         let mut out = Buffer::<f32>::recycled(values.len());
-        crate::device::cpu::pool::install(|| {
-            out.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK)).for_each(|(out, values)| {
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f32());
-            });
+        pool::blocks(&mut out, BLOCK, |i, out| {
+            let values = &values[i * BLOCK..];
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f32());
         });
         out
     }

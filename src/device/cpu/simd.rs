@@ -103,4 +103,5 @@ macro_rules! simd_fn {
         }
     };
 }
+
 pub(crate) use simd_fn;
