@@ -48,9 +48,8 @@ fn batch(seed: u64, lengths: &[usize], spread: f32, live: f32) -> Batch {
     for length in lengths {
         offsets.push(offsets[offsets.len() - 1] + *length as i64);
     }
-    let mut normal = |scale: f32| -> Vec<f32> {
-        (0..tokens).map(|_| draws.next_normal() * scale).collect()
-    };
+    let mut normal =
+        |scale: f32| -> Vec<f32> { (0..tokens).map(|_| draws.next_normal() * scale).collect() };
     let logprob: Vec<f32> = normal(1.0).iter().map(|x| -x.abs()).collect();
     let near = |noise: Vec<f32>| logprob.iter().zip(noise).map(|(l, n)| l + n).collect();
     let old_logprob = near(normal(spread));
@@ -125,15 +124,20 @@ fn compare(objective: &Objective, batch: &Batch, totals: Totals) {
     close("ratio_mean", m.ratio_mean, want.ratio_mean, 0.0);
     close("ratio_max", m.ratio_max, want.ratio_max, 0.0);
     close("entropy", m.entropy, want.entropy, 0.0);
-    close("clip_high", m.clip_fraction_high, want.high, 0.0);
-    close("clip_low", m.clip_fraction_low, want.low, 0.0);
-    close("clip", m.clip_fraction, want.low + want.high, 0.0);
+    let borderline = want.borderline.iter().filter(|b| **b).count();
+    assert!(borderline * 1000 <= batch.mask.len(), "{borderline} tokens on a bound");
+    if borderline == 0 {
+        close("clip_high", m.clip_fraction_high, want.high, 0.0);
+        close("clip_low", m.clip_fraction_low, want.low, 0.0);
+        close("clip", m.clip_fraction, want.low + want.high, 0.0);
+    }
     assert_eq!(m.live_tokens, want.live_tokens);
     assert_eq!(m.live_sequences, want.live_sequences);
     let largest = want.dlogprob.iter().fold(0f64, |a, b| a.max(b.abs()));
     for (i, (g, w)) in got.dlogprob.iter().zip(&want.dlogprob).enumerate() {
         let error = (f64::from(*g) - w).abs();
-        assert!(error <= 4e-6 * w.abs() + 1e-7 * largest, "dlogprob[{i}]: {g} {w}\n{objective:?}");
+        let near = error <= 4e-6 * w.abs() + 1e-7 * largest;
+        assert!(near || want.borderline[i], "dlogprob[{i}]: {g} {w}\n{objective:?}");
     }
     for (g, w) in got.dentropy.iter().zip(&want.dentropy) {
         close("dentropy", f64::from(*g), *w, 0.0);
@@ -141,7 +145,7 @@ fn compare(objective: &Objective, batch: &Batch, totals: Totals) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn equals_the_oracle(
         seed in 0u64..1000,
@@ -228,7 +232,8 @@ fn values_computed_by_hand() {
         (KlEstimator::K2, 0.023_571_43),
         (KlEstimator::K3, 0.026_781_24),
     ] {
-        let objective = Objective { kl: kl(estimator, Clamp::Clamped, false), ..Objective::default() };
+        let objective =
+            Objective { kl: kl(estimator, Clamp::Clamped, false), ..Objective::default() };
         let metrics = run(&objective, &specification(), Totals::default()).metrics;
         close("kl", metrics.kl, want, 1e-2);
         close("kl part", metrics.kl_loss, want, 1e-2);
@@ -238,13 +243,23 @@ fn values_computed_by_hand() {
 #[test]
 fn the_gradient_passes_on_a_bound_and_stops_beyond_it() {
     let objective = Objective {
-        surrogate: Surrogate::PpoClip { clip_low: 0.5, clip_high: 0.5, dual_clip: Some(3.0), delta: None },
+        surrogate: Surrogate::PpoClip {
+            clip_low: 0.5,
+            clip_high: 0.5,
+            dual_clip: Some(3.0),
+            delta: None,
+        },
         aggregation: Aggregation::TokenSum { length: 1.0 },
         ..Objective::default()
     };
     // exp(±ln) is not exact, so the bounds are met by a clip of zero width at ratio 1.
     let tight = Objective {
-        surrogate: Surrogate::PpoClip { clip_low: 0.0, clip_high: 0.0, dual_clip: None, delta: None },
+        surrogate: Surrogate::PpoClip {
+            clip_low: 0.0,
+            clip_high: 0.0,
+            dual_clip: None,
+            delta: None,
+        },
         ..objective.clone()
     };
     let one = |objective: &Objective, d: f32, a: f32| {
@@ -276,7 +291,12 @@ fn the_gradient_passes_on_a_bound_and_stops_beyond_it() {
     assert_eq!(one(&objective, 7.0, 0.0).1, 0.0);
     // The clamp of the log ratio: a value, no gradient.
     let free = Objective {
-        surrogate: Surrogate::PpoClip { clip_low: 1.0, clip_high: 0.0, dual_clip: None, delta: None },
+        surrogate: Surrogate::PpoClip {
+            clip_low: 1.0,
+            clip_high: 0.0,
+            dual_clip: None,
+            delta: None,
+        },
         ..objective
     };
     assert!(one(&free, -19.9, 1.0).1 != 0.0);

@@ -54,6 +54,8 @@ pub struct Want {
     pub low: f64,
     pub live_tokens: u64,
     pub live_sequences: u64,
+    /// The ratio is so near a bound that f32 rounding may put it on the other side.
+    pub borderline: Vec<bool>,
     pub dlogprob: Vec<f64>,
     pub dentropy: Vec<f64>,
 }
@@ -95,6 +97,7 @@ pub fn evaluate(objective: &Objective, batch: &Batch, logprob: &[f64], totals: T
     let mut want = Want {
         live_tokens: live_tokens as u64,
         live_sequences: live_sequences as u64,
+        borderline: vec![false; logprob.len()],
         dlogprob: vec![0.0; logprob.len()],
         dentropy: vec![0.0; logprob.len()],
         ..Want::default()
@@ -113,6 +116,8 @@ pub fn evaluate(objective: &Objective, batch: &Batch, logprob: &[f64], totals: T
             let d = logprob[t] - f64::from(batch.old_logprob[t]);
             let (d, d_slope) = clamp_with_slope(d, -limit, limit);
             let (w, dw) = (d.exp(), d.exp() * d_slope);
+            want.borderline[t] =
+                [least, most, cap, dual].iter().any(|bound| (w / bound - 1.0).abs() < 3e-6);
             let a = f64::from(batch.advantage[t]);
             let (capped, cap_slope) = clamp_with_slope(w, f64::NEG_INFINITY, cap);
             let (clipped, clip_slope) = clamp_with_slope(w, least, most);

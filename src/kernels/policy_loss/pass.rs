@@ -268,10 +268,9 @@ fn chunk<const FMA: bool>(
         live[i] = mask[i] != 0;
         let d = if live[i] { logprob[i] - old[i] } else { 0.0 };
         let clamped = if d > rule.log_ratio_limit { rule.log_ratio_limit } else { d };
-        let clamped =
-            if clamped < -rule.log_ratio_limit { -rule.log_ratio_limit } else { clamped };
-        // Not `==`: NaN must pass, so that it reaches the gradient.
-        inside[i] = !(clamped < d || clamped > d);
+        let clamped = if clamped < -rule.log_ratio_limit { -rule.log_ratio_limit } else { clamped };
+        // NaN passes, so that it reaches the gradient.
+        inside[i] = clamped == d || d.is_nan();
         ratio[i] = exp::<FMA>(clamped);
         lanes.log_ratio[i] += clamped;
     }
@@ -284,7 +283,7 @@ fn chunk<const FMA: bool>(
         let high = if negative { bounds.high_negative } else { bounds.high_positive };
         let s = if w < low { low } else { w };
         let s = if s > high { high } else { s };
-        let passes = !(s < w || s > w) && inside[i];
+        let passes = (s == w || w.is_nan()) && inside[i];
         value[i] = -a * s;
         gradient[i] = if passes { -a * w } else { 0.0 };
         let counted = |hit: bool| u32::from(hit && live[i]);
@@ -311,12 +310,13 @@ fn chunk<const FMA: bool>(
         let reference = load(reference, at, count);
         for i in 0..LANES {
             let d = if live[i] { logprob[i] - reference[i] } else { 0.0 };
-            let (mut estimate, mut slope) = kl::estimate::<FMA>(kl.estimator, kl.limits, d);
+            let estimate = kl::estimate::<FMA>(kl.estimator, kl.limits, d);
+            let (mut value, mut slope) = (estimate.value, estimate.slope);
             if kl.bias_correction {
-                slope = ratio[i] * (slope + if inside[i] { estimate } else { 0.0 });
-                estimate *= ratio[i];
+                value *= ratio[i];
+                slope = if inside[i] { estimate.value_and_slope } else { slope } * ratio[i];
             }
-            lanes.kl[i] += if live[i] { estimate } else { 0.0 };
+            lanes.kl[i] += if live[i] { value } else { 0.0 };
             gradient[i] += kl.coefficient * slope;
         }
     }
