@@ -6,8 +6,8 @@ pub mod error;
 pub mod kernels;
 pub mod ops;
 pub mod rng;
-pub mod tensor;
 pub mod tasks;
+pub mod tensor;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
