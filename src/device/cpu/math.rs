@@ -23,7 +23,8 @@ const LARGEST: f32 = 88.722_83;
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let clamped = x.clamp(SMALLEST, LARGEST);
-    let n = fma::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = fma::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = fma::<FMA>(n, -LN2_LOW, fma::<FMA>(n, -LN2_HIGH, clamped));
     let mut p = fma::<FMA>(1.987_569_1e-4, r, 1.398_199_9e-3);
     p = fma::<FMA>(p, r, 8.333_452e-3);
@@ -32,11 +33,33 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 0.5);
     p = fma::<FMA>(p, r * r, r) + 1.0;
     // n is in -125..=128. 2^128 is no f32, so the exponent goes in as 2^(n-1) times two.
-    let scale = f32::from_bits((((n as i32) + 126) << 23) as u32);
+    // `shifted` holds n in its lowest bits; a cast to an integer would not vectorise, because it has to saturate.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(126) << 23);
     let value = p * scale * 2.0;
     let value = if x < SMALLEST { 0.0 } else { value };
     let value = if x > LARGEST { f32::INFINITY } else { value };
     if x.is_nan() { x } else { value }
+}
+
+/// `2^x` for x up to 127, at most 2 ulp from exact: 0 below -126.5 (no subnormal results), NaN for NaN.
+///
+/// Cheaper than [`exp`]: the callers' arguments are logits less their largest one, so nothing overflows, and the
+/// reduction to |f| <= 1/2 is exact. The rounding constant carries the exponent's bias, so that one shift makes the
+/// scale, and the smallest exponent is the bit pattern of 0.
+#[inline(always)]
+pub fn exp2<const FMA: bool>(x: f32) -> f32 {
+    const BIASED: f32 = ROUND + 127.0;
+    // This order of the comparison keeps a NaN.
+    let x = if -127.0 > x { -127.0 } else { x };
+    let shifted = x + BIASED;
+    let f = x - (shifted - BIASED);
+    let mut p = fma::<FMA>(1.535_336_2e-4, f, 1.339_887_5e-3);
+    p = fma::<FMA>(p, f, 9.618_437e-3);
+    p = fma::<FMA>(p, f, 5.550_332_4e-2);
+    p = fma::<FMA>(p, f, 0.240_226_48);
+    p = fma::<FMA>(p, f, std::f32::consts::LN_2);
+    p = fma::<FMA>(p, f, 1.0);
+    p * f32::from_bits(shifted.to_bits() << 23)
 }
 
 /// `1 / (1 + e^-x)`.
@@ -83,6 +106,17 @@ mod tests {
         assert_eq!(exp::<true>(-200.0), 0.0);
         assert_eq!(exp::<true>(f32::INFINITY), f32::INFINITY);
         assert!(exp::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp() {
+        assert!(sweep(-126.0, 127.0, exp2::<true>, f64::exp2) <= 4.0);
+        assert!(sweep(-126.0, 127.0, exp2::<false>, f64::exp2) <= 4.0);
+        assert_eq!(exp2::<true>(0.0), 1.0);
+        for tiny in [f32::NEG_INFINITY, f32::MIN, -127.0, -126.6] {
+            assert_eq!(exp2::<true>(tiny).to_bits(), 0, "{tiny}");
+        }
+        assert!(exp2::<true>(f32::NAN).is_nan() && exp2::<true>(-f32::NAN).is_nan());
     }
 
     #[test]
