@@ -7,8 +7,8 @@ pub mod files;
 pub mod kernels;
 pub mod ops;
 pub mod rng;
-pub mod tensor;
 pub mod tasks;
+pub mod tensor;
 pub mod text;
 pub mod train;
 
