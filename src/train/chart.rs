@@ -180,7 +180,7 @@ impl Chart {
                 label(*tick, step, self.unit)
             );
         }
-        let room = ((frame.right - frame.left) / 70.0).max(2.0) as usize;
+        let room = ((frame.right - frame.left) / 52.0).max(2.0) as usize;
         let step_ticks: Vec<f64> = round_ticks(frame.x.0, frame.x.1, room, 1.0)
             .into_iter()
             .filter(|t| *t >= frame.x.0)
@@ -279,8 +279,8 @@ fn path(points: &[(f64, f64)], frame: &Frame) -> String {
     out
 }
 
-/// The mean over a centred window of a fortieth of the points, without NaN.
-fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// The mean over a window of a twentieth of the points around each, cut off at both ends, without NaN.
+pub fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let reach = (points.len() / 40).clamp(1, 500);
     let mut sums = Vec::with_capacity(points.len() + 1);
     sums.push((0.0, 0usize));
@@ -289,9 +289,8 @@ fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         sums.push(if value.is_finite() { (sum + value, count + 1) } else { (sum, count) });
     }
     let mean = |at: usize| {
-        // The window shrinks towards both ends, so that it stays centred.
-        let reach = reach.min(at).min(points.len() - 1 - at);
-        let (high, low) = (sums[at + reach + 1], sums[at - reach]);
+        let (high, low) =
+            (sums[(at + reach + 1).min(points.len())], sums[at.saturating_sub(reach)]);
         (high.0 - low.0) / (high.1 - low.1) as f64
     };
     points.iter().enumerate().map(|(at, (step, _))| (*step, mean(at))).collect()
@@ -474,9 +473,11 @@ mod tests {
     #[test]
     fn the_moving_mean_keeps_a_straight_line() {
         let line: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
-        for ((_, mean), (_, value)) in moving_mean(&line).iter().zip(&line) {
+        for ((_, mean), (_, value)) in moving_mean(&line).iter().zip(&line).skip(5).take(190) {
             assert!((mean - value).abs() < 1e-9);
         }
+        let holes = moving_mean(&[(1.0, f64::NAN), (2.0, f64::NAN), (3.0, 5.0)]);
+        assert!(holes[0].1.is_nan() && holes[1].1 == 5.0 && holes[2].1 == 5.0);
     }
 
     #[test]

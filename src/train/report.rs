@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::files::atomic;
-use crate::train::chart::{Chart, Mark, STYLE, Series, Unit, escape, number};
+use crate::train::chart::{Chart, Mark, STYLE, Series, Unit, escape, moving_mean, number};
 use crate::train::metrics::{self, Record, Rollout};
 use crate::train::run_dir::RunDir;
 use std::fmt::Write;
@@ -106,7 +106,10 @@ pub fn html(name: &str, config: &str, records: &[Record], rollouts: &[Rollout]) 
     for shown in &CHARTS {
         card(&mut out, shown, records);
     }
-    out.push_str("</section>\n");
+    out.push_str(
+        "</section>\n<p class=\"note\">Faint lines are single steps, strong lines and large figures their moving mean (a twentieth of \
+         the run). A red mark on the axis is a value that was not a finite number.</p>\n",
+    );
     others(&mut out, records);
     samples(&mut out, rollouts);
     let _ = write!(
@@ -191,9 +194,9 @@ fn tiles(out: &mut String, records: &[Record]) {
         body.push(("Held-out accuracy", number(*last, Unit::Percent), note));
     }
     let reward = finite("reward");
-    if let (Some((_, first)), Some((_, last))) = (reward.first(), reward.last()) {
-        let note = format!("{} in its first step", number(*first, Unit::Plain));
-        body.push(("Reward", number(*last, Unit::Plain), note));
+    if let Some((_, first)) = moving_mean(&reward).first() {
+        let note = format!("{} at first", number(*first, Unit::Plain));
+        body.push(("Reward", number(latest(&reward, Mark::Noisy), Unit::Plain), note));
     }
     if let Some(last) = records.last() {
         let warm =
@@ -229,6 +232,12 @@ fn tiles(out: &mut String, records: &[Record]) {
     out.push_str("</section>\n");
 }
 
+/// The figure in a heading: the end of the strong line.
+fn latest(points: &[(f64, f64)], mark: Mark) -> f64 {
+    let line = if mark == Mark::Noisy { moving_mean(points) } else { points.to_vec() };
+    line.last().map_or(f64::NAN, |point| point.1)
+}
+
 fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -240,7 +249,10 @@ fn duration(seconds: f64) -> String {
 
 fn card(out: &mut String, shown: &Shown, records: &[Record]) {
     let points = points(records, shown.field, shown.phase);
-    let Some((_, last)) = points.last().copied() else { return };
+    if points.is_empty() {
+        return;
+    }
+    let latest = latest(&points, shown.mark);
     let whole = steps(records);
     let (from, to) =
         (points.first().map_or(whole.0, |p| p.0), points.last().map_or(whole.1, |p| p.0));
@@ -263,7 +275,7 @@ fn card(out: &mut String, shown: &Shown, records: &[Record]) {
         "<figure><figcaption><h2>{}</h2><p>{}</p><strong>{}</strong></figcaption>{}</figure>",
         escape(shown.title),
         escape(shown.about),
-        number(last, shown.unit),
+        number(latest, shown.unit),
         chart.svg()
     );
 }
@@ -281,7 +293,7 @@ fn others(out: &mut String, records: &[Record]) {
     out.push_str("<details><summary>Other measurements</summary><section class=\"charts\">\n");
     for name in names {
         let points = points(records, name, None);
-        let last = points.last().map_or(f64::NAN, |point| point.1);
+        let last = latest(&points, Mark::Noisy);
         let chart = Chart {
             unit: Unit::Plain,
             steps: steps(records),
@@ -366,6 +378,7 @@ figcaption{display:grid;grid-template-columns:1fr auto;margin:0 2px 6px}
 figcaption h2{margin:0;font-size:15px;font-weight:600;line-height:1.35}
 figcaption p{margin:0;color:var(--soft);font-size:12.5px;line-height:1.35;grid-row:2}
 figcaption strong{grid-column:2;grid-row:1/3;align-self:center;font-size:19px;font-weight:650;padding-left:10px;white-space:nowrap;font-variant-numeric:tabular-nums}
+.note{margin:10px 2px;color:var(--soft);font-size:13px}
 .section{font-size:17px;margin:30px 0 10px}
 table{width:100%;border-collapse:separate;border-spacing:0;font-size:14px;overflow:hidden}
 th{text-align:left;font-weight:600;font-size:12.5px;color:var(--soft);padding:9px 14px;border-bottom:1px solid var(--rule)}
