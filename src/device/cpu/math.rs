@@ -39,6 +39,27 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x.is_nan() { x } else { value }
 }
 
+/// `2^x` for x up to 127, at most 2 ulp from exact: 0 below -126.5 (no subnormal results), NaN for NaN.
+///
+/// Cheaper than [`exp`]: the callers' arguments are logits less their largest one, so nothing overflows, and the
+/// reduction to |f| <= 1/2 is exact. The rounding constant carries the exponent's bias, so that one shift makes the
+/// scale, and the smallest exponent is the bit pattern of 0.
+#[inline(always)]
+pub fn exp2<const FMA: bool>(x: f32) -> f32 {
+    const BIASED: f32 = ROUND + 127.0;
+    // This order of the comparison keeps a NaN.
+    let x = if -127.0 > x { -127.0 } else { x };
+    let shifted = x + BIASED;
+    let f = x - (shifted - BIASED);
+    let mut p = fma::<FMA>(1.535_336_2e-4, f, 1.339_887_5e-3);
+    p = fma::<FMA>(p, f, 9.618_437e-3);
+    p = fma::<FMA>(p, f, 5.550_332_4e-2);
+    p = fma::<FMA>(p, f, 0.240_226_48);
+    p = fma::<FMA>(p, f, std::f32::consts::LN_2);
+    p = fma::<FMA>(p, f, 1.0);
+    p * f32::from_bits(shifted.to_bits() << 23)
+}
+
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
@@ -83,6 +104,17 @@ mod tests {
         assert_eq!(exp::<true>(-200.0), 0.0);
         assert_eq!(exp::<true>(f32::INFINITY), f32::INFINITY);
         assert!(exp::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp() {
+        assert!(sweep(-126.0, 127.0, exp2::<true>, f64::exp2) <= 4.0);
+        assert!(sweep(-126.0, 127.0, exp2::<false>, f64::exp2) <= 4.0);
+        assert_eq!(exp2::<true>(0.0), 1.0);
+        for tiny in [f32::NEG_INFINITY, f32::MIN, -127.0, -126.6] {
+            assert_eq!(exp2::<true>(tiny).to_bits(), 0, "{tiny}");
+        }
+        assert!(exp2::<true>(f32::NAN).is_nan() && exp2::<true>(-f32::NAN).is_nan());
     }
 
     #[test]

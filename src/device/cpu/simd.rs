@@ -103,3 +103,5 @@ macro_rules! simd_fn {
         }
     };
 }
+
+pub(crate) use simd_fn;
