@@ -3,6 +3,7 @@
 //! Private, so that a host program's own rayon pool (PyTorch's, say) is never entered and its size never assumed.
 
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, OnceLock, RwLock};
 
@@ -54,6 +55,19 @@ pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         Some(pool) => pool.install(work),
         None => work(),
     }
+}
+
+/// Runs `block(i, chunk)` for each chunk of `data`, on the calling thread when there is only one.
+///
+/// Handing work over from outside the pool costs some 40 µs, which is more than a small tensor's arithmetic.
+pub fn blocks<T: Send>(data: &mut [T], size: usize, block: impl Fn(usize, &mut [T]) + Sync) {
+    if data.len() <= size {
+        if !data.is_empty() {
+            block(0, data);
+        }
+        return;
+    }
+    install(|| data.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| block(i, chunk)));
 }
 
 /// How many rows of `bytes_per_row` bytes make one [`GRAIN`]: the `with_min_len` of a loop over rows.

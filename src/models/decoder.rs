@@ -1,0 +1,458 @@
+//! The decoder: Llama, Qwen 2, Qwen 3 and Gemma 2 as one block with switches.
+//!
+//! Sequences come packed, one after another, with no padding. The same function runs training (whole sequences,
+//! gradients) and generation (a few new tokens against a [`KvCache`]): every operation in it works on one row at a
+//! time in a fixed order, so the hidden state of a token has the same bits in both.
+
+use super::config::{Activation, Architecture, DecoderConfig};
+use crate::device::cpu::gemm::{self, plain, transposed};
+use crate::device::cpu::memory::Buffer;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::nn::{Parameters, normal};
+use crate::ops;
+use crate::tensor::Tensor;
+use crate::tensor::autograd::{checkpoint, no_grad};
+use std::sync::Arc;
+
+/// Packed sequences: what a forward pass reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// Token ids `[T]`.
+    pub ids: &'a [i32],
+    /// The position of each token in its sequence `[T]`.
+    pub positions: &'a [i32],
+    /// Where each sequence begins, and the end of the last: `[sequences + 1]`, from 0 to T.
+    pub segments: &'a [usize],
+}
+
+/// Indices of one block's parameters.
+struct Block {
+    input_norm: usize,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    q_norm: Option<usize>,
+    k_norm: Option<usize>,
+    post_attention_norm: usize,
+    /// Gemma 2 norms the MLP's input and output as well.
+    mlp_norms: Option<(usize, usize)>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    attention: Attention,
+}
+
+#[derive(Clone, Copy)]
+struct Linear {
+    weight: usize,
+    bias: Option<usize>,
+}
+
+/// A causal language model.
+pub struct Decoder {
+    shape: Arc<Shape>,
+    parameters: Parameters,
+    embedding: usize,
+    blocks: Vec<Arc<Block>>,
+    norm: usize,
+    head: usize,
+    checkpointed: bool,
+}
+
+/// What a block computes, apart from its parameters.
+#[derive(Clone)]
+struct Shape {
+    config: DecoderConfig,
+    frequencies: Vec<f32>,
+    rope_factor: f32,
+}
+
+/// The name and shape of every parameter, in the order of a forward pass; the source of a value for each.
+struct Builder<'a> {
+    parameters: Parameters,
+    value: &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
+}
+
+impl Builder<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<usize> {
+        let value = (self.value)(name, shape)?;
+        if value.shape() != shape {
+            return Err(Error::shape(format!("`{name}` is {:?}, the config says {shape:?}", value.shape())));
+        }
+        if !value.dtype().is_float() {
+            return Err(Error::dtype(format!("`{name}` is {}, not a float", value.dtype())));
+        }
+        self.parameters.add(name, value)
+    }
+
+    fn linear(&mut self, name: &str, [out, input]: [usize; 2], bias: bool) -> Result<Linear> {
+        let weight = self.tensor(&format!("{name}.weight"), &[out, input])?;
+        let bias = if bias { Some(self.tensor(&format!("{name}.bias"), &[out])?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    fn block(&mut self, i: usize, c: &DecoderConfig) -> Result<Block> {
+        let at = format!("model.layers.{i}");
+        let (h, m, d) = (c.hidden_size, c.intermediate_size, c.head_dim);
+        let gemma = c.architecture == Architecture::Gemma2;
+        let (query, key) = (c.heads * d, c.kv_heads * d);
+        let input_norm = self.tensor(&format!("{at}.input_layernorm.weight"), &[h])?;
+        let q = self.linear(&format!("{at}.self_attn.q_proj"), [query, h], c.qkv_bias)?;
+        let k = self.linear(&format!("{at}.self_attn.k_proj"), [key, h], c.qkv_bias)?;
+        let v = self.linear(&format!("{at}.self_attn.v_proj"), [key, h], c.qkv_bias)?;
+        let o = self.linear(&format!("{at}.self_attn.o_proj"), [h, query], c.output_bias)?;
+        let (q_norm, k_norm) = if c.architecture == Architecture::Qwen3 {
+            let q_norm = self.tensor(&format!("{at}.self_attn.q_norm.weight"), &[d])?;
+            (Some(q_norm), Some(self.tensor(&format!("{at}.self_attn.k_norm.weight"), &[d])?))
+        } else {
+            (None, None)
+        };
+        let post_attention_norm = self.tensor(&format!("{at}.post_attention_layernorm.weight"), &[h])?;
+        let mlp_norms = if gemma {
+            let before = self.tensor(&format!("{at}.pre_feedforward_layernorm.weight"), &[h])?;
+            Some((before, self.tensor(&format!("{at}.post_feedforward_layernorm.weight"), &[h])?))
+        } else {
+            None
+        };
+        let gate = self.linear(&format!("{at}.mlp.gate_proj"), [m, h], c.mlp_bias)?;
+        let up = self.linear(&format!("{at}.mlp.up_proj"), [m, h], c.mlp_bias)?;
+        let down = self.linear(&format!("{at}.mlp.down_proj"), [h, m], c.mlp_bias)?;
+        let attention = Attention {
+            scale: c.attention_scale,
+            softcap: c.attention_softcap,
+            window: c.windows[i],
+            mask: Mask::Causal,
+            ..Attention::causal(c.heads, c.kv_heads, d)
+        };
+        Ok(Block {
+            input_norm,
+            q,
+            k,
+            v,
+            o,
+            q_norm,
+            k_norm,
+            post_attention_norm,
+            mlp_norms,
+            gate,
+            up,
+            down,
+            attention,
+        })
+    }
+}
+
+impl Decoder {
+    /// Builds a decoder, asking `value` for every parameter by name and shape.
+    pub(super) fn build(
+        config: DecoderConfig,
+        value: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<Decoder> {
+        let mut builder = Builder { parameters: Parameters::new(), value };
+        let table = [config.vocab_size, config.hidden_size];
+        let embedding = builder.tensor("model.embed_tokens.weight", &table)?;
+        let blocks = (0..config.layers)
+            .map(|i| builder.block(i, &config).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let norm = builder.tensor("model.norm.weight", &[config.hidden_size])?;
+        let head = if config.tied { embedding } else { builder.tensor("lm_head.weight", &table)? };
+        let (frequencies, rope_factor) = config.rope.frequencies(config.head_dim);
+        let parameters = builder.parameters;
+        let shape = Arc::new(Shape { config, frequencies, rope_factor });
+        Ok(Decoder { shape, parameters, embedding, blocks, norm, head, checkpointed: false })
+    }
+
+    /// A new model with random weights: normal with deviation 0.02, the two projections back into the residual stream
+    /// by `1/√(2·layers)` smaller (GPT-2), norms the identity, biases 0.
+    ///
+    /// # Errors
+    /// [`Error::is_dtype`] when `dtype` is no float.
+    pub fn random(config: DecoderConfig, dtype: DType, seed: u64) -> Result<Decoder> {
+        if !dtype.is_float() {
+            return Err(Error::dtype(format!("a model of {dtype}")));
+        }
+        let unit_offset = config.architecture == Architecture::Gemma2;
+        let back = 0.02 / (2.0 * config.layers as f32).sqrt();
+        let mut which = 0;
+        let mut value = |name: &str, shape: &[usize]| {
+            which += 1;
+            if name.ends_with("norm.weight") {
+                let identity = if unit_offset { 0.0 } else { 1.0 };
+                let values = vec![identity; shape.iter().product()];
+                return Tensor::from_buffer(values.into(), shape, dtype);
+            }
+            if name.ends_with(".bias") {
+                return Tensor::zeros(shape, dtype);
+            }
+            let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            normal(seed, which, shape, if into_residual { back } else { 0.02 }, dtype)
+        };
+        Decoder::build(config, &mut value)
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.shape.config
+    }
+
+    /// Its shape, for setting the ids that end a sequence.
+    pub fn config_mut(&mut self) -> &mut DecoderConfig {
+        &mut Arc::make_mut(&mut self.shape).config
+    }
+
+    /// Its tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its tensors, for an optimizer.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The element type of its weights and activations.
+    pub fn dtype(&self) -> DType {
+        self.parameters.get(self.embedding).dtype()
+    }
+
+    /// Recomputes each block in the backward pass instead of keeping its activations.
+    pub fn set_checkpointed(&mut self, checkpointed: bool) {
+        self.checkpointed = checkpointed;
+    }
+
+    /// The head's weight `[vocab, hidden]`: the embedding where they are tied.
+    pub fn head(&self) -> Tensor {
+        self.parameters.get(self.head)
+    }
+
+    /// The hidden states after the last norm.
+    ///
+    /// # Shapes
+    /// `[T, hidden]` in the model's dtype.
+    ///
+    /// # Errors
+    /// [`Error::is_index`] for a token id outside the vocabulary, [`Error::is_shape`] for offsets that do not fit.
+    pub fn hidden(&self, tokens: Tokens<'_>) -> Result<Tensor> {
+        let mut x = self.embed(tokens)?;
+        for block in &self.blocks {
+            x = if self.checkpointed { self.recomputed(block, &x, tokens)? } else { self.block(block, &x, tokens)? };
+        }
+        self.rms_norm(&x, self.norm)
+    }
+
+    /// The residual stream before each block, and after the last norm: `layers + 1` tensors `[T, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`].
+    pub fn hidden_states(&self, tokens: Tokens<'_>) -> Result<Vec<Tensor>> {
+        let mut states = vec![self.embed(tokens)?];
+        for block in &self.blocks {
+            let next = self.block(block, &states[states.len() - 1], tokens)?;
+            states.push(next);
+        }
+        if let Some(last) = states.last_mut() {
+            *last = self.rms_norm(last, self.norm)?;
+        }
+        Ok(states)
+    }
+
+    /// A cache for generating `sequences` sequences of up to `capacity` tokens each.
+    ///
+    /// # Errors
+    /// None for a model that was built.
+    pub fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
+        let c = self.config();
+        KvCache::new(self.dtype(), c.layers, sequences, c.kv_heads, c.head_dim, capacity)
+    }
+
+    /// The hidden states of new tokens that continue the cached sequences, which grow by them. No gradients.
+    ///
+    /// Segment s of `tokens` continues sequence s of the cache; a segment may be empty.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`], and [`Error::is_invalid`] when a sequence outgrows the cache.
+    pub fn continued(&self, tokens: Tokens<'_>, cache: &mut KvCache) -> Result<Tensor> {
+        no_grad(|| {
+            let mut x = self.embed(tokens)?;
+            for (layer, block) in self.blocks.iter().enumerate() {
+                let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
+                    cache.append(layer, k.floats()?, v.floats()?, tokens.segments)?;
+                    ops::cached_attention(q, &block.attention, cache, layer, tokens.segments)
+                };
+                let get = |index| self.parameters.get(index);
+                x = self.shape.block(&get, block, &x, tokens, attend)?;
+            }
+            self.rms_norm(&x, self.norm)
+        })
+    }
+
+    /// Logits in f32 before any softcap. No gradients: training takes log-probs straight from the hidden states and
+    /// [`Decoder::head`], and these are the same bits.
+    ///
+    /// # Shapes
+    /// `hidden [rows, hidden]`; `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::is_shape`] when the width differs.
+    pub fn raw_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), self.config().vocab_size);
+        let mut logits = Buffer::recycled(rows * vocab);
+        let head = self.parameters.get(self.head);
+        let weight = head.to_f32s()?;
+        gemm::matmul(
+            &mut logits,
+            plain(&hidden.to_f32s()?),
+            transposed(&weight),
+            [rows, vocab, width],
+            false,
+        )?;
+        Tensor::from_buffer(logits, &[rows, vocab], DType::F32)
+    }
+
+    /// [`Decoder::raw_logits`], softcapped where the model does that.
+    ///
+    /// # Errors
+    /// As [`Decoder::raw_logits`].
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let raw = self.raw_logits(hidden)?;
+        match self.config().final_softcap {
+            Some(cap) => no_grad(|| ops::softcap(&raw, cap)),
+            None => Ok(raw),
+        }
+    }
+
+    fn embed(&self, tokens: Tokens<'_>) -> Result<Tensor> {
+        let c = self.config();
+        if tokens.positions.len() != tokens.ids.len() || tokens.segments.last() != Some(&tokens.ids.len()) {
+            return Err(Error::shape(format!(
+                "decoder: {} tokens, {} positions, segments that end at {:?}",
+                tokens.ids.len(),
+                tokens.positions.len(),
+                tokens.segments.last()
+            )));
+        }
+        let limit = i32::try_from(c.max_position_embeddings).unwrap_or(i32::MAX);
+        if let Some(position) = tokens.positions.iter().find(|p| !(0..limit).contains(*p)) {
+            return Err(Error::index(format!("decoder: position {position} of a context of {limit}")));
+        }
+        let x = ops::embedding(&self.parameters.get(self.embedding), tokens.ids)?;
+        if c.architecture == Architecture::Gemma2 {
+            // Rounded to the storage type first: that is what the published models were trained with.
+            let normalizer = Tensor::from_buffer(vec![(c.hidden_size as f32).sqrt()].into(), &[], self.dtype())?;
+            return ops::scale(&x, normalizer.item()?);
+        }
+        Ok(x)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: usize) -> Result<Tensor> {
+        self.shape.norm(x, &self.parameters.get(weight))
+    }
+
+    fn block(&self, block: &Block, x: &Tensor, tokens: Tokens<'_>) -> Result<Tensor> {
+        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
+            ops::attention(q, k, v, &block.attention, tokens.segments)
+        };
+        self.shape.block(&|index| self.parameters.get(index), block, x, tokens, attend)
+    }
+
+    /// [`Decoder::block`] that keeps its input and parameters only, and runs again for the gradient.
+    fn recomputed(&self, block: &Arc<Block>, x: &Tensor, tokens: Tokens<'_>) -> Result<Tensor> {
+        let indices = block.indices();
+        let parameters: Vec<Tensor> = indices.iter().map(|index| self.parameters.get(*index)).collect();
+        let mut inputs = vec![x];
+        inputs.extend(&parameters);
+        let (shape, block) = (Arc::clone(&self.shape), Arc::clone(block));
+        let (positions, segments) = (tokens.positions.to_vec(), tokens.segments.to_vec());
+        let run = move |inputs: &[Tensor]| {
+            let get = |index: usize| {
+                // Every index that the block uses is in its list.
+                let at = indices.iter().position(|i| *i == index).map_or(0, |at| at + 1);
+                inputs[at].clone()
+            };
+            let tokens = Tokens { ids: &[], positions: &positions, segments: &segments };
+            let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
+                ops::attention(q, k, v, &block.attention, &segments)
+            };
+            Ok(vec![shape.block(&get, &block, &inputs[0], tokens, attend)?])
+        };
+        let mut outputs = checkpoint(&inputs, run)?;
+        outputs.pop().ok_or_else(|| Error::state("checkpoint: no output"))
+    }
+}
+
+impl Block {
+    fn indices(&self) -> Vec<usize> {
+        let linears = [self.q, self.k, self.v, self.o, self.gate, self.up, self.down];
+        let mut list = vec![self.input_norm, self.post_attention_norm];
+        list.extend(linears.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten());
+        list.extend([self.q_norm, self.k_norm].into_iter().flatten());
+        list.extend(self.mlp_norms.iter().flat_map(|(before, after)| [*before, *after]));
+        list
+    }
+}
+
+impl Shape {
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let unit_offset = self.config.architecture == Architecture::Gemma2;
+        ops::rms_norm(x, weight, self.config.rms_norm_eps, unit_offset)
+    }
+
+    /// One block, over parameters from `get` and attention as the caller does it.
+    fn block(
+        &self,
+        get: &dyn Fn(usize) -> Tensor,
+        block: &Block,
+        x: &Tensor,
+        tokens: Tokens<'_>,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let c = &self.config;
+        let linear = |x: &Tensor, l: Linear| {
+            ops::linear(x, &get(l.weight), l.bias.map(get).as_ref())
+        };
+        let heads = |x: Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
+            let x = ops::reshape(&x, &[x.leading(), heads, c.head_dim])?;
+            match norm {
+                Some(weight) => self.norm(&x, &get(weight)),
+                None => Ok(x),
+            }
+        };
+        let rotate = |x: &Tensor| ops::rope(x, tokens.positions, &self.frequencies, self.rope_factor);
+        let normed = self.norm(x, &get(block.input_norm))?;
+        let q = rotate(&heads(linear(&normed, block.q)?, c.heads, block.q_norm)?)?;
+        let k = rotate(&heads(linear(&normed, block.k)?, c.kv_heads, block.k_norm)?)?;
+        let v = heads(linear(&normed, block.v)?, c.kv_heads, None)?;
+        drop(normed);
+        let attended = attend(&q, &k, &v)?;
+        let attended = ops::reshape(&attended, &[x.leading(), c.heads * c.head_dim])?;
+        let attended = linear(&attended, block.o)?;
+        let post = |x: &Tensor, norm: usize| self.norm(x, &get(norm));
+        let (x, mlp_in) = match block.mlp_norms {
+            Some((before, _)) => {
+                let x = ops::add(x, &post(&attended, block.post_attention_norm)?)?;
+                let mlp_in = post(&x, before)?;
+                (x, mlp_in)
+            }
+            None => {
+                let x = ops::add(x, &attended)?;
+                let mlp_in = post(&x, block.post_attention_norm)?;
+                (x, mlp_in)
+            }
+        };
+        let gate = linear(&mlp_in, block.gate)?;
+        let up = linear(&mlp_in, block.up)?;
+        let gated = match c.activation {
+            Activation::Silu => ops::silu_mul(&gate, &up)?,
+            Activation::GeluTanh => ops::gelu_tanh_mul(&gate, &up)?,
+            Activation::Gelu => ops::mul(&ops::gelu(&gate)?, &up)?,
+        };
+        let down = linear(&gated, block.down)?;
+        match block.mlp_norms {
+            Some((_, after)) => ops::add(&x, &post(&down, after)?),
+            None => ops::add(&x, &down),
+        }
+    }
+}

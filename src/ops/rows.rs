@@ -1,0 +1,162 @@
+//! Moving rows about: slices, joins, gathers, reshapes. The leading dimension counts rows.
+
+use crate::DType;
+use crate::device::cpu::memory::Buffer;
+use crate::error::{Error, Result};
+use crate::tensor::autograd::{Backward, Grads, record_one};
+use crate::tensor::{Storage, Tensor};
+use std::ops::Range;
+
+/// The same elements in another shape.
+///
+/// # Errors
+/// [`Error::is_shape`] when the element counts differ.
+pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let output = x.view(shape)?;
+    Ok(record_one(&[x], output, || Reshape { shape: x.shape().to_vec() }))
+}
+
+struct Reshape {
+    shape: Vec<usize>,
+}
+
+impl Backward for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+
+    fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        Ok(vec![Some(grad.view(&self.shape)?)])
+    }
+}
+
+/// Rows `range` of the leading dimension: a view.
+///
+/// # Errors
+/// [`Error::is_index`] when the range does not lie inside.
+pub fn rows(x: &Tensor, range: Range<usize>) -> Result<Tensor> {
+    let output = x.rows(range.clone())?;
+    Ok(record_one(&[x], output, || Rows { shape: x.shape().to_vec(), first: range.start }))
+}
+
+struct Rows {
+    shape: Vec<usize>,
+    first: usize,
+}
+
+impl Backward for Rows {
+    fn name(&self) -> &'static str {
+        "rows"
+    }
+
+    fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        let width: usize = self.shape[1..].iter().product();
+        let mut out = Buffer::zeroed(self.shape.iter().product());
+        out[self.first * width..self.first * width + grad.len()].copy_from_slice(grad.f32s()?);
+        Ok(vec![Some(Tensor::from_buffer(out, &self.shape, DType::F32)?)])
+    }
+}
+
+/// Joins tensors along the leading dimension.
+///
+/// # Errors
+/// [`Error::is_shape`] for an empty list or rows of different shape, [`Error::is_dtype`] for different types.
+pub fn concat(parts: &[&Tensor]) -> Result<Tensor> {
+    let Some(first) = parts.first().filter(|first| !first.shape().is_empty()) else {
+        return Err(Error::shape("concat: no tensors, or scalars"));
+    };
+    for part in parts {
+        if part.shape().get(1..) != first.shape().get(1..) || part.shape().is_empty() {
+            return Err(Error::shape(format!("concat: rows of {first:?} and of {part:?}")));
+        }
+        if part.dtype() != first.dtype() {
+            return Err(Error::dtype(format!("concat: {first:?} and {part:?}")));
+        }
+    }
+    let mut shape = first.shape().to_vec();
+    shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+    let mut storage = Storage::recycled(first.dtype(), shape.iter().product());
+    let mut rest = storage.bytes_mut();
+    for part in parts {
+        let (here, after) = rest.split_at_mut(part.bytes().len());
+        here.copy_from_slice(part.bytes());
+        rest = after;
+    }
+    let output = Tensor::new(storage, &shape)?;
+    Ok(record_one(parts, output, || Concat {
+        rows: parts.iter().map(|part| part.shape()[0]).collect(),
+    }))
+}
+
+struct Concat {
+    rows: Vec<usize>,
+}
+
+impl Backward for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn backward(self: Box<Self>, mut grads: Grads, wanted: &[bool]) -> Result<Grads> {
+        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None; self.rows.len()]) };
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(self.rows.len());
+        for (count, wanted) in self.rows.iter().zip(wanted) {
+            let range = start..start + count;
+            parts.push(if *wanted { Some(grad.rows(range)?) } else { None });
+            start += count;
+        }
+        Ok(parts)
+    }
+}
+
+/// Rows of `x` in the order of `index`, repeats allowed: `[index.len(), ..]`.
+///
+/// # Errors
+/// [`Error::is_index`] naming the first index that is out of range.
+pub fn gather(x: &Tensor, index: &[usize]) -> Result<Tensor> {
+    let Some((count, rest)) = x.shape().split_first() else {
+        return Err(Error::shape("gather from a scalar"));
+    };
+    if let Some((at, row)) = index.iter().enumerate().find(|(_, row)| *row >= count) {
+        return Err(Error::index(format!("gather: row {row} (entry {at}) of {x:?}")));
+    }
+    let mut shape = x.shape().to_vec();
+    shape[0] = index.len();
+    let size = rest.iter().product::<usize>() * x.dtype().size();
+    let mut storage = Storage::recycled(x.dtype(), shape.iter().product());
+    if size > 0 {
+        for (out, row) in storage.bytes_mut().chunks_mut(size).zip(index) {
+            out.copy_from_slice(&x.bytes()[row * size..(row + 1) * size]);
+        }
+    }
+    let output = Tensor::new(storage, &shape)?;
+    Ok(record_one(&[x], output, || Gather { shape: x.shape().to_vec(), index: index.to_vec() }))
+}
+
+struct Gather {
+    shape: Vec<usize>,
+    index: Vec<usize>,
+}
+
+impl Backward for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    /// Adds in the order of `index`, on one thread: the order is the result.
+    fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        let width: usize = self.shape[1..].iter().product();
+        let mut out = Buffer::zeroed(self.shape.iter().product());
+        if width > 0 {
+            for (g, row) in grad.f32s()?.chunks(width).zip(&self.index) {
+                let sum = &mut out[row * width..(row + 1) * width];
+                sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
+            }
+        }
+        Ok(vec![Some(Tensor::from_buffer(out, &self.shape, DType::F32)?)])
+    }
+}

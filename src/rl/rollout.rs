@@ -1,0 +1,223 @@
+//! Rollouts: completions sampled from a decoder in batches, each with the log-probs under which it was drawn.
+//!
+//! A prompt is run once however many completions are drawn from it: its cached keys and values are forked. Finished
+//! sequences leave the batch. The token at position p of sequence s is a function of (seed, s, p) and the weights
+//! alone: neither the other sequences of the batch nor the number of threads can change it.
+
+use crate::DType;
+use crate::device::cpu::memory::Buffer;
+use crate::error::{Error, Result};
+use crate::kernels::logprob;
+use crate::kernels::sample::{self, Truncation};
+use crate::models::{Decoder, Tokens};
+use crate::ops;
+use crate::rng::Stream;
+use crate::tensor::Tensor;
+use crate::tensor::autograd::no_grad;
+
+/// How completions are drawn.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Only the most likely tokens are drawn from.
+    pub truncation: Truncation,
+    /// The longest completion, in tokens.
+    pub max_new_tokens: usize,
+    /// Ids that end a completion (they are part of it).
+    pub stop: Vec<i32>,
+    /// Ids that are never drawn.
+    pub banned: Vec<i32>,
+    /// The seed of every draw.
+    pub seed: u64,
+    /// What the draws are for.
+    pub stream: Stream,
+    /// The number of the first completion: completion i is sequence `first_sequence + i`.
+    pub first_sequence: u64,
+}
+
+/// One completion.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rollout {
+    /// Which prompt it answers.
+    pub prompt: usize,
+    /// Its tokens, the one that ended it among them.
+    pub tokens: Vec<i32>,
+    /// The log-prob of each token under the tempered, untruncated distribution (at temperature 0: the untempered one).
+    pub logprob: Vec<f32>,
+    /// It was cut at the limit instead of ending itself.
+    pub truncated: bool,
+}
+
+/// Draws `per_prompt` completions of every prompt: prompt 0's first, then prompt 1's.
+///
+/// # Errors
+/// [`Error::is_invalid`] for an empty prompt, or one that leaves no room in the model's context; [`Error::is_index`]
+/// for a token outside the vocabulary.
+pub fn rollouts(
+    model: &Decoder,
+    prompts: &[Vec<i32>],
+    per_prompt: usize,
+    sampling: &Sampling,
+) -> Result<Vec<Rollout>> {
+    stream(model, prompts, per_prompt, sampling, &mut |_, _| {})
+}
+
+/// [`rollouts`] that tells every token as it is drawn: `told(completion, token)`.
+///
+/// # Errors
+/// As [`rollouts`].
+pub fn stream(
+    model: &Decoder,
+    prompts: &[Vec<i32>],
+    per_prompt: usize,
+    sampling: &Sampling,
+    told: &mut dyn FnMut(usize, i32),
+) -> Result<Vec<Rollout>> {
+    if prompts.is_empty() || per_prompt == 0 {
+        return Ok(Vec::new());
+    }
+    let context = model.config().max_position_embeddings;
+    for (i, prompt) in prompts.iter().enumerate() {
+        if prompt.is_empty() || prompt.len() >= context {
+            return Err(Error::invalid(format!(
+                "prompt {i} has {} tokens; it needs at least 1 and fewer than the context of {context}",
+                prompt.len()
+            )));
+        }
+    }
+    let new = |prompt| Rollout { prompt, ..Rollout::default() };
+    let mut done: Vec<Rollout> =
+        (0..prompts.len()).flat_map(|p| std::iter::repeat_n(p, per_prompt)).map(new).collect();
+    if sampling.max_new_tokens == 0 {
+        done.iter_mut().for_each(|rollout| rollout.truncated = true);
+        return Ok(done);
+    }
+    no_grad(|| {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let capacity = longest.saturating_add(sampling.max_new_tokens).min(context);
+        let mut cache = model.cache(prompts.len(), capacity)?;
+        let mut hidden = {
+            let packed = Packed::new(prompts.iter().map(|prompt| (0, &**prompt)));
+            let all = model.continued(packed.tokens(), &mut cache)?;
+            let last: Vec<usize> = packed.segments[1..].iter().map(|end| end - 1).collect();
+            ops::gather(&all, &last)?
+        };
+        // Fork: every completion gets its prompt's cache and last hidden state.
+        let fork: Vec<usize> = done.iter().map(|rollout| rollout.prompt).collect();
+        cache.keep(&fork)?;
+        hidden = ops::gather(&hidden, &fork)?;
+        let mut live: Vec<usize> = (0..done.len()).collect();
+        loop {
+            let drawn = draw(model, &hidden, sampling, &live, &done)?;
+            let mut kept = Vec::new();
+            for (row, (id, logprob)) in drawn.into_iter().enumerate() {
+                let rollout = &mut done[live[row]];
+                rollout.tokens.push(id);
+                rollout.logprob.push(logprob);
+                told(live[row], id);
+                let length = prompts[rollout.prompt].len() + rollout.tokens.len();
+                if sampling.stop.contains(&id) {
+                    continue;
+                }
+                if rollout.tokens.len() >= sampling.max_new_tokens || length >= context {
+                    rollout.truncated = true;
+                    continue;
+                }
+                kept.push(row);
+            }
+            if kept.is_empty() {
+                return Ok(done);
+            }
+            if kept.len() < live.len() {
+                cache.keep(&kept)?;
+                live = kept.iter().map(|row| live[*row]).collect();
+            }
+            let packed = Packed::new(live.iter().map(|i| {
+                let rollout = &done[*i];
+                let newest = &rollout.tokens[rollout.tokens.len() - 1..];
+                (prompts[rollout.prompt].len() + rollout.tokens.len() - 1, newest)
+            }));
+            hidden = model.continued(packed.tokens(), &mut cache)?;
+        }
+    })
+}
+
+/// One token and its log-prob for every live sequence.
+fn draw(
+    model: &Decoder,
+    hidden: &Tensor,
+    sampling: &Sampling,
+    live: &[usize],
+    done: &[Rollout],
+) -> Result<Vec<(i32, f32)>> {
+    let raw = model.raw_logits(hidden)?;
+    let capped = match model.config().final_softcap {
+        Some(cap) => ops::softcap(&raw, cap)?,
+        None => raw.clone(),
+    };
+    let (rows, vocab) = (live.len(), model.config().vocab_size);
+    let sequences: Vec<u64> = live.iter().map(|i| sampling.first_sequence + *i as u64).collect();
+    let positions: Vec<u32> = live.iter().map(|i| done[*i].tokens.len() as u32).collect();
+    let mut ids = vec![0i32; rows];
+    sample::tokens(
+        &sample::Sample {
+            logits: capped.floats()?,
+            rows,
+            vocab,
+            temperature: sampling.temperature,
+            truncation: sampling.truncation,
+            banned: &sampling.banned,
+            seed: sampling.seed,
+            stream: sampling.stream,
+            sequences: &sequences,
+            positions: &positions,
+        },
+        &mut ids,
+    )?;
+    // The log-prob comes from the raw logits by the kernel that training uses: the same bits.
+    let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
+    let mut logprob = vec![0f32; rows];
+    let mut logsumexp = vec![0f32; rows];
+    logprob::forward(
+        &logprob::Forward {
+            logits: raw.floats()?,
+            targets: &ids,
+            rows,
+            vocab,
+            temperature: logprob::Temperature::Same(temperature),
+            softcap: model.config().final_softcap,
+            banned: &[],
+        },
+        logprob::Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None },
+    )?;
+    Ok(ids.into_iter().zip(logprob).collect())
+}
+
+/// Sequences laid end to end, each from a first position on.
+pub struct Packed {
+    /// Token ids `[T]`.
+    pub ids: Vec<i32>,
+    /// Positions `[T]`.
+    pub positions: Vec<i32>,
+    /// Offsets `[sequences + 1]`.
+    pub segments: Vec<usize>,
+}
+
+impl Packed {
+    /// Packs `(first position, tokens)` pairs.
+    pub fn new<'a>(sequences: impl Iterator<Item = (usize, &'a [i32])>) -> Packed {
+        let mut packed = Packed { ids: Vec::new(), positions: Vec::new(), segments: vec![0] };
+        for (first, tokens) in sequences {
+            packed.ids.extend_from_slice(tokens);
+            packed.positions.extend((first..first + tokens.len()).map(|p| p as i32));
+            packed.segments.push(packed.ids.len());
+        }
+        packed
+    }
+
+    /// As the decoder takes them.
+    pub fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, positions: &self.positions, segments: &self.segments }
+    }
+}
