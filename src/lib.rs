@@ -3,11 +3,14 @@
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod files;
 pub mod kernels;
 pub mod ops;
 pub mod rng;
 pub mod tasks;
 pub mod tensor;
+pub mod text;
+pub mod train;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

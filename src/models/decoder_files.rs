@@ -6,7 +6,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
-use crate::tensor::file::{self, TensorFile};
+use crate::files::safetensors::SafetensorsFile;
+use crate::tensor::file;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub fn read_json(path: &Path) -> Result<Map<String, Value>> {
 
 /// Which open file holds which tensor.
 struct Weights {
-    files: Vec<TensorFile>,
+    files: Vec<SafetensorsFile>,
     place: HashMap<String, usize>,
 }
 
@@ -60,9 +61,9 @@ impl Weights {
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
-        let file = TensorFile::open(path)?;
-        for name in file.names() {
-            if self.place.insert(name.to_owned(), self.files.len()).is_some() {
+        let file = SafetensorsFile::open(path)?;
+        for name in file.entries().keys() {
+            if self.place.insert(name.clone(), self.files.len()).is_some() {
                 return Err(Error::format(format!("{}: `{name}` is in two shards", path.display())));
             }
         }
@@ -72,7 +73,7 @@ impl Weights {
 
     fn take(&mut self, name: &str) -> Result<Option<Tensor>> {
         match self.place.remove(name) {
-            Some(which) => self.files[which].read(name).map(Some),
+            Some(which) => file::read(&self.files[which], name).map(Some),
             None => Ok(None),
         }
     }
@@ -139,7 +140,6 @@ impl Decoder {
             .and_then(|()| std::fs::File::open(&path)?.sync_all())
             .map_err(|e| Error::io(format_args!("writing {}", path.display()), e))?;
         let tensors = self.parameters().iter().map(|p| (p.name(), p.value()));
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        file::write(&dir.join("model.safetensors"), tensors, metadata)
+        file::write(&dir.join("model.safetensors"), tensors, &[("format", "pt")])
     }
 }

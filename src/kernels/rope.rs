@@ -1,0 +1,109 @@
+//! Rotary position embedding: pairs of a head's dimensions turned by an angle that grows with the position.
+//!
+//! Angles are f32 products of position and frequency, as published models were trained; sine and cosine are exact to
+//! the last bit of f32. Source: Su et al. 2021.
+
+use crate::device::cpu::memory::Buffer;
+use crate::device::cpu::pool;
+use crate::error::{Error, Result};
+
+/// Which dimensions form a pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// `i` and `i + D/2`: Llama, Qwen, Gemma in their published weights.
+    #[default]
+    RotateHalf,
+    /// `2i` and `2i + 1`: GPT-J and the original paper.
+    Interleaved,
+}
+
+/// Cosines and sines of every token: `[T, 2, pairs]`.
+pub struct Angles {
+    table: Buffer<f32>,
+    pairs: usize,
+}
+
+impl Angles {
+    /// The angles of `positions` under `frequencies` (radians a position, one a pair), cosine and sine times `factor`.
+    pub fn new(positions: &[i32], frequencies: &[f32], factor: f32) -> Angles {
+        let pairs = frequencies.len();
+        let mut table = Buffer::<f32>::recycled(positions.len() * 2 * pairs);
+        let rows = pool::rows_per_task(pairs * 64);
+        pool::blocks(&mut table, (rows * 2 * pairs).max(1), |block, table| {
+            for (i, row) in table.chunks_mut(2 * pairs).enumerate() {
+                let position = positions[block * rows + i] as f32;
+                let (cos, sin) = row.split_at_mut(pairs);
+                for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(frequencies) {
+                    let (s, c) = f64::from(position * frequency).sin_cos();
+                    *cos = c as f32 * factor;
+                    *sin = s as f32 * factor;
+                }
+            }
+        });
+        Angles { table, pairs }
+    }
+
+    /// Tokens.
+    pub fn tokens(&self) -> usize {
+        if self.pairs == 0 { 0 } else { self.table.len() / (2 * self.pairs) }
+    }
+}
+
+/// Turns the first `2 · pairs` dimensions of every head, in place; by the opposite angle where `inverse` (which is
+/// the gradient).
+///
+/// # Shapes
+/// `x [T, heads, head_dim]`.
+///
+/// # Errors
+/// [`Error::is_shape`] when the length does not fit or a head has fewer dimensions than are turned.
+pub fn rotate(
+    x: &mut [f32],
+    [heads, head_dim]: [usize; 2],
+    angles: &Angles,
+    layout: Layout,
+    inverse: bool,
+) -> Result<()> {
+    let pairs = angles.pairs;
+    let width = heads * head_dim;
+    if 2 * pairs > head_dim || x.len() != angles.tokens() * width {
+        return Err(Error::shape(format!(
+            "rope: {} elements as [{}, {heads}, {head_dim}] with {pairs} pairs",
+            x.len(),
+            angles.tokens()
+        )));
+    }
+    if x.is_empty() {
+        return Ok(());
+    }
+    let rows = pool::rows_per_task(8 * width);
+    let sign = if inverse { -1.0 } else { 1.0 };
+    pool::blocks(x, rows * width, |block, x| {
+        for (i, x) in x.chunks_mut(width).enumerate() {
+            let start = (block * rows + i) * 2 * pairs;
+            let (cos, sin) = angles.table[start..start + 2 * pairs].split_at(pairs);
+            for head in x.chunks_mut(head_dim) {
+                match layout {
+                    Layout::RotateHalf => {
+                        let (a, b) = head[..2 * pairs].split_at_mut(pairs);
+                        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                            (*a, *b) = turn(*a, *b, *cos, sign * sin);
+                        }
+                    }
+                    Layout::Interleaved => {
+                        let (both, _) = head[..2 * pairs].as_chunks_mut::<2>();
+                        for (([a, b], cos), sin) in both.iter_mut().zip(cos).zip(sin) {
+                            (*a, *b) = turn(*a, *b, *cos, sign * sin);
+                        }
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+#[inline(always)]
+fn turn(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+    (a * cos - b * sin, b * cos + a * sin)
+}

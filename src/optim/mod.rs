@@ -1,0 +1,7 @@
+//! Optimizers over a model's parameters, and learning-rate schedules.
+
+mod adamw;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWSettings, Update};
+pub use schedule::Schedule;

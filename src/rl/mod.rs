@@ -1,0 +1,6 @@
+//! Reinforcement learning on a decoder: sampling completions ([`rollout`]) and scoring them ([`scoring`]).
+//!
+//! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
+
+pub mod rollout;
+pub mod scoring;

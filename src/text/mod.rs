@@ -1,0 +1,5 @@
+//! From text to token ids and back.
+
+pub mod tokenizer;
+
+pub use tokenizer::Tokenizer;
