@@ -1,5 +1,5 @@
 //! What surrounds a training loop: recipes' configuration ([`config`]), the run directory ([`run_dir`]) with its
-//! [`metrics`] and [`checkpoint`]s, how a loop tells what it does ([`observer`]) and the report of a run.
+//! [`metrics`] and [`checkpoint`]s, how a loop tells what it does ([`observer`]) and the [`report`] of a run.
 //!
 //! A run is resumed with identical bits when four things hold together: every random draw is a function of the seed
 //! and a position (no generator state is hidden anywhere), a checkpoint holds parameters, optimizer and those
@@ -7,11 +7,13 @@
 //! and no arithmetic depends on the number of threads. Only the clock's fields in `metrics.jsonl` (`seconds`,
 //! `tokens_per_second`) differ.
 
+pub mod chart;
 pub mod checkpoint;
 pub mod config;
 pub mod metrics;
 pub mod observer;
 
+pub mod report;
 pub mod run_dir;
 
 pub use checkpoint::Checkpoints;

@@ -1,1 +1,518 @@
+//! The report of a run: one HTML page with everything in it, and the picture for a README.
+//!
+//! Readable while the run goes on, on a desktop and on a phone, in light and dark, without scripts or network.
 
+use crate::error::Result;
+use crate::files::atomic;
+use crate::train::chart::{Chart, Mark, STYLE, Series, Unit, escape, moving_mean, number};
+use crate::train::metrics::{self, Record, Rollout};
+use crate::train::run_dir::RunDir;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Rollouts shown: so many steps, spread over the run, and so many of each.
+const SAMPLED_STEPS: usize = 6;
+const SAMPLED_EACH: usize = 4;
+
+/// Characters of a prompt or a completion shown.
+const SHOWN: usize = 600;
+
+/// One kind of chart: a field of `metrics.jsonl` and how it is shown.
+struct Shown {
+    field: &'static str,
+    title: &'static str,
+    about: &'static str,
+    unit: Unit,
+    mark: Mark,
+    colour: usize,
+    /// Only the steps of this phase; all where absent.
+    phase: Option<&'static str>,
+}
+
+const fn shown(
+    field: &'static str,
+    title: &'static str,
+    about: &'static str,
+    colour: usize,
+) -> Shown {
+    Shown { field, title, about, unit: Unit::Plain, mark: Mark::Noisy, colour, phase: None }
+}
+
+const CHARTS: [Shown; 11] = [
+    Shown {
+        unit: Unit::Percent,
+        mark: Mark::Points,
+        ..shown(
+            "eval_accuracy",
+            "Held-out accuracy",
+            "greedy answers to problems never trained on",
+            0,
+        )
+    },
+    shown("reward", "Reward", "mean over the rollouts of a step", 1),
+    shown("entropy", "Entropy", "nats per token", 3),
+    shown("kl", "KL divergence", "nats per token", 4),
+    Shown {
+        unit: Unit::Percent,
+        ..shown("clip_fraction", "Clip fraction", "tokens whose ratio was clipped", 2)
+    },
+    shown("grad_norm", "Gradient norm", "before clipping", 2),
+    shown("response_length", "Response length", "tokens", 3),
+    shown("tokens_per_second", "Tokens per second", "wall clock", 5),
+    Shown { phase: Some("rl"), ..shown("loss", "Policy loss", "reinforcement learning", 4) },
+    Shown {
+        phase: Some("warmup"),
+        ..shown("loss", "Warm-up loss", "nats per token of worked examples", 5)
+    },
+    shown("mismatch", "Mismatch", "largest |sampler's − trainer's log-prob|", 1),
+];
+
+/// Makes `report.html` of a run directory; returns its path.
+///
+/// # Errors
+/// [`Error::is_io`](crate::Error::is_io), or [`Error::is_format`](crate::Error::is_format) when a log is damaged.
+pub fn write(run: &RunDir) -> Result<PathBuf> {
+    let records =
+        if run.metrics_path().exists() { metrics::read(&run.metrics_path())? } else { vec![] };
+    let rollouts = if run.rollouts_path().exists() {
+        metrics::read_rollouts(&run.rollouts_path())?
+    } else {
+        vec![]
+    };
+    let root = run.root().canonicalize().unwrap_or_else(|_| run.root().to_path_buf());
+    let name = root.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
+    atomic::write_file(
+        &run.report_path(),
+        html(&name, &run.config()?, &records, &rollouts).as_bytes(),
+    )?;
+    Ok(run.report_path())
+}
+
+/// The page: `name` of the run, its `config.toml`, its metrics and some rollouts.
+pub fn html(name: &str, config: &str, records: &[Record], rollouts: &[Rollout]) -> String {
+    let mut out = String::new();
+    let _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{name} · gradstone</title>\n\
+         <style>{STYLE}{PAGE}</style>\n</head>\n<body>\n<main>\n<header>\n<p class=\"brand\">gradstone run</p>\n<h1>{name}</h1>\n",
+        name = escape(name)
+    );
+    settings(&mut out, config);
+    out.push_str("</header>\n");
+    tiles(&mut out, records);
+    out.push_str("<section class=\"charts\">\n");
+    for shown in &CHARTS {
+        card(&mut out, shown, records);
+    }
+    out.push_str(
+        "</section>\n<p class=\"note\">Faint lines are single steps, strong lines and large figures their moving mean (a twentieth of \
+         the run). A red mark on the axis is a value that was not a finite number.</p>\n",
+    );
+    others(&mut out, records);
+    samples(&mut out, rollouts);
+    let _ = write!(
+        out,
+        "<details><summary>All settings</summary><pre>{}</pre></details>\n</main>\n</body>\n</html>\n",
+        escape(config)
+    );
+    out
+}
+
+/// Held-out accuracy and reward over the steps, as an SVG file.
+pub fn picture(records: &[Record]) -> String {
+    let series = |field: &str, name: &str, mark, colour| Series {
+        name: name.into(),
+        points: points(records, field, None),
+        mark,
+        colour,
+    };
+    let chart = Chart {
+        series: vec![
+            series("reward", "reward of training rollouts", Mark::Noisy, 1),
+            series("eval_accuracy", "accuracy on held-out problems", Mark::Points, 0),
+        ],
+        unit: Unit::Percent,
+        steps: steps(records),
+        warmup: warmup(records),
+        size: (820.0, 330.0),
+        legend: true,
+    };
+    chart.standalone("gradstone train: supervised warm-up, then GRPO")
+}
+
+fn points(records: &[Record], field: &str, phase: Option<&str>) -> Vec<(f64, f64)> {
+    let of_phase = records.iter().filter(|record| phase.is_none_or(|phase| record.phase == phase));
+    of_phase.filter_map(|record| Some((record.step as f64, *record.values.get(field)?))).collect()
+}
+
+fn steps(records: &[Record]) -> (f64, f64) {
+    let ends = (records.first(), records.last());
+    (ends.0.map_or(0.0, |r| r.step as f64), ends.1.map_or(1.0, |r| r.step as f64))
+}
+
+/// From the first step to the last of the warm-up.
+fn warmup(records: &[Record]) -> Option<(f64, f64)> {
+    let last = records.iter().rfind(|record| record.phase == "warmup")?;
+    Some((steps(records).0, last.step as f64))
+}
+
+/// The settings that say at a glance which run this is.
+fn settings(out: &mut String, config: &str) {
+    let Ok(table) = config.parse::<toml::Table>() else { return };
+    out.push_str("<ul class=\"settings\">");
+    for (key, value) in table.iter().take(14) {
+        let value = match value {
+            toml::Value::Table(_) => continue,
+            toml::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let value: String = value.chars().take(60).collect();
+        let _ = write!(out, "<li><span>{}</span> {}</li>", escape(key), escape(&value));
+    }
+    out.push_str("</ul>\n");
+}
+
+fn tiles(out: &mut String, records: &[Record]) {
+    let mut body: Vec<(&str, String, String)> = Vec::new();
+    let finite = |field: &str| -> Vec<(f64, f64)> {
+        points(records, field, None).into_iter().filter(|point| point.1.is_finite()).collect()
+    };
+    let accuracy = finite("eval_accuracy");
+    if let Some((_, last)) = accuracy.last() {
+        let end = warmup(records).map_or(0.0, |range| range.1);
+        let before = accuracy.iter().rfind(|(step, _)| *step <= end).or(accuracy.first());
+        let note = before.map_or(String::new(), |(step, value)| {
+            let when = if warmup(records).is_some() {
+                "after the warm-up".into()
+            } else {
+                format!("at step {step}")
+            };
+            format!("{} {when}", number(*value, Unit::Percent))
+        });
+        body.push(("Held-out accuracy", number(*last, Unit::Percent), note));
+    }
+    let reward = finite("reward");
+    if let Some((_, first)) = moving_mean(&reward).first() {
+        let note = format!("{} at first", number(*first, Unit::Plain));
+        body.push(("Reward", number(latest(&reward, Mark::Noisy), Unit::Plain), note));
+    }
+    if let Some(last) = records.last() {
+        let warm =
+            records.iter().filter(|record| record.phase == "warmup" && record.step > 0).count();
+        let note = if warm > 0 { format!("{warm} of them warm-up") } else { last.phase.clone() };
+        body.push(("Steps", last.step.to_string(), note));
+        let seconds: f64 = finite("seconds").iter().map(|point| point.1).sum();
+        let mut speeds: Vec<f64> =
+            finite("tokens_per_second").iter().map(|point| point.1).collect();
+        speeds.sort_by(f64::total_cmp);
+        let median = speeds.get(speeds.len() / 2).copied().unwrap_or(0.0);
+        body.push((
+            "Time",
+            duration(seconds),
+            format!("{} tokens/s, median", number(median, Unit::Plain)),
+        ));
+    }
+    if let Some(largest) = finite("mismatch").iter().map(|point| point.1).reduce(f64::max) {
+        let steps = finite("mismatch").len();
+        body.push(("Mismatch", number(largest, Unit::Plain), format!("largest of {steps} steps")));
+    }
+    if body.is_empty() {
+        body.push(("Steps", "0".into(), "nothing has been measured yet".into()));
+    }
+    out.push_str("<section class=\"tiles\">\n");
+    for (title, value, note) in body {
+        let (value, note) = (escape(&value), escape(&note));
+        let _ = writeln!(
+            out,
+            "<div class=\"tile\"><p>{title}</p><strong>{value}</strong><small>{note}</small></div>"
+        );
+    }
+    out.push_str("</section>\n");
+}
+
+/// The figure in a heading: the end of the strong line.
+fn latest(points: &[(f64, f64)], mark: Mark) -> f64 {
+    let line = if mark == Mark::Noisy { moving_mean(points) } else { points.to_vec() };
+    line.last().map_or(f64::NAN, |point| point.1)
+}
+
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..=99 => format!("{seconds:.1} s"),
+        100..=5999 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+fn card(out: &mut String, shown: &Shown, records: &[Record]) {
+    let points = points(records, shown.field, shown.phase);
+    if points.is_empty() {
+        return;
+    }
+    let latest = latest(&points, shown.mark);
+    let whole = steps(records);
+    let (from, to) =
+        (points.first().map_or(whole.0, |p| p.0), points.last().map_or(whole.1, |p| p.0));
+    let own_range = shown.phase.is_some();
+    let chart = Chart {
+        unit: shown.unit,
+        steps: if own_range { (from, to) } else { whole },
+        warmup: if own_range { None } else { warmup(records) },
+        size: (400.0, 196.0),
+        legend: false,
+        series: vec![Series {
+            name: shown.title.into(),
+            points,
+            mark: shown.mark,
+            colour: shown.colour,
+        }],
+    };
+    let _ = writeln!(
+        out,
+        "<figure><figcaption><h2>{}</h2><p>{}</p><strong>{}</strong></figcaption>{}</figure>",
+        escape(shown.title),
+        escape(shown.about),
+        number(latest, shown.unit),
+        chart.svg()
+    );
+}
+
+/// What an objective measured beyond the documented fields.
+fn others(out: &mut String, records: &[Record]) {
+    let known = |name: &str| name == "seconds" || CHARTS.iter().any(|shown| shown.field == name);
+    let mut names: Vec<&String> =
+        records.iter().flat_map(|r| r.values.keys()).filter(|name| !known(name)).collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return;
+    }
+    out.push_str("<details><summary>Other measurements</summary><section class=\"charts\">\n");
+    for name in names {
+        let points = points(records, name, None);
+        let last = latest(&points, Mark::Noisy);
+        let chart = Chart {
+            unit: Unit::Plain,
+            steps: steps(records),
+            warmup: warmup(records),
+            size: (400.0, 196.0),
+            legend: false,
+            series: vec![Series { name: name.clone(), points, mark: Mark::Noisy, colour: 5 }],
+        };
+        let title = escape(&name.replace('_', " "));
+        let _ = writeln!(
+            out,
+            "<figure><figcaption><h2>{title}</h2><p></p><strong>{}</strong></figcaption>{}</figure>",
+            number(last, Unit::Plain),
+            chart.svg()
+        );
+    }
+    out.push_str("</section></details>\n");
+}
+
+fn samples(out: &mut String, rollouts: &[Rollout]) {
+    let mut steps: Vec<u64> = rollouts.iter().map(|rollout| rollout.step).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    if steps.is_empty() {
+        return;
+    }
+    let count = steps.len().min(SAMPLED_STEPS);
+    let spread = |i: usize| if count == 1 { 0 } else { i * (steps.len() - 1) / (count - 1) };
+    out.push_str(
+        "<section><h2 class=\"section\">Sampled rollouts</h2>\n<table><thead><tr><th>Step</th><th>Prompt</th><th>Completion</th>\
+         <th>Answer</th><th>Reward</th><th>Tokens</th></tr></thead>\n<tbody>\n",
+    );
+    for step in (0..count).rev().filter_map(|i| steps.get(spread(i))) {
+        for rollout in rollouts.iter().filter(|rollout| rollout.step == *step).take(SAMPLED_EACH) {
+            let good = if rollout.reward > 0.0 { "good" } else { "poor" };
+            let cut = if rollout.truncated { " <small>cut off</small>" } else { "" };
+            let _ = writeln!(
+                out,
+                "<tr><td data-name=\"Step\">{}</td><td data-name=\"Prompt\" class=\"text\">{}</td>\
+                 <td data-name=\"Completion\" class=\"text\">{}{cut}</td><td data-name=\"Answer\" class=\"text\">{}</td>\
+                 <td data-name=\"Reward\"><span class=\"{good}\">{}</span></td><td data-name=\"Tokens\">{}</td></tr>",
+                rollout.step,
+                excerpt(&rollout.prompt),
+                excerpt(&rollout.completion),
+                excerpt(&rollout.answer),
+                number(f64::from(rollout.reward), Unit::Plain),
+                rollout.tokens
+            );
+        }
+    }
+    out.push_str("</tbody></table></section>\n");
+}
+
+fn excerpt(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    if shown.is_empty() { "<i>empty</i>".into() } else { escape(&shown) }
+}
+
+const PAGE: &str = "
+:root{--back:#f4f6f8}@media(prefers-color-scheme:dark){:root{--back:#0e1217}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--back);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;
+-webkit-text-size-adjust:100%}
+main{max-width:1320px;margin:0 auto;padding:28px 20px 60px}
+.brand{margin:0;color:var(--soft);font-size:13px;letter-spacing:.02em}
+h1{margin:0 0 10px;font-size:26px;line-height:1.2;overflow-wrap:anywhere}
+.settings{display:flex;flex-wrap:wrap;gap:6px;margin:0 0 20px;padding:0;list-style:none;font-size:13px}
+.settings li{padding:2px 9px;border:1px solid var(--rule);border-radius:99px;background:var(--paper);overflow-wrap:anywhere}
+.settings span{color:var(--soft);margin-right:2px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin-bottom:12px}
+.tile,figure,table,details{background:var(--paper);border:1px solid var(--rule);border-radius:12px}
+.tile{padding:12px 16px;display:flex;flex-direction:column}
+.tile p{margin:0;color:var(--soft);font-size:13px}
+.tile strong{font-size:25px;line-height:1.25;font-weight:650;font-variant-numeric:tabular-nums}
+.tile small{color:var(--soft);font-size:12.5px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(360px,100%),1fr));gap:12px}
+figure{margin:0;padding:13px 14px 8px}
+figcaption{display:grid;grid-template-columns:1fr auto;margin:0 2px 6px}
+figcaption h2{margin:0;font-size:15px;font-weight:600;line-height:1.35}
+figcaption p{margin:0;color:var(--soft);font-size:12.5px;line-height:1.35;grid-row:2}
+figcaption strong{grid-column:2;grid-row:1/3;align-self:center;font-size:19px;font-weight:650;padding-left:10px;white-space:nowrap;font-variant-numeric:tabular-nums}
+.note{margin:10px 2px;color:var(--soft);font-size:13px}
+.section{font-size:17px;margin:30px 0 10px}
+table{width:100%;border-collapse:separate;border-spacing:0;font-size:14px;overflow:hidden}
+th{text-align:left;font-weight:600;font-size:12.5px;color:var(--soft);padding:9px 14px;border-bottom:1px solid var(--rule)}
+td{padding:7px 14px;vertical-align:top;font-variant-numeric:tabular-nums}
+tbody tr+tr td{border-top:1px solid var(--rule)}
+.text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px;white-space:pre-wrap;overflow-wrap:anywhere}
+.text small{font-family:system-ui,sans-serif;color:var(--c2);white-space:nowrap}.text i{color:var(--soft)}
+.good{color:var(--c1);font-weight:650}.poor{color:var(--soft)}
+details{margin-top:16px;padding:0 16px}summary{padding:11px 0;cursor:pointer;font-weight:600}
+details .charts{padding-bottom:16px}details figure{background:var(--back)}
+pre{margin:0 0 16px;overflow-x:auto;font-size:13px;line-height:1.5}
+@media(max-width:640px){main{padding:18px 12px 40px}h1{font-size:22px}.tiles{grid-template-columns:1fr 1fr;gap:8px}
+.charts{gap:8px}.tile{padding:10px 12px}.tile strong{font-size:21px}
+.chart{font-size:13px}.chart .tick{font-size:12.5px}
+thead{display:none}table,tbody,tr,td{display:block}tbody tr{padding:8px 14px}
+tbody tr+tr{border-top:1px solid var(--rule)}tbody tr+tr td{border:0}
+td{padding:1px 0 1px 92px;position:relative;min-height:22px}
+td::before{content:attr(data-name);position:absolute;left:0;color:var(--soft);font:12.5px/1.6 system-ui,sans-serif}}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::metrics::{Phase, StepMetrics};
+
+    /// A run as it might go: 40 warm-up steps, then reinforcement learning; drawn, not trained.
+    fn example() -> (Vec<Record>, Vec<Rollout>) {
+        let mut noise = crate::rng::Sequence::new(1, crate::rng::Stream::Free, 0);
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), "").unwrap();
+        let mut logs = run.logs().unwrap();
+        for step in 1..=240u64 {
+            let rl = step > 40;
+            let t = if rl { (step - 40) as f32 / 200.0 } else { 0.0 };
+            let mut m = StepMetrics::new(step, if rl { Phase::Rl } else { Phase::Warmup });
+            let mut wobble = |size: f32| size * (noise.next_unit() - 0.5);
+            m.seconds = 0.42;
+            m.tokens_per_second = 14_000.0 + wobble(3_000.0);
+            m.grad_norm = Some(0.8 - 0.4 * t + wobble(0.4));
+            m.loss = Some(if rl {
+                wobble(0.02)
+            } else {
+                2.6 * (-(step as f32) / 14.0).exp() + 0.7 + wobble(0.1)
+            });
+            if rl {
+                m.reward = Some((0.2 + 0.55 * t.sqrt() + wobble(0.16)).clamp(0.0, 1.0));
+                m.entropy = Some(0.9 * (-2.2 * t).exp() + 0.05 + wobble(0.06));
+                m.kl = Some(if step == 120 { f32::NAN } else { 4e-4 * t + wobble(1e-4).abs() });
+                m.clip_fraction = Some((0.02 + wobble(0.03)).max(0.0));
+                m.mismatch = Some(0.0);
+                m.response_length = Some(3.0 + wobble(0.5));
+                m.more.insert("ratio_max".into(), 1.2 + wobble(0.2));
+            }
+            if step.is_multiple_of(20) {
+                m.eval_accuracy =
+                    Some(if rl { 0.24 + 0.5 * t.sqrt() } else { 0.006 * step as f32 });
+            }
+            logs.metrics.write(&m).unwrap();
+            if step.is_multiple_of(15) && rl {
+                for i in 0..6 {
+                    let rollout = Rollout {
+                        step,
+                        prompt: format!("{}+{}=", 11 + i, step % 37),
+                        completion: if i == 2 {
+                            "<script>alert(1)</script>".into()
+                        } else {
+                            (11 + i + step % 37).to_string()
+                        },
+                        answer: (11 + i + step % 37).to_string(),
+                        reward: f32::from(i != 2),
+                        advantage: Some(0.3),
+                        tokens: 3,
+                        truncated: i == 2,
+                    };
+                    logs.rollouts.write(&rollout).unwrap();
+                }
+            }
+        }
+        (
+            metrics::read(&run.metrics_path()).unwrap(),
+            metrics::read_rollouts(&run.rollouts_path()).unwrap(),
+        )
+    }
+
+    const CONFIG: &str =
+        "recipe = \"arithmetic\"\nseed = 0\nsteps = 240\n[optimizer]\nlearning_rate = 0.001\n";
+
+    #[test]
+    fn the_page_holds_everything_and_nothing_from_elsewhere() {
+        let (records, rollouts) = example();
+        let page = html("example <run>", CONFIG, &records, &rollouts);
+        // Writes the example where GRADSTONE_EXAMPLE_REPORT says, to be looked at.
+        if let Some(folder) = std::env::var_os("GRADSTONE_EXAMPLE_REPORT").map(PathBuf::from) {
+            std::fs::write(folder.join("report.html"), &page).unwrap();
+            std::fs::write(folder.join("picture.svg"), picture(&records)).unwrap();
+        }
+        for title in CHARTS.iter().map(|shown| shown.title) {
+            assert!(page.contains(&format!("<h2>{title}</h2>")), "{title}");
+        }
+        assert_eq!(page.matches("<svg").count(), CHARTS.len() + 1);
+        assert!(page.contains("example &lt;run&gt;") && page.contains("Other measurements"));
+        assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script"));
+        assert!(page.contains("24.0 % after the warm-up"), "{}", &page[..6000]);
+        assert!(!page.contains("NaN") && !page.contains("http"));
+        assert_eq!(page.matches("<tr>").count(), 1 + SAMPLED_STEPS * SAMPLED_EACH);
+    }
+
+    #[test]
+    fn an_empty_run_has_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), CONFIG).unwrap();
+        let page = std::fs::read_to_string(write(&run).unwrap()).unwrap();
+        assert!(page.contains("nothing has been measured yet"));
+        std::fs::write(run.metrics_path(), "{\"step\":1,\"phase\":\"rl\",\"loss\":null}\n")
+            .unwrap();
+        assert!(std::fs::read_to_string(write(&run).unwrap()).unwrap().contains("not finite"));
+    }
+
+    #[test]
+    fn the_picture_is_a_file_of_its_own() {
+        let svg = picture(&example().0);
+        assert!(
+            svg.starts_with("<svg xmlns=")
+                && svg.contains("held-out problems")
+                && svg.contains("warm-up")
+        );
+    }
+
+    #[test]
+    fn durations() {
+        for (seconds, text) in
+            [(0.0, "0.0 s"), (99.4, "99.4 s"), (125.0, "2 min 05 s"), (7260.0, "2 h 01 min")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}
