@@ -12,7 +12,6 @@ pub mod checkpoint;
 pub mod config;
 pub mod metrics;
 pub mod observer;
-
 pub mod report;
 pub mod run_dir;
 
