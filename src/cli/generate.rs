@@ -16,10 +16,10 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// The text to complete; without it, each line of standard input
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
     /// The longest completion, tokens
     #[arg(long, default_value_t = 64, value_name = "N")]
