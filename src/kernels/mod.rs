@@ -1,6 +1,7 @@
 //! One module per kernel family: checked arguments, the plan, the CPU body. No tensor, no autograd.
 
 pub mod activation;
+pub mod adamw;
 pub mod advantage;
 pub mod attention;
 pub mod cast;
@@ -14,3 +15,4 @@ pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
 pub mod softmax;
+pub mod sample;

@@ -3,12 +3,20 @@
 //! Each is thin: check, call [`kernels`](crate::kernels), record the backward. A gradient is always f32; an output
 //! has the storage type of its first input. No loop over elements lives here.
 
+mod activation;
 mod elementwise;
 mod matmul;
+mod norm;
 mod reduce;
 mod rows;
+mod softmax;
+mod tokens;
 
+pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
 pub use matmul::{linear, matmul};
+pub use norm::{layer_norm, rms_norm};
 pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};
+pub use softmax::{log_softmax, softmax};
+pub use tokens::{embedding, rope, rope_with};

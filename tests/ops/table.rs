@@ -1,8 +1,10 @@
 //! The table: one row an operation, with its oracle in f64.
 
 use crate::array::Array;
+use gradstone::kernels::rope::{Angles, Layout};
 use gradstone::rng::Sequence;
 use gradstone::{Result, Tensor, ops};
+use std::sync::Arc;
 
 /// Shapes of the inputs, drawn from a sequence of random numbers.
 type Shapes = Box<dyn Fn(&mut Sequence) -> Vec<Vec<usize>>>;
@@ -49,6 +51,7 @@ const POSITIVE: fn(f32) -> f32 = |x| x.abs() + 0.5;
 pub fn cases() -> Vec<Case> {
     let mut all = plain();
     all.extend(products());
+    all.extend(model());
     all
 }
 
@@ -187,4 +190,160 @@ fn products() -> Vec<Case> {
         ));
     }
     all
+}
+
+fn rows_and_weights(count: usize) -> impl Fn(&mut Sequence) -> Vec<Vec<usize>> {
+    move |draws| {
+        let width = size(draws, 1, 70);
+        let mut shapes = vec![vec![size(draws, 1, 5), width]];
+        shapes.extend((0..count).map(|_| vec![width]));
+        shapes
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// By Simpson's rule on the density: slow, and owing nothing to the fit in the kernel.
+fn normal_cdf(x: f64) -> f64 {
+    let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let n = 400;
+    let h = x / n as f64;
+    let inner: f64 =
+        (1..n).map(|i| density(i as f64 * h) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+    0.5 + h / 3.0 * (density(0.0) + inner + density(x))
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+}
+
+fn softmax(row: &[f64]) -> Vec<f64> {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = row.iter().map(|x| (x - max).exp()).sum();
+    row.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
+const POSITIONS: [i32; 3] = [0, 7, 3];
+const FREQUENCIES: [f32; 3] = [1.0, 0.1, 0.01];
+
+fn rotated(x: &Array, factor: f64, pair: fn(usize) -> (usize, usize)) -> Array {
+    let (heads, d) = (x.shape[1], x.shape[2]);
+    let mut out = x.clone();
+    for (t, position) in POSITIONS.iter().enumerate() {
+        for h in 0..heads {
+            for (i, frequency) in FREQUENCIES.iter().enumerate() {
+                let angle = f64::from(*position as f32 * frequency);
+                let (sin, cos) = (angle.sin() * factor, angle.cos() * factor);
+                let (a, b) = pair(i);
+                let at = (t * heads + h) * d;
+                let (xa, xb) = (x.data[at + a], x.data[at + b]);
+                out.data[at + a] = xa * cos - xb * sin;
+                out.data[at + b] = xb * cos + xa * sin;
+            }
+        }
+    }
+    out
+}
+
+fn model() -> Vec<Case> {
+    let unary = |name, run: fn(&Tensor) -> Result<Tensor>, oracle: fn(f64) -> f64| {
+        case(name, one, |x| x * 4.0, move |x| run(&x[0]), move |x| x[0].map(oracle))
+    };
+    let gated = |name, run: fn(&Tensor, &Tensor) -> Result<Tensor>, oracle: fn(f64) -> f64| {
+        let shapes = |draws: &mut Sequence| {
+            let shape = vec![size(draws, 1, 5), size(draws, 1, 40)];
+            vec![shape.clone(), shape]
+        };
+        case(
+            name,
+            shapes,
+            |x| x * 3.0,
+            move |x| run(&x[0], &x[1]),
+            move |x| x[0].zip(&x[1], |gate, up| oracle(gate) * up),
+        )
+    };
+    let rms = |name, unit: bool| {
+        case(
+            name,
+            rows_and_weights(1),
+            PLAIN,
+            move |x| ops::rms_norm(&x[0], &x[1], 1e-3, unit),
+            move |x| {
+                let offset = if unit { 1.0 } else { 0.0 };
+                let normed = x[0].rows(|row| {
+                    let square = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+                    row.iter().map(|x| x / (square + f64::from(1e-3f32)).sqrt()).collect()
+                });
+                Array::new(&x[0].shape, normed).zip(&x[1], |y, w| y * (offset + w))
+            },
+        )
+    };
+    vec![
+        unary("silu", ops::silu, |x| x * sigmoid(x)),
+        unary("gelu", ops::gelu, |x| x * normal_cdf(x)),
+        unary("gelu_tanh", ops::gelu_tanh, gelu_tanh),
+        gated("silu_mul", ops::silu_mul, |x| x * sigmoid(x)),
+        gated("gelu_tanh_mul", ops::gelu_tanh_mul, gelu_tanh),
+        rms("rms_norm", false),
+        rms("rms_norm with unit offset", true),
+        case(
+            "layer_norm",
+            rows_and_weights(2),
+            |x| x + 0.3,
+            |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-3),
+            |x| {
+                let normed = x[0].rows(|row| {
+                    let mean = row.iter().sum::<f64>() / row.len() as f64;
+                    let var =
+                        row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+                    row.iter().map(|x| (x - mean) / (var + f64::from(1e-3f32)).sqrt()).collect()
+                });
+                Array::new(&x[0].shape, normed).zip(&x[1], |y, w| y * w).zip(&x[2], |y, b| y + b)
+            },
+        ),
+        case(
+            "softmax",
+            one,
+            |x| x * 5.0,
+            |x| ops::softmax(&x[0]),
+            |x| Array::new(&x[0].shape, x[0].rows(softmax)),
+        ),
+        case(
+            "log_softmax",
+            one,
+            |x| x * 5.0,
+            |x| ops::log_softmax(&x[0]),
+            |x| Array::new(&x[0].shape, x[0].rows(softmax)).map(f64::ln),
+        ),
+        case(
+            "embedding",
+            |draws| vec![vec![5, size(draws, 1, 9)]],
+            PLAIN,
+            |x| ops::embedding(&x[0], &[4, 0, 4, 4, 2]),
+            |x| {
+                let width = x[0].last();
+                let row = |i: usize| x[0].data[i * width..(i + 1) * width].to_vec();
+                Array::new(&[5, width], [4, 0, 4, 4, 2].into_iter().flat_map(row).collect())
+            },
+        ),
+        case(
+            "rope",
+            |draws| vec![vec![3, size(draws, 1, 4), 6]],
+            PLAIN,
+            |x| ops::rope(&x[0], &POSITIONS, &FREQUENCIES, 1.2),
+            |x| rotated(&x[0], f64::from(1.2f32), |i| (i, i + 3)),
+        ),
+        case(
+            "rope_with interleaved pairs on a part of the head",
+            |draws| vec![vec![3, size(draws, 1, 4), 8]],
+            PLAIN,
+            |x| {
+                let angles = Arc::new(Angles::new(&POSITIONS, &FREQUENCIES, 1.0));
+                ops::rope_with(&x[0], &angles, Layout::Interleaved)
+            },
+            |x| rotated(&x[0], 1.0, |i| (2 * i, 2 * i + 1)),
+        ),
+    ]
 }

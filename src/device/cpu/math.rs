@@ -23,7 +23,8 @@ const LARGEST: f32 = 88.722_83;
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let clamped = x.clamp(SMALLEST, LARGEST);
-    let n = fma::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = fma::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = fma::<FMA>(n, -LN2_LOW, fma::<FMA>(n, -LN2_HIGH, clamped));
     let mut p = fma::<FMA>(1.987_569_1e-4, r, 1.398_199_9e-3);
     p = fma::<FMA>(p, r, 8.333_452e-3);
@@ -32,7 +33,8 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 0.5);
     p = fma::<FMA>(p, r * r, r) + 1.0;
     // n is in -125..=128. 2^128 is no f32, so the exponent goes in as 2^(n-1) times two.
-    let scale = f32::from_bits((((n as i32) + 126) << 23) as u32);
+    // `shifted` holds n in its lowest bits; a cast to an integer would not vectorise, because it has to saturate.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(126) << 23);
     let value = p * scale * 2.0;
     let value = if x < SMALLEST { 0.0 } else { value };
     let value = if x > LARGEST { f32::INFINITY } else { value };

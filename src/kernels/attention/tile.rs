@@ -6,9 +6,10 @@
 //! same as alone.
 
 use super::Attention;
-use crate::device::cpu::math::{exp, fma, tanh};
+use crate::device::cpu::math::{exp2, fma, tanh};
 use crate::device::cpu::simd::simd_fn;
 use crate::dtype::Float;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Keys of a tile.
@@ -28,10 +29,10 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The lanes of `tile` that row `row` sees.
+    /// The lanes of `tile` that a token sees.
     #[inline(always)]
-    fn lanes(&self, spec: &Attention, tile: usize, row: usize) -> Lanes {
-        let keys = spec.keys(self.first + row % self.tokens, self.length);
+    pub fn lanes(&self, spec: &Attention, tile: usize, token: usize) -> Lanes {
+        let keys = spec.keys(self.first + token, self.length);
         let start = tile * TILE;
         Lanes {
             from: keys.start.saturating_sub(start).min(TILE),
@@ -94,7 +95,7 @@ simd_fn! {
             row += match together::<4>(spec, rows, tile, row, running.max.len()) {
                 Some(lanes) => step::<FMA, 4, E>(spec, rows, row, lanes, keys, values, running),
                 None => {
-                    let lanes = rows.lanes(spec, tile, row);
+                    let lanes = rows.lanes(spec, tile, row % rows.tokens);
                     if !lanes.is_empty() {
                         step::<FMA, 1, E>(spec, rows, row, [lanes], keys, values, running);
                     }
@@ -117,8 +118,16 @@ pub(super) fn together<const R: usize>(
     if row + R > count {
         return None;
     }
-    let lanes: [Lanes; R] = std::array::from_fn(|r| rows.lanes(spec, tile, row + r));
-    lanes.iter().all(|lanes| !lanes.is_empty()).then_some(lanes)
+    let mut lanes = [Lanes { from: 0, to: 0 }; R];
+    let mut token = row % rows.tokens;
+    for lanes in &mut lanes {
+        *lanes = rows.lanes(spec, tile, token);
+        if lanes.is_empty() {
+            return None;
+        }
+        token = if token + 1 == rows.tokens { 0 } else { token + 1 };
+    }
+    Some(lanes)
 }
 
 #[inline(always)]
@@ -176,11 +185,11 @@ fn block_products<const FMA: bool, const R: usize, const W: usize, E: Float>(
     products: &mut [[f32; TILE]; R],
 ) {
     let mut sums = [[0f32; W]; R];
-    let left: [&[f32]; R] = std::array::from_fn(|r| &left[r * dim..(r + 1) * dim]);
+    let left = &left[..R * dim];
     for (d, keys) in tile.as_chunks::<TILE>().0.iter().take(dim).enumerate() {
         let keys = &keys.as_chunks::<W>().0[block];
         for r in 0..R {
-            let factor = left[r][d];
+            let factor = left[r * dim + d];
             for lane in 0..W {
                 sums[r][lane] = fma::<FMA>(factor, keys[lane].to_f32(), sums[r][lane]);
             }
@@ -214,12 +223,12 @@ fn fold_softmax<const FMA: bool>(
         }
     }
     let top = larger(*max, fold(tops, larger));
-    let shrink = exp::<FMA>(*max - top);
+    let shrink = exp2::<FMA>((*max - top) * LOG2_E);
     *max = top;
     let mut sums = [0f32; LANES];
     for weights in blocks.iter_mut() {
         for lane in 0..LANES {
-            weights[lane] = exp::<FMA>(weights[lane] - top);
+            weights[lane] = exp2::<FMA>((weights[lane] - top) * LOG2_E);
             sums[lane] += weights[lane];
         }
     }

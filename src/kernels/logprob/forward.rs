@@ -1,6 +1,6 @@
 //! The forward pass over many rows.
 
-use super::row::{self, Scratch, Summary};
+use super::row::{self, Reading, Scratch, Summary};
 use super::{Plan, Softmax, Workspace, check_len, check_logits};
 use crate::dtype::{Float, FloatSlice};
 use crate::error::Result;
@@ -104,16 +104,27 @@ pub(super) fn one<T: Float>(
     want_argmax: bool,
     share: bool,
 ) -> Summary {
-    const TOGETHER: usize = 16;
     let how = plan.reading(row);
+    all_sums(plan, logits, &how, workspace, share);
+    row::merge(logits, target, &how, &mut workspace.scratch, &workspace.pieces, want_argmax)
+}
+
+/// The sums of every piece of one row, into the workspace.
+pub(super) fn all_sums<T: Float>(
+    plan: &Plan<'_>,
+    logits: &[T],
+    how: &Reading<'_>,
+    workspace: &mut Workspace,
+    share: bool,
+) {
+    const TOGETHER: usize = 16;
     let Workspace { pieces, scratch } = workspace;
     if share {
         pieces.par_chunks_mut(TOGETHER).enumerate().for_each_init(
             || Scratch::new(plan.vocab),
-            |scratch, (i, out)| row::sums(logits, i * TOGETHER, &how, scratch, out),
+            |scratch, (i, out)| row::sums(logits, i * TOGETHER, how, scratch, out),
         );
     } else {
-        row::sums(logits, 0, &how, scratch, pieces);
+        row::sums(logits, 0, how, scratch, pieces);
     }
-    row::merge(logits, target, &how, scratch, pieces, want_argmax)
 }

@@ -10,15 +10,18 @@
 //! the row, whatever the number of rows or threads.
 
 mod backward;
+mod choosing;
 mod forward;
 mod row;
 
 pub use backward::{Backward, ForwardBackward, Upstream, backward, forward_backward};
+pub(in crate::kernels) use choosing::{Choose, forward_choosing};
 pub use forward::{Forward, Outputs, forward};
 
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+pub(in crate::kernels) use row::distribution::Distribution;
 use row::{PIECE, Piece, Reading, Scratch};
 
 /// The target of a row to leave out; any negative target does the same.

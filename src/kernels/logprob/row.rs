@@ -3,6 +3,8 @@
 //! A row is cut into pieces of [`PIECE`] logits, however many rows or threads there are. Each piece has sums relative
 //! to its own largest logit; [`merge`] adds them in order. All powers are of two: `y = (z - max) · log2(e) / τ`.
 
+pub(super) mod distribution;
+
 use crate::device::cpu::math;
 use crate::device::cpu::simd::simd_fn;
 use crate::dtype::Float;

@@ -1,0 +1,114 @@
+//! Drawing one token from each row of logits, with its log-prob, in one read of them.
+//!
+//! A draw is a function of the row and of `(seed, stream, sequence, position)` alone: neither what is batched beside
+//! it nor the number of threads can change it. The random number is 53 bits of Philox; the token is where the
+//! cumulative probability passes it, in the order of the ids (or of the logits where there is a truncation), added in
+//! f64 over the fixed pieces of `kernels::logprob`. So there is one random number a token and no noise a logit.
+//!
+//! The log-prob reported is that of the whole tempered distribution: what training computes from the same logits, to
+//! the bit, because it is the same pass. Truncation and ban change what can be drawn and not what is reported.
+
+mod choice;
+
+use super::logprob::{Outputs, Softmax, Temperature, forward_choosing};
+use crate::dtype::FloatSlice;
+use crate::error::{Error, Result};
+use crate::rng::Stream;
+use choice::{BROKEN, Choice};
+use serde::{Deserialize, Serialize};
+
+/// Which part of the distribution is drawn from. The default is all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Truncation {
+    /// The `top_k` most likely ids; of equal ones the lower.
+    pub top_k: Option<u32>,
+    /// The fewest most likely ids whose probabilities, among those that `top_k` leaves, reach `top_p`.
+    pub top_p: Option<f32>,
+}
+
+/// Arguments of [`tokens`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// `[rows, vocab]`, f32, bf16 or f16.
+    pub logits: FloatSlice<'a>,
+    /// Rows.
+    pub rows: usize,
+    /// Logits of a row.
+    pub vocab: usize,
+    /// Logits are divided by it. 0 takes the largest logit, of equal ones the lowest id, and reports log-probs at
+    /// temperature 1.
+    pub temperature: f32,
+    /// `logits := cap · tanh(logits / cap)` before the temperature.
+    pub softcap: Option<f32>,
+    /// What may be drawn.
+    pub truncation: Truncation,
+    /// Ids that are never drawn, in any order.
+    pub banned: &'a [i32],
+    /// The seed of every draw.
+    pub seed: u64,
+    /// What the draws are for.
+    pub stream: Stream,
+    /// `[rows]`: a number of the sequence that a row belongs to.
+    pub sequences: &'a [u64],
+    /// `[rows]`: the place of the token in its sequence.
+    pub positions: &'a [u32],
+}
+
+/// Draws a token from every row into `tokens [rows]`, and its statistics (log-prob, entropy, …) where wanted.
+///
+/// # Errors
+/// [`Error::is_shape`] when a length does not fit; [`Error::is_index`] for a banned id outside the vocabulary;
+/// [`Error::is_invalid`] for a temperature below 0, `top_k` 0, `top_p` outside `(0, 1]` or a softcap that is not
+/// positive; [`Error::is_numeric`], naming the row, for a NaN or +inf logit and where no id can be drawn.
+pub fn tokens(args: &Sample<'_>, tokens: &mut [i32], out: Option<Outputs<'_>>) -> Result<()> {
+    args.check()?;
+    let mut excluded: Vec<usize> = args.banned.iter().map(|id| *id as usize).collect();
+    excluded.sort_unstable();
+    excluded.dedup();
+    let greedy = args.temperature == 0.0;
+    let temperature = if greedy { Temperature::One } else { Temperature::Same(args.temperature) };
+    let softmax = Softmax { temperature, softcap: args.softcap, banned: &[] };
+    let choice = Choice { args, greedy };
+    let shape = [args.rows, args.vocab];
+    forward_choosing(OP, args.logits, shape, softmax, &excluded, &choice, tokens, out)?;
+    match tokens.iter().position(|token| *token < 0) {
+        None => Ok(()),
+        Some(row) => Err(Error::numeric(match tokens[row] {
+            BROKEN => format!("{OP}: row {row} of the logits holds NaN or +inf"),
+            _ => format!("{OP}: row {row} has no token to draw: all are -inf or banned"),
+        })),
+    }
+}
+
+const OP: &str = "sample";
+
+impl Sample<'_> {
+    fn check(&self) -> Result<()> {
+        for (name, len) in
+            [("sequences", self.sequences.len()), ("positions", self.positions.len())]
+        {
+            if len != self.rows {
+                let rows = self.rows;
+                return Err(Error::shape(format!("{OP}: {len} {name} for {rows} rows")));
+            }
+        }
+        let bad = |what: String| Err(Error::invalid(format!("{OP}: {what}")));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return bad(format!("temperature {} is not finite and at least 0", self.temperature));
+        }
+        if self.truncation.top_k == Some(0) {
+            return bad("top_k is 0".to_string());
+        }
+        if let Some(p) = self.truncation.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return bad(format!("top_p {p} is not above 0 and at most 1"));
+        }
+        let vocab = self.vocab;
+        match self.banned.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
+            Some(id) => Err(Error::index(format!(
+                "{OP}: banned id {id} is outside the vocabulary of {vocab}"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
