@@ -16,3 +16,8 @@ pub mod train;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::Tensor;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

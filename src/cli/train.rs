@@ -44,13 +44,6 @@ pub(super) struct TrainArgs {
     compute: ComputeArgs,
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Finished,
-    Interrupted,
-}
-
 impl TrainArgs {
     fn recipe(&self) -> &str {
         self.recipe.as_deref().unwrap_or(DEFAULT_RECIPE)
@@ -92,10 +85,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let out = args.directory()?;
     catch_interrupts()?;
     let mut progress = Progress::new();
-    let ended = run_training(args, &out, &mut progress)?;
+    let finished = run_training(args, &out, &mut progress)?;
     drop(progress);
     let written = report::write(&RunDir::open(&out)?)?;
-    if ended == Ended::Interrupted {
+    if !finished {
         let place = out.display();
         return Err(Error::interrupted(format!(
             "stopped at a checkpoint\ngo on with: gradstone train --resume --out {place}"

@@ -364,7 +364,7 @@ fn label(value: f64, step: f64, unit: Unit) -> String {
         if unit == Unit::Percent { (value * 100.0, step * 100.0) } else { (value, step) };
     let decimals = |step: f64| (-step.log10() - 1e-9).ceil().clamp(0.0, 6.0) as usize;
     let text = match value.abs() {
-        0.0 if step < 9e-4 || step >= 1.0 => "0".to_string(),
+        0.0 if !(9e-4..1.0).contains(&step) => "0".to_string(),
         large if large >= 1e10 => format!("{value:.0e}"),
         large if large >= 1e6 => format!("{:.*}M", decimals(step / 1e6), value / 1e6),
         large if large >= 1e4 => format!("{:.*}k", decimals(step / 1e3), value / 1e3),
