@@ -98,12 +98,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     Ok(terminal::print(&format!("report {}\n", written.display()))?)
 }
 
-/// Trains in `out`. (To be replaced by the call of the trainer.)
+/// Trains in `out`; false when it was interrupted. (To be replaced by the call of the trainer.)
 fn run_training(
     args: &TrainArgs,
     out: &Path,
     observer: &mut dyn Observer,
-) -> Result<Ended, Failure> {
+) -> Result<bool, Failure> {
     let _ = (args.overrides(), &args.config, out, observer);
     Err(Error::unsupported("train: the trainer is not in this build yet").into())
 }
