@@ -1,5 +1,6 @@
 //! Kernels, autograd, models and recipes for post-training language models with reinforcement learning.
 
+pub mod cli;
 pub mod device;
 pub mod dtype;
 pub mod error;
@@ -20,3 +21,8 @@ pub mod train;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::Tensor;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

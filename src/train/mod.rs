@@ -13,7 +13,6 @@ pub mod config;
 pub mod evaluate;
 pub mod metrics;
 pub mod observer;
-
 pub mod report;
 pub mod run_dir;
 pub mod session;

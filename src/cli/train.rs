@@ -1,0 +1,145 @@
+//! `gradstone train`.
+
+use super::progress::{Progress, catch_interrupts};
+use super::{ComputeArgs, Failure, terminal};
+use crate::error::{Error, Result};
+use crate::train::{Observer, RunDir, report};
+use std::path::{Path, PathBuf};
+
+/// Where runs go when `--out` does not say.
+const RUNS: &str = "runs";
+
+/// The recipe when none is named.
+const DEFAULT_RECIPE: &str = "arithmetic";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TrainArgs {
+    /// What to train (see `gradstone list recipes`)
+    recipe: Option<String>,
+    /// A TOML file over the recipe's settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting over all others, e.g. optimizer.learning_rate=1e-4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// A model folder: config.json, tokenizer.json, *.safetensors
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Problems: one JSON object a line with `prompt` and `answer`
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Reinforcement-learning steps
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// The seed of every random draw
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The run directory; by default the next free runs/RECIPE-NNN
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in --out (by default the newest) from its last checkpoint, with its settings
+    #[arg(long, conflicts_with_all = ["recipe", "config", "settings", "model", "data", "steps", "seed"])]
+    resume: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl TrainArgs {
+    fn recipe(&self) -> &str {
+        self.recipe.as_deref().unwrap_or(DEFAULT_RECIPE)
+    }
+
+    /// The options that are settings, as overrides in the order they are applied.
+    fn overrides(&self) -> Vec<String> {
+        let quoted =
+            |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
+        let mut all = Vec::new();
+        all.extend(
+            self.model
+                .as_deref()
+                .map(|path| format!("model={{kind=\"folder\", path={}}}", quoted(path))),
+        );
+        all.extend(
+            self.data
+                .as_deref()
+                .map(|path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path))),
+        );
+        all.extend(self.steps.map(|steps| format!("steps={steps}")));
+        all.extend(self.seed.map(|seed| format!("seed={seed}")));
+        all.extend(self.settings.iter().cloned());
+        all
+    }
+
+    /// The run directory that is meant.
+    fn directory(&self) -> Result<PathBuf> {
+        match (&self.out, self.resume) {
+            (Some(out), _) => Ok(out.clone()),
+            (None, false) => Ok(next_free(Path::new(RUNS), self.recipe())),
+            (None, true) => newest(Path::new(RUNS)),
+        }
+    }
+}
+
+pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    args.compute.apply()?;
+    let out = args.directory()?;
+    catch_interrupts()?;
+    let mut progress = Progress::new();
+    let finished = run_training(args, &out, &mut progress)?;
+    drop(progress);
+    let written = report::write(&RunDir::open(&out)?)?;
+    if !finished {
+        let place = out.display();
+        return Err(Error::interrupted(format!(
+            "stopped at a checkpoint\ngo on with: gradstone train --resume --out {place}"
+        ))
+        .into());
+    }
+    Ok(terminal::print(&format!("report {}\n", written.display()))?)
+}
+
+/// Trains in `out`; false when it was interrupted. (To be replaced by the call of the trainer.)
+fn run_training(
+    args: &TrainArgs,
+    out: &Path,
+    observer: &mut dyn Observer,
+) -> Result<bool, Failure> {
+    let _ = (args.overrides(), &args.config, out, observer);
+    Err(Error::unsupported("train: the trainer is not in this build yet").into())
+}
+
+/// `runs/NAME-NNN` with the first number that is free.
+fn next_free(runs: &Path, name: &str) -> PathBuf {
+    let candidate = |number: u32| runs.join(format!("{name}-{number:03}"));
+    (1..).map(candidate).find(|path| !path.exists()).unwrap_or_else(|| candidate(0))
+}
+
+/// The run whose metrics were written last.
+fn newest(runs: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(runs).into_iter().flatten().flatten();
+    let written = entries.filter_map(|entry| {
+        let at = entry.path().join("metrics.jsonl").metadata().ok()?.modified().ok()?;
+        Some((at, entry.path()))
+    });
+    written.max().map(|(_, path)| path).ok_or_else(|| {
+        Error::state(format!("no run to go on with in {}\nname one with --out", runs.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_numbered_and_the_newest_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(newest(folder.path()).unwrap_err().is_state());
+        for number in 1..4 {
+            let next = next_free(folder.path(), "arithmetic");
+            assert!(next.ends_with(format!("arithmetic-{number:03}")));
+            std::fs::create_dir(&next).unwrap();
+        }
+        std::fs::write(folder.path().join("arithmetic-002/metrics.jsonl"), "").unwrap();
+        assert!(newest(folder.path()).unwrap().ends_with("arithmetic-002"));
+    }
+}
