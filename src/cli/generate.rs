@@ -2,7 +2,11 @@
 
 use super::{ComputeArgs, Failure, terminal};
 use crate::error::{Error, Result};
-use crate::train::RunDir;
+use crate::kernels::sample::Truncation;
+use crate::rl::rollout::{Sampling, rollouts, stream};
+use crate::rng::Stream;
+use crate::text::Tokenizer;
+use crate::train::{RunDir, session};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
@@ -77,8 +81,62 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     complete(args, &prompts)
 }
 
-/// Completes prompts and prints them. (To be replaced by the call of the rollout engine.)
+/// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, prompts: &[String]) -> Result<(), Failure> {
-    let _ = (args.folder()?, prompts, args.max_tokens, args.seed);
-    Err(Error::unsupported("generate: the rollout engine is not in this build yet").into())
+    let (model, tokenizer) = session::folder(&args.folder()?, None)?;
+    let ids =
+        prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        truncation: Truncation::default(),
+        max_new_tokens: args.max_tokens,
+        stop: session::stop_ids(&model, &tokenizer),
+        banned: Vec::new(),
+        seed: args.seed,
+        stream: Stream::Generate,
+        first_sequence: 0,
+    };
+    if let [prompt] = ids.as_slice() {
+        let mut printer =
+            Printer { tokenizer: &tokenizer, ids: Vec::new(), printed: 0, failed: None };
+        stream(&model, std::slice::from_ref(prompt), 1, &sampling, &mut |_, id| printer.push(id))?;
+        return Ok(printer.end()?);
+    }
+    for completion in rollouts(&model, &ids, 1, &sampling)? {
+        terminal::print(&format!("{}\n", tokenizer.decode(&completion.tokens)?))?;
+    }
+    Ok(())
+}
+
+/// Prints a completion while it is drawn.
+struct Printer<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<i32>,
+    /// Bytes of the decoded text that are printed.
+    printed: usize,
+    failed: Option<Error>,
+}
+
+impl Printer<'_> {
+    fn push(&mut self, id: i32) {
+        self.ids.push(id);
+        // A character of several tokens decodes to U+FFFD until its last one is there.
+        let text = self.tokenizer.decode(&self.ids).unwrap_or_default();
+        if !text.ends_with('\u{fffd}') {
+            self.print(&text);
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        if let (None, Some(new)) = (&self.failed, text.get(self.printed..)) {
+            self.failed = terminal::print(new).err();
+            self.printed = text.len();
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        self.print(&(text + "\n"));
+        self.failed.map_or(Ok(()), Err)
+    }
 }

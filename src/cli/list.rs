@@ -1,5 +1,6 @@
 //! `gradstone list`: what is built in.
 
+use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
 
@@ -18,14 +19,9 @@ pub(super) enum Listed {
 
 type Entries = &'static [(&'static str, &'static str)];
 
+/// Recipes come from their own table.
 const LISTS: [(Listed, Entries); 4] = [
-    (
-        Listed::Recipes,
-        &[(
-            "arithmetic",
-            "supervised warm-up of a tiny decoder, then GRPO on sums; the default, about two minutes",
-        )],
-    ),
+    (Listed::Recipes, &[]),
     (
         Listed::Models,
         &[
@@ -76,7 +72,8 @@ pub(super) fn text(what: Option<Listed>) -> String {
             let _ = writeln!(out, "{gap}{}", format!("{listed:?}").to_lowercase());
         }
         let indent = if what.is_none() { "  " } else { "" };
-        for (name, about) in *entries {
+        let recipes = RECIPES.iter().filter(|_| *listed == Listed::Recipes);
+        for (name, about) in recipes.map(|r| (r.name, r.summary)).chain(entries.iter().copied()) {
             let _ = writeln!(out, "{indent}{name:<16}{about}");
         }
     }

@@ -3,14 +3,14 @@
 use super::progress::{Progress, catch_interrupts};
 use super::{ComputeArgs, Failure, terminal};
 use crate::error::{Error, Result};
-use crate::train::{Observer, RunDir, report};
+use crate::recipes;
+use crate::train::session::{Outcome, Session};
+use crate::train::settings::{ModelSettings, Settings, TaskSettings};
+use crate::train::{Observer, RunDir, config, report};
 use std::path::{Path, PathBuf};
 
 /// Where runs go when `--out` does not say.
 const RUNS: &str = "runs";
-
-/// The recipe when none is named.
-const DEFAULT_RECIPE: &str = "arithmetic";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TrainArgs {
@@ -45,8 +45,10 @@ pub(super) struct TrainArgs {
 }
 
 impl TrainArgs {
+    /// The recipe that is named, else the one that the other options fit.
     fn recipe(&self) -> &str {
-        self.recipe.as_deref().unwrap_or(DEFAULT_RECIPE)
+        let own = self.model.is_some() || self.data.is_some();
+        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { "arithmetic" })
     }
 
     /// The options that are settings, as overrides in the order they are applied.
@@ -85,10 +87,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let out = args.directory()?;
     catch_interrupts()?;
     let mut progress = Progress::new();
-    let finished = run_training(args, &out, &mut progress)?;
+    let outcome =
+        if args.resume { resume(&out, &mut progress) } else { begin(args, &out, &mut progress) }?;
     drop(progress);
     let written = report::write(&RunDir::open(&out)?)?;
-    if !finished {
+    if outcome == Outcome::Interrupted {
         let place = out.display();
         return Err(Error::interrupted(format!(
             "stopped at a checkpoint\ngo on with: gradstone train --resume --out {place}"
@@ -98,14 +101,59 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     Ok(terminal::print(&format!("report {}\n", written.display()))?)
 }
 
-/// Trains in `out`; false when it was interrupted. (To be replaced by the call of the trainer.)
-fn run_training(
-    args: &TrainArgs,
-    out: &Path,
-    observer: &mut dyn Observer,
-) -> Result<bool, Failure> {
-    let _ = (args.overrides(), &args.config, out, observer);
-    Err(Error::unsupported("train: the trainer is not in this build yet").into())
+/// The settings of a new run.
+fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
+    let defaults = (recipes::named(args.recipe()).map_err(Failure::usage)?.settings)();
+    let settings: Settings = config::load(&defaults, args.config.as_deref(), &args.overrides())
+        .map_err(Failure::usage)?;
+    let missing = |option: &str, what: &str| {
+        let recipe = args.recipe();
+        Failure::usage(Error::invalid(format!("recipe {recipe} needs {what}: give {option}")))
+    };
+    match &settings.model {
+        ModelSettings::Folder { path, .. } if path.as_os_str().is_empty() => {
+            return Err(missing("--model DIR", "a model folder"));
+        }
+        _ => {}
+    }
+    match &settings.task {
+        TaskSettings::Jsonl(file) if file.path.as_os_str().is_empty() => {
+            return Err(missing("--data FILE", "a file of problems"));
+        }
+        _ => {}
+    }
+    settings.check().map_err(Failure::usage)?;
+    Ok(settings)
+}
+
+/// Trains in `out` from the beginning.
+fn begin(args: &TrainArgs, out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    RunDir::vacant(out)?;
+    let settings = settings(args)?;
+    let text = config::to_toml(&settings)?;
+    // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
+    let mut session = Session::new(settings)?;
+    let run = RunDir::create(out, &text)?;
+    observer.message(&format!("run {}", out.display()));
+    Ok(session.run(&run, observer)?)
+}
+
+/// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
+fn resume(out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    let run = RunDir::resume(out)?;
+    let place = run.config_path();
+    let settings: Settings = config::from_toml(&run.config()?, &place.display().to_string())?;
+    let (latest, damaged) = run.checkpoints(0).latest()?;
+    for error in damaged {
+        observer.message(&format!("passing over a damaged checkpoint: {error}"));
+    }
+    let mut session = match &latest {
+        Some(checkpoint) => Session::resumed(settings, checkpoint)?,
+        None => Session::new(settings)?,
+    };
+    run.rewind(session.step())?;
+    observer.message(&format!("run {} from step {}", out.display(), session.step()));
+    Ok(session.run(&run, observer)?)
 }
 
 /// `runs/NAME-NNN` with the first number that is free.
