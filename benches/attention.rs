@@ -69,9 +69,7 @@ fn main() {
             cache.append(0, tokens, tokens, &one_each).unwrap();
         }
         let ms = median(|| {
-            cache
-                .attend(&spec, 0, tokens, &one_each, FloatSliceMut::F32(&mut out))
-                .unwrap();
+            cache.attend(&spec, 0, tokens, &one_each, FloatSliceMut::F32(&mut out)).unwrap();
         });
         println!("{threads} threads  256 decoding at 60   attend    {ms:8.3} ms");
         let ms = median(|| cache.append(0, tokens, tokens, &one_each).unwrap());

@@ -18,6 +18,7 @@ mod kl;
 mod metrics;
 mod objective;
 mod pass;
+mod tile;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
