@@ -152,3 +152,7 @@ fn check_needs(objective: &Objective, inputs: &Inputs<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/policy_loss.md")]
+mod page {}

@@ -12,29 +12,19 @@ use crate::device::cpu::math::exp;
 use crate::device::cpu::simd::simd_fn;
 
 /// Tokens whose steps are done one after another.
-const TILE: usize = 256;
+const TILE: usize = 128;
 /// Lanes of a sum; part of the result's bits.
 const LANES: usize = 16;
 
-/// The steps of a tile's tokens.
+/// What later steps need of a tile's tokens. Kept in locals, which the compiler knows to be apart from all else.
 struct Tile {
     live: [u32; TILE],
-    /// The clamped log ratio, and 1 where the clamp left it alone.
+    /// The surrogate.
+    value: [f32; TILE],
+    /// The clamped log ratio.
     log_ratio: [f32; TILE],
-    inside: [u32; TILE],
+    /// 0 where not live.
     ratio: [f32; TILE],
-    advantage: [f32; TILE],
-    /// The surrogate, and the derivative of the loss by the log-prob.
-    value: [f32; TILE],
-    gradient: [f32; TILE],
-    kl: KlTile,
-}
-
-/// The estimates of the divergence from the reference, a field of [`Estimate`] each.
-struct KlTile {
-    value: [f32; TILE],
-    slope: [f32; TILE],
-    value_and_slope: [f32; TILE],
 }
 
 /// Sums over a run.
@@ -46,30 +36,15 @@ struct RunSums {
     log_ratio: [f32; LANES],
     ratio: [f32; LANES],
     ratio_max: [f32; LANES],
-    clipped: Clipped,
-}
-
-/// Tokens where a bound acts.
-#[derive(Clone, Copy, Default)]
-struct Clipped {
-    high: u32,
-    low: u32,
-    dual: u32,
+    /// Tokens that were clipped high, low and by the dual clip.
+    clipped: [u32; 3],
 }
 
 simd_fn! {
     /// Losses and gradients of one run; its sums are added to `sums`.
     pub(super) fn one_run(rule: &Rule, run: &mut Run<'_>, sums: &mut Sums) {
-        let mut tile = Tile {
-            live: [0; TILE],
-            log_ratio: [0.0; TILE],
-            inside: [0; TILE],
-            ratio: [0.0; TILE],
-            advantage: [0.0; TILE],
-            value: [0.0; TILE],
-            gradient: [0.0; TILE],
-            kl: KlTile { value: [0.0; TILE], slope: [0.0; TILE], value_and_slope: [0.0; TILE] },
-        };
+        let zeros = [0.0; TILE];
+        let mut tile = Tile { live: [0; TILE], value: zeros, log_ratio: zeros, ratio: zeros };
         let mut run_sums = RunSums::default();
         let length = run.logprob.len();
         let mut at = 0;
@@ -97,9 +72,9 @@ impl RunSums {
             policy_loss: weigh(run.coefficient, sum(&self.policy)),
             kl_loss: weigh(run.coefficient, kl),
             entropy_loss: weigh(run.entropy_coefficient, entropy),
-            clipped_high: u64::from(self.clipped.high),
-            clipped_low: u64::from(self.clipped.low),
-            clipped_dual: u64::from(self.clipped.dual),
+            clipped_high: u64::from(self.clipped[0]),
+            clipped_low: u64::from(self.clipped[1]),
+            clipped_dual: u64::from(self.clipped[2]),
             log_ratio: sum(&self.log_ratio),
             kl,
             ratio: sum(&self.ratio),
@@ -120,178 +95,183 @@ fn one_tile<const FMA: bool>(
     sums: &mut RunSums,
 ) {
     let range = at..at + count;
-    let logprob = &run.logprob[range.clone()];
-    let live = &mut tile.live[..count];
-    for (live, mask) in live.iter_mut().zip(&run.mask[range.clone()]) {
-        *live = u32::from(*mask != 0);
-    }
-    let live = &*live;
-    let advantage = &mut tile.advantage[..count];
-    match run.advantage {
-        Lane::Each(values) => keep_live(advantage, &values[range.clone()], live),
-        Lane::Same(value) => {
-            for (advantage, live) in advantage.iter_mut().zip(live) {
-                *advantage = if *live != 0 { value } else { 0.0 };
-            }
+    let of = Tokens {
+        logprob: &run.logprob[range.clone()],
+        old_logprob: &run.old_logprob[range.clone()],
+        mask: &run.mask[range.clone()],
+        coefficient: run.coefficient,
+    };
+    let gradient = &mut run.dlogprob[range.clone()];
+    let clipped = match run.advantage {
+        Lane::Same(value) => surrogate::<FMA>(rule, &of, |_| value, tile, gradient),
+        Lane::Each(values) => {
+            let values = &values[range.clone()][..count];
+            surrogate::<FMA>(rule, &of, |i| values[i], tile, gradient)
         }
+    };
+    for (sum, clipped) in sums.clipped.iter_mut().zip(clipped) {
+        *sum += clipped;
     }
-
-    let (log_ratio, inside) = (&mut tile.log_ratio[..count], &mut tile.inside[..count]);
-    let ratio = &mut tile.ratio[..count];
-    difference(log_ratio, logprob, &run.old_logprob[range.clone()], live);
-    ratios::<FMA>(rule.log_ratio_limit, log_ratio, inside, ratio);
-    let (value, gradient) = (&mut tile.value[..count], &mut tile.gradient[..count]);
-    let clipped = surrogate(&rule.bounds, ratio, inside, advantage, value, gradient);
+    add(&mut sums.log_ratio, &tile.log_ratio[..count]);
+    add(&mut sums.ratio, &tile.ratio[..count]);
+    raise(&mut sums.ratio_max, &tile.ratio[..count]);
     if let Some(weight) = run.weight {
-        // The advantage has done its work: its place takes the weights.
-        keep_live(advantage, &weight[range.clone()], live);
-        scale(value, advantage);
-        scale(gradient, advantage);
+        scale(&weight[range.clone()], tile, gradient);
     }
+    add(&mut sums.policy, &tile.value[..count]);
+    // The surrogate has been added up: its place takes what comes next.
     if let (Some(kl), Some(reference)) = (rule.kl, run.reference) {
-        // So has the advantage here: the log ratio to the reference.
-        let d = &mut *advantage;
-        difference(d, logprob, &reference[range.clone()], live);
-        penalty::<FMA>(&kl, d, ratio, inside, &mut tile.kl, gradient);
-        add(&mut sums.kl, &tile.kl.value[..count]);
+        penalty::<FMA>(rule, &kl, &of, &reference[range.clone()], tile, gradient);
+        add(&mut sums.kl, &tile.value[..count]);
     }
-    for i in 0..count {
-        gradient[i] = if live[i] != 0 { run.coefficient * gradient[i] } else { 0.0 };
-    }
-    run.dlogprob[range.clone()].copy_from_slice(gradient);
-
-    add(&mut sums.policy, value);
-    add(&mut sums.log_ratio, log_ratio);
-    // Masked tokens have ratio 1 so far.
-    keep_live(value, ratio, live);
-    add(&mut sums.ratio, value);
-    raise(&mut sums.ratio_max, value);
-    sums.clipped.high += clipped.high;
-    sums.clipped.low += clipped.low;
-    sums.clipped.dual += clipped.dual;
     if let Some(entropy) = run.entropy {
-        keep_live(value, &entropy[range.clone()], live);
-        add(&mut sums.entropy, value);
+        let entropy = &entropy[range.clone()];
+        for i in 0..count {
+            let entropy = entropy[i];
+            tile.value[i] = if tile.live[i] != 0 { entropy } else { 0.0 };
+        }
+        add(&mut sums.entropy, &tile.value[..count]);
     }
     if let Some(dentropy) = run.dentropy.as_deref_mut() {
         let slope = -(run.entropy_coefficient * rule.entropy_coefficient) + 0.0;
-        for (out, live) in dentropy[range].iter_mut().zip(live) {
+        for (out, live) in dentropy[range].iter_mut().zip(&tile.live) {
             *out = if *live != 0 { slope } else { 0.0 };
         }
     }
 }
 
-/// `from` where live, 0 elsewhere.
-#[inline(always)]
-fn keep_live(out: &mut [f32], from: &[f32], live: &[u32]) {
-    for ((out, from), live) in out.iter_mut().zip(from).zip(live) {
-        *out = if *live != 0 { *from } else { 0.0 };
-    }
+/// The tokens of a tile.
+struct Tokens<'a> {
+    logprob: &'a [f32],
+    old_logprob: &'a [f32],
+    mask: &'a [u8],
+    coefficient: f32,
 }
 
-/// `a - b` where live, 0 elsewhere.
+/// The PPO-clip family: `-A clamp(w)`, with derivative `-A w` where the clamp leaves `w` alone. Writes the gradient and
+/// every field of the tile; counts the tokens that are clipped high, low and by the dual clip.
 #[inline(always)]
-fn difference(out: &mut [f32], a: &[f32], b: &[f32], live: &[u32]) {
-    for (((out, a), b), live) in out.iter_mut().zip(a).zip(b).zip(live) {
-        *out = if *live != 0 { *a - *b } else { 0.0 };
-    }
-}
-
-/// Clamps the log ratios to `±limit` and takes their exponentials.
-#[inline(always)]
-fn ratios<const FMA: bool>(
-    limit: f32,
-    log_ratio: &mut [f32],
-    inside: &mut [u32],
-    ratio: &mut [f32],
-) {
-    for ((d, inside), ratio) in log_ratio.iter_mut().zip(inside).zip(ratio) {
-        let clamped = if *d > limit { limit } else { *d };
-        let clamped = if clamped < -limit { -limit } else { clamped };
-        // NaN passes, so that it reaches the gradient.
-        *inside = u32::from(clamped == *d || d.is_nan());
-        *d = clamped;
-        *ratio = exp::<FMA>(clamped);
-    }
-}
-
-/// The PPO-clip family: `-A clamp(w)`, with derivative `-A w` where the clamp leaves `w` alone.
-#[inline(always)]
-fn surrogate(
-    bounds: &Bounds,
-    ratio: &[f32],
-    inside: &[u32],
-    advantage: &[f32],
-    value: &mut [f32],
+fn surrogate<const FMA: bool>(
+    rule: &Rule,
+    of: &Tokens<'_>,
+    advantage: impl Fn(usize) -> f32,
+    tile: &mut Tile,
     gradient: &mut [f32],
-) -> Clipped {
-    let bounds = *bounds;
-    let mut clipped = Clipped::default();
-    let tokens = ratio.iter().zip(inside).zip(advantage).zip(value).zip(gradient);
-    for ((((w, inside), a), value), gradient) in tokens {
-        let (w, a) = (*w, *a);
+) -> [u32; 3] {
+    let (bounds, limit) = (rule.bounds, rule.log_ratio_limit);
+    let n = gradient.len().min(TILE);
+    let (logprob, old, mask) = (&of.logprob[..n], &of.old_logprob[..n], &of.mask[..n]);
+    let [mut clipped_high, mut clipped_low, mut clipped_dual] = [0u32; 3];
+    for i in 0..n {
+        let live = mask[i] != 0;
+        // Read first and selected then: a read that depends on the mask would not vectorise.
+        let (d, a) = (logprob[i] - old[i], advantage(i));
+        let (d, a) = (if live { d } else { 0.0 }, if live { a } else { 0.0 });
+        let clamped = if d > limit { limit } else { d };
+        let clamped = if clamped < -limit { -limit } else { clamped };
+        let w = exp::<FMA>(clamped);
         let negative = a < 0.0;
         let low = if negative { bounds.low_negative } else { f32::NEG_INFINITY };
         let high = if negative { bounds.high_negative } else { bounds.high_positive };
         let s = if w < low { low } else { w };
         let s = if s > high { high } else { s };
-        let passes = (s == w || w.is_nan()) & (*inside != 0);
-        *value = -a * s;
-        *gradient = if passes { -a * w } else { 0.0 };
-        clipped.high += u32::from((a > 0.0) & (w > bounds.report_high));
-        clipped.low += u32::from(negative & (w < bounds.report_low));
-        clipped.dual += u32::from(negative & (w > bounds.high_negative));
+        // What was not clamped passes, and NaN does, so that it reaches the gradient.
+        let stopped = (s < w) | (s > w) | (clamped < d) | (clamped > d);
+        let slope = of.coefficient * (-a * w);
+        gradient[i] = if stopped | !live { 0.0 } else { slope };
+        tile.live[i] = u32::from(live);
+        tile.value[i] = -a * s;
+        tile.log_ratio[i] = clamped;
+        tile.ratio[i] = if live { w } else { 0.0 };
+        clipped_high += u32::from((a > 0.0) & (w > bounds.report_high));
+        clipped_low += u32::from(negative & (w < bounds.report_low));
+        clipped_dual += u32::from(negative & (w > bounds.high_negative));
     }
-    clipped
+    [clipped_high, clipped_low, clipped_dual]
 }
 
+/// Multiplies surrogates and gradients by importance weights.
 #[inline(always)]
-fn scale(values: &mut [f32], by: &[f32]) {
-    for (value, by) in values.iter_mut().zip(by) {
-        *value *= by;
+fn scale(weight: &[f32], tile: &mut Tile, gradient: &mut [f32]) {
+    let n = gradient.len().min(TILE);
+    let weight = &weight[..n];
+    for i in 0..n {
+        let weight = weight[i];
+        let weight = if tile.live[i] != 0 { weight } else { 0.0 };
+        tile.value[i] *= weight;
+        gradient[i] *= weight;
     }
 }
 
-/// Estimates the divergence of every token and adds its share to the gradient.
+/// Puts the divergence from the reference into `tile.value` and adds its share to the gradient.
 #[inline(always)]
 fn penalty<const FMA: bool>(
-    rule: &KlRule,
-    d: &[f32],
-    ratio: &[f32],
-    inside: &[u32],
-    out: &mut KlTile,
+    rule: &Rule,
+    kl: &KlRule,
+    of: &Tokens<'_>,
+    reference: &[f32],
+    tile: &mut Tile,
     gradient: &mut [f32],
 ) {
-    match rule.estimator {
-        Estimator::K1 => estimate(out, d, kl::k1),
-        Estimator::K2 => estimate(out, d, kl::k2),
-        Estimator::K3 => estimate(out, d, |d| kl::k3::<FMA>(d, rule.limits)),
-        Estimator::Abs => estimate(out, d, kl::abs),
-    }
-    let (value, slope) = (&mut out.value[..d.len()], &mut out.slope[..d.len()]);
-    if rule.bias_correction {
-        let both = &out.value_and_slope[..d.len()];
-        for i in 0..d.len() {
-            slope[i] = ratio[i] * if inside[i] != 0 { both[i] } else { slope[i] };
-            value[i] *= ratio[i];
+    match (kl.estimator, kl.bias_correction) {
+        (estimator, true) => {
+            let any = |d: f32| match estimator {
+                Estimator::K1 => kl::k1(d),
+                Estimator::K2 => kl::k2(d),
+                Estimator::K3 => kl::k3::<FMA>(d, kl.limits),
+                Estimator::Abs => kl::abs(d),
+            };
+            let corrected = |d: f32, i: usize, ratio: f32| {
+                let estimate = any(d);
+                let log_ratio = of.logprob[i] - of.old_logprob[i];
+                let stopped = log_ratio.abs() > rule.log_ratio_limit;
+                let slope = if stopped { estimate.slope } else { estimate.value_and_slope };
+                (estimate.value * ratio, slope * ratio)
+            };
+            each(kl, of, reference, tile, gradient, corrected);
+        }
+        (Estimator::K1, false) => each(kl, of, reference, tile, gradient, plain(kl::k1)),
+        (Estimator::K2, false) => each(kl, of, reference, tile, gradient, plain(kl::k2)),
+        (Estimator::Abs, false) => each(kl, of, reference, tile, gradient, plain(kl::abs)),
+        (Estimator::K3, false) => {
+            let k3 = plain(|d| kl::k3::<FMA>(d, kl.limits));
+            each(kl, of, reference, tile, gradient, k3);
         }
     }
-    for (gradient, slope) in gradient.iter_mut().zip(slope) {
-        *gradient += rule.coefficient * *slope;
+}
+
+/// An estimate as it is.
+#[inline(always)]
+fn plain(of: impl Fn(f32) -> Estimate) -> impl Fn(f32, usize, f32) -> (f32, f32) {
+    move |d, _, _| {
+        let estimate = of(d);
+        (estimate.value, estimate.slope)
     }
 }
 
 #[inline(always)]
-fn estimate(out: &mut KlTile, d: &[f32], of: impl Fn(f32) -> Estimate) {
-    let each = out.value.iter_mut().zip(&mut out.slope).zip(&mut out.value_and_slope).zip(d);
-    for (((value, slope), both), d) in each {
-        let estimate = of(*d);
-        *value = estimate.value;
-        *slope = estimate.slope;
-        *both = estimate.value_and_slope;
+fn each(
+    kl: &KlRule,
+    of: &Tokens<'_>,
+    reference: &[f32],
+    tile: &mut Tile,
+    gradient: &mut [f32],
+    estimate: impl Fn(f32, usize, f32) -> (f32, f32),
+) {
+    let weight = of.coefficient * kl.coefficient;
+    let n = gradient.len().min(TILE);
+    let (logprob, reference) = (&of.logprob[..n], &reference[..n]);
+    for i in 0..n {
+        let live = tile.live[i] != 0;
+        let d = logprob[i] - reference[i];
+        let (value, slope) = estimate(if live { d } else { 0.0 }, i, tile.ratio[i]);
+        tile.value[i] = value;
+        let slope = weight * slope;
+        gradient[i] += if live { slope } else { 0.0 };
     }
 }
 
+/// Adds values to lanes.
 #[inline(always)]
 fn add(sums: &mut [f32; LANES], values: &[f32]) {
     let (full, rest) = values.as_chunks::<LANES>();
@@ -308,7 +288,7 @@ fn add(sums: &mut [f32; LANES], values: &[f32]) {
 /// Keeps the largest; NaN stays.
 #[inline(always)]
 fn raise(largest: &mut [f32; LANES], values: &[f32]) {
-    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    let larger = |a: f32, b: f32| if (b > a) | b.is_nan() { b } else { a };
     let (full, rest) = values.as_chunks::<LANES>();
     for values in full {
         for i in 0..LANES {
