@@ -11,10 +11,12 @@
 //! many there are, or on where the tile is stored. So the output of a query has the same bits when its sequence is
 //! computed at once (training) and when it is the one new token against a cache (generation).
 
+mod backward;
 mod cache;
 mod forward;
 mod tile;
 
+pub use backward::{Backward, backward};
 pub use cache::KvCache;
 pub use forward::{Forward, forward};
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Keys of a tile.
 pub(super) const TILE: usize = 64;
 /// Lanes of the softmax.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Query rows of one key-value head: `[heads of the group][tokens][head_dim]`, widened.
 pub(super) struct Rows<'a> {
@@ -49,13 +49,13 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    fn is_empty(self) -> bool {
+    pub fn is_empty(self) -> bool {
         self.from >= self.to
     }
 
     /// The blocks of [`LANES`] lanes that hold any of them.
     #[inline(always)]
-    fn blocks(self) -> Range<usize> {
+    pub fn blocks(self) -> Range<usize> {
         self.from / LANES..self.to.div_ceil(LANES)
     }
 }
@@ -210,16 +210,12 @@ fn fold_softmax<const FMA: bool>(
     max: &mut f32,
 ) -> (f32, f32) {
     let blocks = &mut weights.as_chunks_mut::<LANES>().0[lanes.blocks()];
-    let offset = lanes.from / LANES * LANES;
     scores::<FMA>(spec, blocks);
+    fill_unseen(blocks, lanes, f32::NEG_INFINITY);
     let mut tops = [f32::NEG_INFINITY; LANES];
-    for (block, scores) in blocks.iter_mut().enumerate() {
+    for scores in blocks.iter() {
         for lane in 0..LANES {
-            let key = (offset + block * LANES + lane) as u32;
-            let seen = key >= lanes.from as u32 && key < lanes.to as u32;
-            let score = if seen { scores[lane] } else { f32::NEG_INFINITY };
-            scores[lane] = score;
-            tops[lane] = larger(tops[lane], score);
+            tops[lane] = larger(tops[lane], scores[lane]);
         }
     }
     let top = larger(*max, fold(tops, larger));
@@ -233,6 +229,15 @@ fn fold_softmax<const FMA: bool>(
         }
     }
     (shrink, fold(sums, |a, b| a + b))
+}
+
+/// Sets the lanes of the blocks around `lanes` that are not among them.
+#[inline(always)]
+pub(super) fn fill_unseen(blocks: &mut [[f32; LANES]], lanes: Lanes, value: f32) {
+    let first = lanes.from / LANES * LANES;
+    let flat = blocks.as_flattened_mut();
+    flat[..lanes.from - first].fill(value);
+    flat[lanes.to - first..].fill(value);
 }
 
 /// Products to scores: the scale, then the cap.
@@ -339,6 +344,82 @@ fn column_block<const FMA: bool, const R: usize, const W: usize, E: Float>(
     }
 }
 
+/// `tile[lane][d] += Σ_r weights[r][lane] · rows[r][d]`, rows in order, only lanes that row r sees.
+#[inline(always)]
+pub(super) fn outer_sum<const FMA: bool, const R: usize>(
+    weights: &[[f32; TILE]; R],
+    lanes: [Lanes; R],
+    rows: &[f32],
+    dim: usize,
+    tile: &mut [f32],
+) {
+    let shared = within(lanes);
+    if !shared.is_empty() {
+        outer_columns::<FMA, R>(weights, shared, rows, dim, tile);
+    }
+    for r in 0..R {
+        let row = &rows[r * dim..(r + 1) * dim];
+        let weights = std::array::from_ref(&weights[r]);
+        if shared.is_empty() {
+            outer_columns::<FMA, 1>(weights, lanes[r], row, dim, tile);
+        } else if R > 1 {
+            let before = Lanes { from: lanes[r].from, to: shared.from };
+            let after = Lanes { from: shared.to, to: lanes[r].to };
+            outer_columns::<FMA, 1>(weights, before, row, dim, tile);
+            outer_columns::<FMA, 1>(weights, after, row, dim, tile);
+        }
+    }
+}
+
+#[inline(always)]
+fn outer_columns<const FMA: bool, const R: usize>(
+    weights: &[[f32; TILE]; R],
+    lanes: Lanes,
+    rows: &[f32],
+    dim: usize,
+    tile: &mut [f32],
+) {
+    if lanes.is_empty() {
+        return;
+    }
+    let mut d = 0;
+    while d + 16 <= dim {
+        outer_block::<FMA, R, 16>(weights, lanes, rows, dim, d, tile);
+        d += 16;
+    }
+    while d + 8 <= dim {
+        outer_block::<FMA, R, 8>(weights, lanes, rows, dim, d, tile);
+        d += 8;
+    }
+    while d < dim {
+        outer_block::<FMA, R, 1>(weights, lanes, rows, dim, d, tile);
+        d += 1;
+    }
+}
+
+#[inline(always)]
+fn outer_block<const FMA: bool, const R: usize, const W: usize>(
+    weights: &[[f32; TILE]; R],
+    lanes: Lanes,
+    rows: &[f32],
+    dim: usize,
+    d: usize,
+    tile: &mut [f32],
+) {
+    let block: [[f32; W]; R] =
+        std::array::from_fn(|r| *rows[r * dim + d..].first_chunk::<W>().unwrap_or(&[0.0; W]));
+    let sums = tile[lanes.from * dim..lanes.to * dim].chunks_exact_mut(dim);
+    for (lane, sums) in (lanes.from..lanes.to.min(TILE)).zip(sums) {
+        let Some(sums) = sums[d..].first_chunk_mut::<W>() else { return };
+        for r in 0..R {
+            let weight = weights[r][lane];
+            for column in 0..W {
+                sums[column] = fma::<FMA>(weight, block[r][column], sums[column]);
+            }
+        }
+    }
+}
+
 /// The lanes that any row sees, and those between.
 #[inline(always)]
 fn around<const R: usize>(lanes: [Lanes; R]) -> Lanes {
@@ -366,13 +447,14 @@ fn larger(a: f32, b: f32) -> f32 {
 
 /// Combines the lanes in a fixed tree.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] = combine(lanes[lane], lanes[lane + width]);
-        }
-        width /= 2;
+fn fold(lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut eight = [0f32; 8];
+    for lane in 0..8 {
+        eight[lane] = combine(lanes[lane], lanes[lane + 8]);
     }
-    lanes[0]
+    let mut four = [0f32; 4];
+    for lane in 0..4 {
+        four[lane] = combine(eight[lane], eight[lane + 4]);
+    }
+    combine(combine(four[0], four[2]), combine(four[1], four[3]))
 }
