@@ -14,5 +14,5 @@ pub mod policy_loss;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
-pub mod softmax;
 pub mod sample;
+pub mod softmax;

@@ -145,11 +145,21 @@ fn step<const FMA: bool, const R: usize, E: Float>(
     let query = &rows.query[row * dim..(row + R) * dim];
     products::<FMA, R, E>(query, dim, keys, lanes, &mut weights);
     let out = &mut running.out[row * dim..(row + R) * dim];
+    // Stage by stage over the rows: each stage of one row waits for the last, those of R rows overlap.
+    let mut tops = [0f32; R];
+    let mut shrinks = [0f32; R];
     for r in 0..R {
-        let max = &mut running.max[row + r];
-        let (shrink, sum) = fold_softmax::<FMA>(spec, &mut weights[r], lanes[r], max);
-        running.sum[row + r] = running.sum[row + r] * shrink + sum;
-        out[r * dim..(r + 1) * dim].iter_mut().for_each(|x| *x *= shrink);
+        tops[r] =
+            larger(running.max[row + r], largest_score::<FMA>(spec, &mut weights[r], lanes[r]));
+    }
+    for r in 0..R {
+        shrinks[r] = exp2::<FMA>((running.max[row + r] - tops[r]) * LOG2_E);
+    }
+    for r in 0..R {
+        let sum = exponentials::<FMA>(&mut weights[r], lanes[r], tops[r]);
+        running.sum[row + r] = running.sum[row + r] * shrinks[r] + sum;
+        running.max[row + r] = tops[r];
+        out[r * dim..][..dim].iter_mut().for_each(|x| *x *= shrinks[r]);
     }
     weighted_sum::<FMA, R, E>(&weights, lanes, values, dim, out);
     R
@@ -185,11 +195,15 @@ fn block_products<const FMA: bool, const R: usize, const W: usize, E: Float>(
     products: &mut [[f32; TILE]; R],
 ) {
     let mut sums = [[0f32; W]; R];
-    let left = &left[..R * dim];
-    for (d, keys) in tile.as_chunks::<TILE>().0.iter().take(dim).enumerate() {
-        let keys = &keys.as_chunks::<W>().0[block];
+    let mut rows = [left; R];
+    for r in 0..R {
+        rows[r] = &left[r * dim..][..dim];
+    }
+    let tile = &tile.as_chunks::<TILE>().0[..dim];
+    for d in 0..dim {
+        let keys = &tile[d].as_chunks::<W>().0[block];
         for r in 0..R {
-            let factor = left[r * dim + d];
+            let factor = rows[r][d];
             for lane in 0..W {
                 sums[r][lane] = fma::<FMA>(factor, keys[lane].to_f32(), sums[r][lane]);
             }
@@ -200,15 +214,13 @@ fn block_products<const FMA: bool, const R: usize, const W: usize, E: Float>(
     }
 }
 
-/// Turns the products of one row into softmax weights against the new running maximum; lanes that the row does not
-/// see are never read and get weight 0. Returns the factor on what was summed before, and the tile's sum.
+/// Turns the products of one row into scores, -inf in the lanes that it does not see, and returns the largest.
 #[inline(always)]
-fn fold_softmax<const FMA: bool>(
+fn largest_score<const FMA: bool>(
     spec: &Attention,
     weights: &mut [f32; TILE],
     lanes: Lanes,
-    max: &mut f32,
-) -> (f32, f32) {
+) -> f32 {
     let blocks = &mut weights.as_chunks_mut::<LANES>().0[lanes.blocks()];
     scores::<FMA>(spec, blocks);
     fill_unseen(blocks, lanes, f32::NEG_INFINITY);
@@ -218,17 +230,20 @@ fn fold_softmax<const FMA: bool>(
             tops[lane] = larger(tops[lane], scores[lane]);
         }
     }
-    let top = larger(*max, fold(tops, larger));
-    let shrink = exp2::<FMA>((*max - top) * LOG2_E);
-    *max = top;
+    fold(tops, larger)
+}
+
+/// Turns the scores of one row into softmax weights against `top`, and returns their sum.
+#[inline(always)]
+fn exponentials<const FMA: bool>(weights: &mut [f32; TILE], lanes: Lanes, top: f32) -> f32 {
     let mut sums = [0f32; LANES];
-    for weights in blocks.iter_mut() {
+    for weights in &mut weights.as_chunks_mut::<LANES>().0[lanes.blocks()] {
         for lane in 0..LANES {
             weights[lane] = exp2::<FMA>((weights[lane] - top) * LOG2_E);
             sums[lane] += weights[lane];
         }
     }
-    (shrink, fold(sums, |a, b| a + b))
+    fold(sums, |a, b| a + b)
 }
 
 /// Sets the lanes of the blocks around `lanes` that are not among them.
@@ -266,27 +281,27 @@ pub(super) fn weighted_sum<const FMA: bool, const R: usize, E: Float>(
     if R == 1 || shared.is_empty() {
         for r in 0..R {
             let sums = &mut sums[r * dim..(r + 1) * dim];
-            columns::<FMA, 1, E>([&weights[r]], lanes[r], tile, dim, sums);
+            columns::<FMA, 1, E>(std::array::from_ref(&weights[r]), lanes[r], tile, dim, sums);
         }
         return;
     }
     for r in 0..R {
         let before = Lanes { from: lanes[r].from, to: shared.from };
         let sums = &mut sums[r * dim..(r + 1) * dim];
-        columns::<FMA, 1, E>([&weights[r]], before, tile, dim, sums);
+        columns::<FMA, 1, E>(std::array::from_ref(&weights[r]), before, tile, dim, sums);
     }
-    columns::<FMA, R, E>(std::array::from_fn(|r| &weights[r]), shared, tile, dim, sums);
+    columns::<FMA, R, E>(weights, shared, tile, dim, sums);
     for r in 0..R {
         let after = Lanes { from: shared.to, to: lanes[r].to };
         let sums = &mut sums[r * dim..(r + 1) * dim];
-        columns::<FMA, 1, E>([&weights[r]], after, tile, dim, sums);
+        columns::<FMA, 1, E>(std::array::from_ref(&weights[r]), after, tile, dim, sums);
     }
 }
 
 /// [`weighted_sum`] over lanes that all rows see, in blocks of columns that fit the registers.
 #[inline(always)]
 fn columns<const FMA: bool, const R: usize, E: Float>(
-    weights: [&[f32; TILE]; R],
+    weights: &[[f32; TILE]; R],
     lanes: Lanes,
     tile: &[E],
     dim: usize,
@@ -320,15 +335,17 @@ fn columns<const FMA: bool, const R: usize, E: Float>(
 
 #[inline(always)]
 fn column_block<const FMA: bool, const R: usize, const W: usize, E: Float>(
-    weights: [&[f32; TILE]; R],
+    weights: &[[f32; TILE]; R],
     lanes: Lanes,
     tile: &[E],
     dim: usize,
     d: usize,
     sums: &mut [f32],
 ) {
-    let mut block: [[f32; W]; R] =
-        std::array::from_fn(|r| *sums[r * dim + d..].first_chunk::<W>().unwrap_or(&[0.0; W]));
+    let mut block = [[0f32; W]; R];
+    for r in 0..R {
+        block[r].copy_from_slice(&sums[r * dim + d..][..W]);
+    }
     let rows = tile[lanes.from * dim..lanes.to * dim].chunks_exact(dim);
     for (lane, row) in (lanes.from..lanes.to.min(TILE)).zip(rows) {
         let Some(row) = row[d..].first_chunk::<W>() else { return };
@@ -406,8 +423,10 @@ fn outer_block<const FMA: bool, const R: usize, const W: usize>(
     d: usize,
     tile: &mut [f32],
 ) {
-    let block: [[f32; W]; R] =
-        std::array::from_fn(|r| *rows[r * dim + d..].first_chunk::<W>().unwrap_or(&[0.0; W]));
+    let mut block = [[0f32; W]; R];
+    for r in 0..R {
+        block[r].copy_from_slice(&rows[r * dim + d..][..W]);
+    }
     let sums = tile[lanes.from * dim..lanes.to * dim].chunks_exact_mut(dim);
     for (lane, sums) in (lanes.from..lanes.to.min(TILE)).zip(sums) {
         let Some(sums) = sums[d..].first_chunk_mut::<W>() else { return };
