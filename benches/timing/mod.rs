@@ -3,7 +3,7 @@
 //! A line has `op`, `shape`, `dtype`, `threads`, `who`, `median_ms`, `cpu_ms` (CPU time of all threads of the process,
 //! median), `bound_ms` (the floor for that work, measured in the same process) and `bytes` or `flops`.
 //! `benches/compare.py` reads these lines and those of `benches/peers/*.py`.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use gradstone::device::cpu::{gemm, pool};
 use rayon::prelude::*;

@@ -8,6 +8,7 @@ pub mod cast;
 pub mod elementwise;
 pub mod embedding;
 pub mod layer_norm;
+pub mod linear_logprob;
 pub mod logprob;
 mod offsets;
 pub mod policy_loss;

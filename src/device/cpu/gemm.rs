@@ -18,32 +18,58 @@ pub const FEWEST_ROWS: usize = 8;
 /// Multiply-adds below which one thread is faster than two.
 const PARALLEL_FROM: usize = 1 << 18;
 
-/// A dense operand: row-major `[rows, cols]`, read as its transpose where `transposed`.
+/// An operand: row-major `[rows, cols]`, read as its transpose where `transposed`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {
     data: &'a [f32],
     transposed: bool,
+    /// Elements from one stored row to the next; `None` for a dense matrix.
+    stride: Option<usize>,
 }
 
 /// `data` as it is stored.
 pub fn plain(data: &[f32]) -> Operand<'_> {
-    Operand { data, transposed: false }
+    Operand { data, transposed: false, stride: None }
 }
 
 /// The transpose of `data`.
 pub fn transposed(data: &[f32]) -> Operand<'_> {
-    Operand { data, transposed: true }
+    Operand { data, transposed: true, stride: None }
 }
 
 impl<'a> Operand<'a> {
-    /// As a `[rows, cols]` matrix after any transposition.
-    fn matrix(self, rows: usize, cols: usize) -> MatRef<'a, f32> {
-        if self.transposed {
-            MatRef::new(self.data, rows, cols, 1, rows as isize)
-        } else {
-            MatRef::from_row_major(self.data, rows, cols)
+    /// The same with `stride` elements from one stored row to the next: some columns of a wider matrix.
+    pub fn with_stride(self, stride: usize) -> Operand<'a> {
+        Operand { stride: Some(stride), ..self }
+    }
+
+    /// Stored rows and columns, and their stride, of what is `[rows, cols]` after any transposition.
+    fn stored(self, rows: usize, cols: usize) -> ([usize; 2], usize) {
+        let stored = if self.transposed { [cols, rows] } else { [rows, cols] };
+        (stored, self.stride.unwrap_or(stored[1]))
+    }
+
+    fn fits(self, rows: usize, cols: usize) -> bool {
+        let (stored, stride) = self.stored(rows, cols);
+        match self.stride {
+            None => Some(self.data.len()) == rows.checked_mul(cols),
+            Some(_) => fits(self.data.len(), stored, stride),
         }
     }
+
+    /// As a `[rows, cols]` matrix after any transposition.
+    fn matrix(self, rows: usize, cols: usize) -> MatRef<'a, f32> {
+        let stride = self.stored(rows, cols).1 as isize;
+        let (down, right) = if self.transposed { (1, stride) } else { (stride, 1) };
+        MatRef::new(self.data, rows, cols, down, right)
+    }
+}
+
+/// True when `len` elements hold `rows` rows of `cols` at this stride.
+fn fits(len: usize, [rows, cols]: [usize; 2], stride: usize) -> bool {
+    rows == 0
+        || cols == 0
+        || (stride >= cols && len >= (rows - 1).saturating_mul(stride).saturating_add(cols))
 }
 
 /// `c [m, n] = a [m, k] · b [k, n]`, added to `c` where `accumulate`.
@@ -59,54 +85,79 @@ pub fn matmul(
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) -> Result<()> {
-    if c.len() != m * n || a.data.len() != m * k || b.data.len() != k * n {
-        return Err(Error::shape(format!(
-            "matmul [{m}, {k}] x [{k}, {n}]: operands of {} and {} elements, result of {}",
-            a.data.len(),
-            b.data.len(),
-            c.len()
-        )));
+    if c.len() != m * n {
+        return Err(misfit(c.len(), a, b, [m, n, k]));
+    }
+    matmul_columns(c, n, a, b, [m, n, k], accumulate)
+}
+
+fn misfit(c: usize, a: Operand<'_>, b: Operand<'_>, [m, n, k]: [usize; 3]) -> Error {
+    let (a, b) = (a.data.len(), b.data.len());
+    Error::shape(format!(
+        "matmul [{m}, {k}] x [{k}, {n}]: operands of {a} and {b} elements, result of {c}"
+    ))
+}
+
+/// [`matmul`] into `n` columns of a wider `c`, whose rows are `stride` elements apart.
+///
+/// # Errors
+/// [`Error::is_shape`] when a length does not fit.
+pub fn matmul_columns(
+    c: &mut [f32],
+    stride: usize,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+) -> Result<()> {
+    if !fits(c.len(), [m, n], stride) || !a.fits(m, k) || !b.fits(k, n) {
+        return Err(misfit(c.len(), a, b, [m, n, k]));
     }
     if m == 0 || n == 0 {
         return Ok(());
     }
     if k == 0 {
         if !accumulate {
-            c.fill(0.0);
+            c.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0));
         }
         return Ok(());
     }
     if m >= FEWEST_ROWS || a.transposed {
+        let c = MatMut::new(c, m, n, stride as isize, 1);
         run(c, a.matrix(m, k), b.matrix(k, n), [m, n, k], accumulate);
         return Ok(());
     }
     let mut padded = Buffer::<f32>::zeroed(FEWEST_ROWS * k);
-    padded[..m * k].copy_from_slice(a.data);
+    let a_rows = a.data.chunks(a.stride.unwrap_or(k));
+    for (padded, row) in padded.chunks_mut(k).zip(a_rows.take(m)) {
+        padded.copy_from_slice(&row[..k]);
+    }
     let mut rows = Buffer::<f32>::recycled(FEWEST_ROWS * n);
     run(
-        &mut rows,
+        MatMut::from_row_major(&mut rows, FEWEST_ROWS, n),
         MatRef::from_row_major(&padded, FEWEST_ROWS, k),
         b.matrix(k, n),
         [FEWEST_ROWS, n, k],
         false,
     );
-    if accumulate {
-        c.iter_mut().zip(rows.iter()).for_each(|(c, r)| *c += r);
-    } else {
-        c.copy_from_slice(&rows[..m * n]);
+    for (c, row) in c.chunks_mut(stride).zip(rows.chunks(n)).take(m) {
+        if accumulate {
+            c.iter_mut().zip(row).for_each(|(c, r)| *c += r);
+        } else {
+            c[..n].copy_from_slice(row);
+        }
     }
     Ok(())
 }
 
 fn run(
-    c: &mut [f32],
+    c: MatMut<'_, f32>,
     a: MatRef<'_, f32>,
     b: MatRef<'_, f32>,
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) {
     let beta = if accumulate { 1.0 } else { 0.0 };
-    let c = MatMut::from_row_major(c, m, n);
     let threads = pool::threads();
     if threads == 1 || m * n * k < PARALLEL_FROM {
         gemmkit::gemm(1.0, a, b, beta, c, Parallelism::Serial);

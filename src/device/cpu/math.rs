@@ -53,13 +53,12 @@ pub fn exp2<const FMA: bool>(x: f32) -> f32 {
     let x = if -127.0 > x { -127.0 } else { x };
     let shifted = x + BIASED;
     let f = x - (shifted - BIASED);
-    let mut p = fma::<FMA>(1.535_336_2e-4, f, 1.339_887_5e-3);
-    p = fma::<FMA>(p, f, 9.618_437e-3);
-    p = fma::<FMA>(p, f, 5.550_332_4e-2);
-    p = fma::<FMA>(p, f, 0.240_226_48);
+    let mut p = fma::<FMA>(1.330_060_8e-3, f, 9.669_692e-3);
+    p = fma::<FMA>(p, f, 5.550_558_5e-2);
+    p = fma::<FMA>(p, f, 0.240_222_83);
     p = fma::<FMA>(p, f, std::f32::consts::LN_2);
-    p = fma::<FMA>(p, f, 1.0);
-    p * f32::from_bits(shifted.to_bits() << 23)
+    let scale = f32::from_bits(shifted.to_bits() << 23);
+    fma::<FMA>(p * f, scale, scale)
 }
 
 /// `1 / (1 + e^-x)`.

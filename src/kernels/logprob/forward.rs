@@ -36,7 +36,7 @@ pub struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
-    pub(super) fn check(&self, op: &str, rows: usize) -> Result<()> {
+    pub(in crate::kernels) fn check(&self, op: &str, rows: usize) -> Result<()> {
         check_len(op, "logprob", self.logprob.len(), rows)?;
         check_len(op, "logsumexp", self.logsumexp.len(), rows)?;
         if let Some(entropy) = &self.entropy {
@@ -46,6 +46,11 @@ impl Outputs<'_> {
             check_len(op, "argmax", argmax.len(), rows)?;
         }
         Ok(())
+    }
+
+    /// What ignored rows get.
+    pub(in crate::kernels) fn clear(&mut self) {
+        self.write(&vec![Summary::IGNORED; self.logprob.len()]);
     }
 
     pub(super) fn write(&mut self, summaries: &[Summary]) {

@@ -167,6 +167,16 @@ pub(super) fn check_len(op: &str, what: &str, len: usize, want: usize) -> Result
     Err(Error::shape(format!("{op}: {what} has {len} elements, not {want}")))
 }
 
+/// Checks what every function of this family checks, for a family that stands on it.
+pub(super) fn check(
+    op: &str,
+    shape: [usize; 2],
+    targets: &[i32],
+    softmax: Softmax<'_>,
+) -> Result<()> {
+    Plan::new(op, shape, targets, softmax).map(|_| ())
+}
+
 /// `len` against `rows * vocab`, without overflow.
 fn check_logits(op: &str, len: usize, [rows, vocab]: [usize; 2]) -> Result<()> {
     if rows.checked_mul(vocab) == Some(len) {

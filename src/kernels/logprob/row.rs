@@ -7,13 +7,16 @@ pub(super) mod distribution;
 
 use crate::device::cpu::math;
 use crate::device::cpu::simd::simd_fn;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 
 /// Logits of a piece: its f32 copy and the next one's fit in the first-level cache together.
 pub(super) const PIECE: usize = 2048;
 
 /// Lanes of one accumulator; part of the result's bits.
 const LANES: usize = 16;
+
+/// Accumulators' worth of logits that are read between the same number that are summed.
+const BLOCK: usize = 8;
 
 /// Sums over one piece.
 #[derive(Clone, Copy, Debug)]
@@ -70,52 +73,65 @@ fn lanes(value: f32) -> Lanes {
     [value; LANES]
 }
 
-/// Keeps the larger of each lane; a NaN in `values` is passed over.
+/// Lane by lane, by value: an accumulator that loops write to in place would live in memory.
 #[inline(always)]
-fn raise(max: &mut Lanes, values: &Lanes) {
+fn each(f: impl Fn(usize) -> f32) -> Lanes {
+    let mut out = lanes(0.0);
     for i in 0..LANES {
-        max[i] = if values[i] > max[i] { values[i] } else { max[i] };
-    }
-}
-
-/// Halves an accumulator until one lane is left: a fixed tree.
-#[inline(always)]
-fn fold(mut values: Lanes, join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            values[i] = join(values[i], values[i + width]);
-        }
-        width /= 2;
-    }
-    values[0]
-}
-
-/// Sixteen logits as f32, -inf beyond the end.
-#[inline(always)]
-fn widen<T: Float>(part: &[T]) -> Lanes {
-    let mut out = lanes(f32::NEG_INFINITY);
-    match part.first_chunk::<LANES>() {
-        Some(full) => {
-            for i in 0..LANES {
-                out[i] = full[i].to_f32();
-            }
-        }
-        None => out.iter_mut().zip(part).for_each(|(out, x)| *out = x.to_f32()),
+        out[i] = f(i);
     }
     out
 }
 
-/// Adds sixteen logits to the sums.
+/// The larger of each lane; a NaN in `values` is passed over.
 #[inline(always)]
-fn add<const FMA: bool>(z: &Lanes, max: f32, scale: f32, sum: &mut Lanes, weighted: &mut Lanes) {
-    for i in 0..LANES {
-        let y = (z[i] - max) * scale;
-        let y = if -127.0 > y { -127.0 } else { y };
-        let power = math::exp2::<FMA>(y);
-        sum[i] += power;
-        weighted[i] = math::fma::<FMA>(power, y, weighted[i]);
+fn raise(max: Lanes, values: Lanes) -> Lanes {
+    each(|i| if values[i] > max[i] { values[i] } else { max[i] })
+}
+
+/// Halves an accumulator until one lane is left: a fixed tree.
+///
+/// Out of line: inlined, its shape decides how the loops before it are vectorised, and badly.
+#[inline(never)]
+fn total(mut values: Lanes) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            values[i] += values[i + width];
+        }
     }
+    values[0]
+}
+
+#[inline(never)]
+fn largest(values: Lanes) -> f32 {
+    values.into_iter().fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max })
+}
+
+#[inline(always)]
+fn widen_full<T: Float>(values: [T; LANES]) -> Lanes {
+    each(|i| values[i].to_f32())
+}
+
+/// Fewer than sixteen logits as f32, -inf beyond the end.
+#[inline(always)]
+fn widen_rest<T: Float>(part: &[T]) -> Lanes {
+    let mut out = lanes(f32::NEG_INFINITY);
+    out.iter_mut().zip(part).for_each(|(out, x)| *out = x.to_f32());
+    out
+}
+
+/// The sums with sixteen more logits in them.
+#[inline(always)]
+fn add<const FMA: bool>(
+    [sum, weighted]: [Lanes; 2],
+    z: &Lanes,
+    max: f32,
+    scale: f32,
+) -> [Lanes; 2] {
+    let y = each(|i| (z[i] - max) * scale);
+    let y = each(|i| if -127.0 > y[i] { -127.0 } else { y[i] });
+    let power = each(|i| math::exp2::<FMA>(y[i]));
+    [each(|i| sum[i] + power[i]), each(|i| math::fma::<FMA>(power[i], y[i], weighted[i]))]
 }
 
 /// Softcap and ban on the f32 copy of a piece that starts at `first`; the largest logit then.
@@ -136,9 +152,9 @@ fn restrict<const FMA: bool>(
     }
     let mut max = lanes(f32::NEG_INFINITY);
     for values in piece.as_chunks::<LANES>().0 {
-        raise(&mut max, values);
+        max = raise(max, *values);
     }
-    fold(max, |a, b| if b > a { b } else { a })
+    largest(max)
 }
 
 /// Copies the piece that starts at `first` into `out` as f32, -inf up to a whole number of lanes; its largest logit.
@@ -151,15 +167,21 @@ fn load<const FMA: bool, T: Float>(
 ) -> f32 {
     let part = &row[first..row.len().min(first + PIECE)];
     let mut max = lanes(f32::NEG_INFINITY);
-    for (values, out) in part.chunks(LANES).zip(out.as_chunks_mut::<LANES>().0) {
-        *out = widen(values);
-        raise(&mut max, out);
+    let (full, rest) = part.as_chunks::<LANES>();
+    let (copies, _) = out.as_chunks_mut::<LANES>();
+    for (values, copy) in full.iter().zip(copies.iter_mut()) {
+        *copy = widen_full(*values);
+        max = raise(max, *copy);
+    }
+    if !rest.is_empty() {
+        copies[full.len()] = widen_rest(rest);
+        max = raise(max, copies[full.len()]);
     }
     if how.softcap.is_some() || how.banned_in(first, part.len()).next().is_some() {
         let padded = part.len().next_multiple_of(LANES);
         return restrict::<FMA>(&mut out[..padded], part.len(), first, how);
     }
-    fold(max, |a, b| if b > a { b } else { a })
+    largest(max)
 }
 
 simd_fn! {
@@ -176,7 +198,7 @@ simd_fn! {
             let len = PIECE.min(row.len() - first);
             // Of a piece that is all -inf nothing is left, and -inf - -inf would be NaN.
             let reference = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            let (mut sum, mut weighted) = (lanes(0.0), lanes(0.0));
+            let mut sums = [lanes(0.0); 2];
             let after = first + len;
             let ahead = if i + 1 < count { &row[after..row.len().min(after + PIECE)] } else { &[] };
             let mut next_max = lanes(f32::NEG_INFINITY);
@@ -184,22 +206,27 @@ simd_fn! {
             let (full, rest) = ahead.as_chunks::<LANES>();
             let (copies, _) = next.as_chunks_mut::<LANES>();
             // No piece is shorter than the one after it.
-            for ((z, ahead), copy) in z.iter().zip(full).zip(copies.iter_mut()) {
-                for i in 0..LANES {
-                    copy[i] = ahead[i].to_f32();
+            let (now, later) = z.split_at(full.len());
+            let blocks = now.chunks(BLOCK).zip(full.chunks(BLOCK)).zip(copies.chunks_mut(BLOCK));
+            for ((z, ahead), copies) in blocks {
+                for (ahead, copy) in ahead.iter().zip(copies) {
+                    let values = widen_full(*ahead);
+                    next_max = raise(next_max, values);
+                    *copy = values;
                 }
-                raise(&mut next_max, copy);
-                add::<FMA>(z, reference, scale, &mut sum, &mut weighted);
+                for z in z {
+                    sums = add::<FMA>(sums, z, reference, scale);
+                }
             }
-            for z in &z[full.len()..] {
-                add::<FMA>(z, reference, scale, &mut sum, &mut weighted);
+            for z in later {
+                sums = add::<FMA>(sums, z, reference, scale);
             }
             if !rest.is_empty() {
-                copies[full.len()] = widen(rest);
-                raise(&mut next_max, &copies[full.len()]);
+                copies[full.len()] = widen_rest(rest);
+                next_max = raise(next_max, copies[full.len()]);
             }
-            *piece = Piece { max, sum: fold(sum, |a, b| a + b), weighted: fold(weighted, |a, b| a + b) };
-            max = fold(next_max, |a, b| if b > a { b } else { a });
+            *piece = Piece { max, sum: total(sums[0]), weighted: total(sums[1]) };
+            max = largest(next_max);
             if how.softcap.is_some() || how.banned_in(after, ahead.len()).next().is_some() {
                 let padded = ahead.len().next_multiple_of(LANES);
                 max = restrict::<FMA>(&mut next[..padded], ahead.len(), after, how);
@@ -342,16 +369,33 @@ impl Coefficients {
     }
 }
 
+/// Logits whose gradients are staged as f32.
+const STAGE: usize = 256;
+
 /// Replaces each logit by `gradient` of it.
 #[inline(always)]
 fn overwrite<T: Float>(part: &mut [T], gradient: impl Fn(f32) -> f32) {
-    let (full, rest) = part.as_chunks_mut::<LANES>();
-    for values in full {
-        for i in 0..LANES {
-            values[i] = T::from_f32(gradient(values[i].to_f32()));
+    if T::DTYPE == DType::F32
+        && let Ok(part) = bytemuck::try_cast_slice_mut::<T, f32>(part)
+    {
+        let (full, rest) = part.as_chunks_mut::<LANES>();
+        full.iter_mut().for_each(|values| *values = each(|i| gradient(values[i])));
+        rest.iter_mut().for_each(|x| *x = gradient(*x));
+        return;
+    }
+    let mut stage = [0f32; STAGE];
+    for part in part.chunks_mut(STAGE) {
+        // Conversions have loops of their own: among other arithmetic they are not vectorised.
+        for (wide, x) in stage.iter_mut().zip(&*part) {
+            *wide = x.to_f32();
+        }
+        for values in stage[..part.len().next_multiple_of(LANES)].as_chunks_mut::<LANES>().0 {
+            *values = each(|i| gradient(values[i]));
+        }
+        for (x, wide) in part.iter_mut().zip(&stage) {
+            *x = T::from_f32(*wide);
         }
     }
-    rest.iter_mut().for_each(|x| *x = T::from_f32(gradient(x.to_f32())));
 }
 
 simd_fn! {

@@ -95,7 +95,14 @@ pub fn forward_backward(
 
     let live = pass::count_live(inputs.mask, &offsets);
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
-    let sums = pass::tokens(objective, inputs, gradients, &offsets, &coefficients);
+    let of_entropy = objective.entropy_aggregation.as_ref();
+    let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
+    let sequences = pass::Sequences {
+        offsets: &offsets,
+        coefficients: &coefficients,
+        entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
+    };
+    let sums = pass::tokens(objective, inputs, gradients, &sequences);
     let kl_coefficient = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     Ok(sums.report(&live, kl_coefficient, objective.entropy_coefficient))
 }

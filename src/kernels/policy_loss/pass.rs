@@ -49,9 +49,19 @@ struct KlRule {
     bias_correction: bool,
 }
 
+/// What the sequence pass found.
+pub(super) struct Sequences<'a> {
+    pub offsets: &'a [usize],
+    /// The weight of each sequence's losses.
+    pub coefficients: &'a [f32],
+    /// The weight of each sequence's entropies.
+    pub entropy_coefficients: &'a [f32],
+}
+
 /// One run of tokens of one sequence inside one block.
 struct Run<'a> {
     coefficient: f32,
+    entropy_coefficient: f32,
     logprob: &'a [f32],
     old_logprob: &'a [f32],
     mask: &'a [u8],
@@ -75,8 +85,7 @@ pub(super) fn tokens(
     objective: &Objective,
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
-    offsets: &[usize],
-    coefficients: &[f32],
+    sequences: &Sequences<'_>,
 ) -> Sums {
     let rule = Rule {
         bounds: Bounds::of(&objective.surrogate),
@@ -90,7 +99,7 @@ pub(super) fn tokens(
         entropy_coefficient: objective.entropy_coefficient,
     };
     let block = |(index, dlogprob, dentropy): (usize, &mut [f32], Option<&mut [f32]>)| {
-        one_block(&rule, inputs, offsets, coefficients, index * BLOCK, dlogprob, dentropy)
+        one_block(&rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
     };
     let blocks = gradients.logprob.par_chunks_mut(BLOCK).enumerate();
     let min_blocks = pool::rows_per_task(BLOCK * 16);
@@ -116,13 +125,13 @@ pub(super) fn tokens(
 fn one_block(
     rule: &Rule,
     inputs: &Inputs<'_>,
-    offsets: &[usize],
-    coefficients: &[f32],
+    sequences: &Sequences<'_>,
     start: usize,
     mut dlogprob: &mut [f32],
     mut dentropy: Option<&mut [f32]>,
 ) -> Sums {
     let end = start + dlogprob.len();
+    let offsets = sequences.offsets;
     let mut sums = Sums::default();
     let mut sequence = offsets.partition_point(|offset| *offset <= start) - 1;
     let mut at = start;
@@ -141,7 +150,8 @@ fn one_block(
             };
             dentropy = entropy_tail;
             let mut run = Run {
-                coefficient: coefficients[sequence],
+                coefficient: sequences.coefficients[sequence],
+                entropy_coefficient: sequences.entropy_coefficients[sequence],
                 logprob: &inputs.logprob[range.clone()],
                 old_logprob: &inputs.old_logprob[range.clone()],
                 mask: &inputs.mask[range.clone()],
@@ -197,18 +207,17 @@ simd_fn! {
         }
         let sum = |values: &[f32; LANES]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
         let count = |values: &[u32; LANES]| values.iter().map(|v| u64::from(*v)).sum::<u64>();
-        let coefficient = f64::from(run.coefficient);
         let (policy, kl, entropy) = (sum(&lanes.policy), sum(&lanes.kl), sum(&lanes.entropy));
         let mut ratio_max = 0f32;
         for lane in lanes.ratio_max {
             ratio_max = if lane > ratio_max || lane.is_nan() { lane } else { ratio_max };
         }
         // A sequence without weight adds nothing, whatever its tokens hold.
-        let weigh = |value: f64| if coefficient == 0.0 { 0.0 } else { coefficient * value };
+        let weigh = |by: f32, value: f64| if by == 0.0 { 0.0 } else { f64::from(by) * value };
         sums.add(&Sums {
-            policy_loss: weigh(policy),
-            kl_loss: weigh(kl),
-            entropy_loss: weigh(entropy),
+            policy_loss: weigh(run.coefficient, policy),
+            kl_loss: weigh(run.coefficient, kl),
+            entropy_loss: weigh(run.entropy_coefficient, entropy),
             clipped_high: count(&lanes.high),
             clipped_low: count(&lanes.low),
             clipped_dual: count(&lanes.dual),
@@ -331,7 +340,7 @@ fn chunk<const FMA: bool>(
         }
     }
     if let Some(dentropy) = run.dentropy.as_deref_mut() {
-        let slope = -(run.coefficient * rule.entropy_coefficient) + 0.0;
+        let slope = -(run.entropy_coefficient * rule.entropy_coefficient) + 0.0;
         let mut lanes = [0f32; LANES];
         for i in 0..LANES {
             lanes[i] = if live[i] { slope } else { 0.0 };
