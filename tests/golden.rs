@@ -8,6 +8,8 @@
 
 #[path = "golden/case.rs"]
 mod case;
+#[path = "golden/causal_lm.rs"]
+mod causal_lm;
 #[path = "golden/config.rs"]
 mod config;
 #[path = "golden/group_advantage.rs"]

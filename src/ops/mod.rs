@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod linear_logprob;
 mod logprob;
 mod matmul;
 mod norm;
@@ -17,6 +18,7 @@ mod tokens;
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
 pub use attention::{attention, cached_attention};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
+pub use linear_logprob::linear_logprob;
 pub use logprob::{SoftmaxOptions, logprob};
 pub use matmul::{linear, matmul};
 pub use norm::{layer_norm, rms_norm};

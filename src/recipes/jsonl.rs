@@ -17,7 +17,10 @@ pub fn jsonl() -> Settings {
         seed: 1,
         steps: 200,
         model: ModelSettings::Folder { path: PathBuf::new(), dtype: None },
-        task: TaskSettings::Jsonl(JsonlTask { path: PathBuf::new(), format: JsonlConfig::default() }),
+        task: TaskSettings::Jsonl(JsonlTask {
+            path: PathBuf::new(),
+            format: JsonlConfig::default(),
+        }),
         warmup: WarmupSettings {
             steps: 0,
             examples: 32,

@@ -58,5 +58,5 @@ pub fn logprobs(
         softcap: model.config().final_softcap,
         ..ops::SoftmaxOptions::default()
     };
-    ops::logprob(&ops::linear(&hidden, &model.head(), None)?, &targets, &softmax)
+    ops::linear_logprob(&hidden, &model.head(), None, &targets, &softmax)
 }

@@ -12,6 +12,7 @@ use super::run_dir::{Logs, RunDir};
 use super::settings::{ModelSettings, Settings, TaskSettings};
 use super::supervised;
 use super::update::{self, Sample, Updated};
+use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Groups};
@@ -247,11 +248,14 @@ impl Session {
         while self.state.step < total {
             let started = Instant::now();
             let next = self.state.step + 1;
-            let (mut metrics, tokens) = if next <= self.settings.warmup.steps {
-                self.warmup_step(next)?
-            } else {
-                self.policy_step(next, &mut logs)?
-            };
+            // Inside the pool from here on: an operation then costs no hand-over.
+            let (mut metrics, tokens) = pool::install(|| {
+                if next <= self.settings.warmup.steps {
+                    self.warmup_step(next)
+                } else {
+                    self.policy_step(next, &mut logs)
+                }
+            })?;
             self.state.step = next;
             if next == self.settings.warmup.steps {
                 self.optimizer =
@@ -259,7 +263,7 @@ impl Session {
                 self.freeze_reference()?;
             }
             if self.evaluates_after(next) {
-                let (accuracy, _) = self.evaluate()?;
+                let (accuracy, _) = pool::install(|| self.evaluate())?;
                 metrics.eval_accuracy = Some(accuracy);
             }
             metrics.seconds = started.elapsed().as_secs_f64();

@@ -113,7 +113,7 @@ fn strange_files_fail_and_all_failures_are_reported() {
     std::fs::write(at("text.tokenizer.json"), "{}").unwrap();
     std::fs::create_dir(at("empty_folder")).unwrap();
     std::fs::create_dir(at("folder")).unwrap();
-    write(&at("folder/case.safetensors"), "causal_lm", "{}", 0.0, None);
+    write(&at("folder/case.safetensors"), "vq_decode", "{}", 0.0, None);
     let report = suite::run(directory.path()).unwrap();
     assert_eq!((report.passed, report.skipped, report.failed.len()), (1, 2, 6));
     for name in ["wrong", "truncated", "notes.txt", "new.json", "alone", "empty_folder"] {

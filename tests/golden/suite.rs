@@ -1,14 +1,13 @@
 //! Finding the cases of a directory, running each, and reporting all of them.
 
 use crate::case::{Case, Outcome};
-use crate::{group_advantage, logprob, policy_loss};
+use crate::{causal_lm, group_advantage, logprob, policy_loss};
 use std::path::Path;
 
 /// Operations that no kernel or model computes yet.
 pub const NOT_COVERED: &[&str] = &[
     "block_diffusion_loss",
     "block_diffusion_mask",
-    "causal_lm",
     "faithrl_advantage",
     "faithrl_reward",
     "faithrl_shaping",
@@ -54,7 +53,8 @@ pub fn run(directory: &Path) -> std::io::Result<Report> {
         } else if name.ends_with(".safetensors") {
             Case::read(&path).and_then(|mut case| run_case(&mut case))
         } else if path.join("case.safetensors").is_file() {
-            Case::read(&path.join("case.safetensors")).and_then(|mut case| run_case(&mut case))
+            Case::read(&path.join("case.safetensors"))
+                .and_then(|mut case| run_folder(&path, &mut case))
         } else {
             Err("neither a case nor text".to_string())
         };
@@ -86,6 +86,15 @@ fn run_case(case: &mut Case) -> Result<Outcome, String> {
     if outcome == Outcome::Passed {
         case.finish()?;
     }
+    Ok(outcome)
+}
+
+fn run_folder(path: &Path, case: &mut Case) -> Result<Outcome, String> {
+    if case.op != "causal_lm" {
+        return run_case(case);
+    }
+    let outcome = causal_lm::run(path, case)?;
+    case.finish()?;
     Ok(outcome)
 }
 
