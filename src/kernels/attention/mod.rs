@@ -93,7 +93,7 @@ impl Attention {
 
     /// [`Error::is_invalid`] for a description that makes no sense.
     fn check(&self) -> Result<()> {
-        let problem = if self.kv_heads == 0 || self.query_heads % self.kv_heads != 0 {
+        let problem = if self.kv_heads == 0 || !self.query_heads.is_multiple_of(self.kv_heads) {
             "query heads must be a multiple of the key-value heads"
         } else if self.query_heads == 0 || self.head_dim == 0 {
             "heads and head width must not be 0"
