@@ -1,7 +1,7 @@
 //! Matrix products: f32 in, f32 out, over one crate.
 //!
 //! The engine is `gemmkit`, pinned; `gemm` is its oracle in the tests, and `docs/dependencies.md` has the measurement
-//! behind the choice. To change the engine, change [`run`].
+//! behind the choice. To change the engine, change `run`.
 //!
 //! A row of a product must have the same bits whatever the number of rows: that is what lets a token sampled with a
 //! KV cache (few rows) have the log-prob that training computes (many rows). The engine gives that from two rows on
