@@ -11,13 +11,19 @@ use std::sync::Arc;
 /// Shapes of the inputs, drawn from a sequence of random numbers.
 type Shapes = Box<dyn Fn(&mut Sequence) -> Vec<Vec<usize>>>;
 
+/// The operation on tensors.
+type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
+/// The operation in f64.
+type Oracle = Box<dyn Fn(&[Array]) -> Array>;
+
 pub struct Case {
     /// The operation's name, and after a blank what is special in this row.
     pub name: &'static str,
     pub shapes: Shapes,
     pub domain: fn(f32) -> f32,
-    pub run: Box<dyn Fn(&[Tensor]) -> Result<Tensor>>,
-    pub oracle: Box<dyn Fn(&[Array]) -> Array>,
+    pub run: Run,
+    pub oracle: Oracle,
 }
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
