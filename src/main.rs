@@ -1,2 +1,5 @@
-//! The program `gradstone`.
-fn main() {}
+//! The program `gradstone`; all of it is in [`gradstone::cli`].
+
+fn main() -> std::process::ExitCode {
+    gradstone::cli::main()
+}

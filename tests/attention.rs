@@ -5,7 +5,9 @@
 use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::dtype::{Float, FloatSlice, FloatSliceMut};
-use gradstone::kernels::attention::{Attention, Forward, KvCache, Mask, forward};
+use gradstone::kernels::attention::{
+    Attention, Backward, Forward, KvCache, Mask, backward, forward,
+};
 use gradstone::rng::{self, Stream};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -84,6 +86,28 @@ impl<T: Stored> Case<T> {
         };
         forward(&self.spec, args).unwrap();
         (out, logsumexp)
+    }
+
+    /// [dq, dk, dv] for a gradient of the output.
+    fn gradients(&self, dout: &[f32]) -> [Vec<f32>; 3] {
+        let (out, logsumexp) = self.run();
+        let mut gradients =
+            [self.q.len(), self.k.len(), self.v.len()].map(|len| vec![f32::NAN; len]);
+        let [dq, dk, dv] = &mut gradients;
+        let args = Backward {
+            q: T::view(&self.q),
+            k: T::view(&self.k),
+            v: T::view(&self.v),
+            out: T::view(&out),
+            logsumexp: &logsumexp,
+            segments: &self.segments,
+            dout,
+            dq,
+            dk,
+            dv,
+        };
+        backward(&self.spec, args).unwrap();
+        gradients
     }
 
     /// The same through a cache, each sequence in chunks of at most `chunk` tokens.
@@ -186,6 +210,45 @@ impl Case<f64> {
     }
 }
 
+/// Compares `<gradient, direction>` with the oracle's central difference, for directions that move all of q, k or v
+/// or one token of it.
+fn gradients_are_slopes<T: Stored>(spec: Attention, lengths: &[usize], seed: u64, tolerance: f64) {
+    let case = Case::<T>::new(spec, lengths, seed);
+    let dout: Vec<f32> = normal(case.q.len(), 3 * seed + 100);
+    let gradients = case.gradients(&dout);
+    let loss = |case: &Case<f64>| -> f64 {
+        case.oracle().0.iter().zip(&dout).map(|(out, dout)| out * f64::from(*dout)).sum()
+    };
+    let step = 1e-4;
+    for which in 0..3 {
+        let width = case.spec.head_dim * if which == 0 { spec.query_heads } else { spec.kv_heads };
+        let token = seed as usize * 7919 % case.tokens().max(1);
+        for range in [0..gradients[which].len(), token * width..(token + 1) * width] {
+            if gradients[which].is_empty() {
+                continue;
+            }
+            let direction: Vec<f32> = normal(range.len(), seed + 200);
+            let moved = |by: f64| {
+                let mut moved = case.widened();
+                let values = [&mut moved.q, &mut moved.k, &mut moved.v];
+                for (x, d) in values[which][range.clone()].iter_mut().zip(&direction) {
+                    *x += by * f64::from(*d);
+                }
+                loss(&moved)
+            };
+            let want = (moved(step) - moved(-step)) / (2.0 * step);
+            let part = &gradients[which][range];
+            let got: f64 =
+                part.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let size: f64 = part.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!(
+                (got - want).abs() <= tolerance * (size + (part.len() as f64).sqrt()),
+                "gradient {which}: {got} instead of {want} (norm {size}), {spec:?} {lengths:?}"
+            );
+        }
+    }
+}
+
 fn close(got: impl IntoIterator<Item = f32>, want: &[f64], tolerance: f64, what: &str) {
     let mut count = 0;
     for (i, (got, want)) in got.into_iter().zip(want).enumerate() {
@@ -240,6 +303,12 @@ proptest! {
     }
 
     #[test]
+    fn backward_is_the_slope(spec in spec(), lengths in lengths(), seed in 0u64..1000) {
+        gradients_are_slopes::<f32>(spec, &lengths, seed, 2e-4);
+        gradients_are_slopes::<bf16>(spec, &lengths, seed, 3e-2);
+    }
+
+    #[test]
     fn cached_is_packed_to_the_bit(
         spec in spec(), lengths in lengths(), seed in 0u64..1000, chunk in 1usize..90,
     ) {
@@ -271,11 +340,14 @@ fn a_long_sequence_cached_and_packed() {
 fn neighbours_threads_and_repeats_do_not_matter() {
     let case = Case::<f32>::new(Attention::causal(4, 2, 32), &[70, 1, 64, 3], 11);
     let (out, logsumexp) = case.run();
+    let dout: Vec<f32> = normal(case.q.len(), 12);
+    let gradients = case.gradients(&dout);
     for threads in [1, 2, 4, 0] {
         pool::set_threads(threads).unwrap();
         let again = case.run();
         assert_eq!((bits(&again.0), bits(&again.1)), (bits(&out), bits(&logsumexp)));
         assert_eq!(bits(&case.run_cached(1)), bits(&out));
+        assert_eq!(case.gradients(&dout).map(|g| bits(&g)), gradients.clone().map(|g| bits(&g)));
     }
     for s in 0..4 {
         let range = case.segments[s]..case.segments[s + 1];
@@ -289,6 +361,10 @@ fn neighbours_threads_and_repeats_do_not_matter() {
             v: rows(&case.v, 64),
         };
         assert_eq!(bits(&alone.run().0), bits(&rows(&out, 128)));
+        let part = alone.gradients(&rows(&dout, 128));
+        for (part, (whole, width)) in part.iter().zip(gradients.iter().zip([128, 64, 64])) {
+            assert_eq!(bits(part), bits(&rows(whole, width)));
+        }
     }
 }
 

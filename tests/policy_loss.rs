@@ -101,6 +101,7 @@ fn objectives() -> Vec<Objective> {
                 surrogate: surrogate.clone(),
                 kl: penalty.clone(),
                 aggregation: aggregations[(i + j) % aggregations.len()].clone(),
+                entropy_aggregation: (i % 3 == 0).then(|| aggregations[j].clone()),
                 entropy_coefficient: if j % 2 == 0 { 0.05 } else { 0.0 },
                 log_ratio: if i % 2 == 0 { LogRatio::Clamped } else { LogRatio::Unclamped },
                 ..Objective::default()

@@ -101,20 +101,59 @@ pub struct DecoderConfig {
 
 /// Fields that change nothing here, whatever their value.
 const HARMLESS: &[&str] = &[
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache",
-    "initializer_range", "pretraining_tp", "bos_token_id", "pad_token_id", "eos_token_id", "return_dict",
-    "output_attentions", "output_hidden_states", "_attn_implementation", "cache_implementation", "is_decoder",
-    "name", "max_window_layers", "id2label", "label2id", "unk_token_id", "attn_implementation",
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+    "use_cache",
+    "initializer_range",
+    "pretraining_tp",
+    "bos_token_id",
+    "pad_token_id",
+    "eos_token_id",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "_attn_implementation",
+    "cache_implementation",
+    "is_decoder",
+    "name",
+    "max_window_layers",
+    "id2label",
+    "label2id",
+    "unk_token_id",
+    "attn_implementation",
     "_attn_implementation_autoset",
 ];
 
 /// Fields that are used, or checked, below.
 const USED: &[&str] = &[
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_scaling",
-    "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act", "hidden_activation",
-    "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "sliding_window",
-    "use_sliding_window", "layer_types", "attention_dropout",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "hidden_act",
+    "hidden_activation",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "attention_dropout",
 ];
 
 /// Fields that are taken only at the value that changes nothing.
@@ -131,7 +170,9 @@ impl DecoderConfig {
             Some(Value::String(name)) => name.as_str(),
             _ => return Err(Error::format("config.json: model_type is missing")),
         };
-        let Some(architecture) = Architecture::ALL.into_iter().find(|a| a.model_type() == model_type) else {
+        let Some(architecture) =
+            Architecture::ALL.into_iter().find(|a| a.model_type() == model_type)
+        else {
             let known: Vec<_> = Architecture::ALL.iter().map(|a| a.model_type()).collect();
             return Err(Error::unsupported(format!(
                 "config.json: model_type `{model_type}` (known: {})",
@@ -142,7 +183,9 @@ impl DecoderConfig {
             let name = name.as_str();
             let neutral = NEUTRAL.iter().any(|(field, at)| *field == name && at == value);
             if !(value.is_null() || neutral || HARMLESS.contains(&name) || USED.contains(&name)) {
-                return Err(Error::unsupported(format!("config.json: {name} = {value} of a {model_type} model")));
+                return Err(Error::unsupported(format!(
+                    "config.json: {name} = {value} of a {model_type} model"
+                )));
             }
         }
         let fields = Fields(&raw);
@@ -189,7 +232,9 @@ impl DecoderConfig {
                 Some(Value::Null) => Ok(None),
                 _ if !gemma => match fields.number(name)? {
                     None => Ok(None),
-                    Some(_) => Err(Error::unsupported(format!("config.json: {name} of a {model_type} model"))),
+                    Some(_) => Err(Error::unsupported(format!(
+                        "config.json: {name} of a {model_type} model"
+                    ))),
                 },
                 _ => Ok(Some(fields.number(name)?.unwrap_or(default) as f32)),
             }
@@ -206,7 +251,9 @@ impl DecoderConfig {
             kv_heads,
             head_dim,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            max_position_embeddings: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings: fields
+                .optional_size("max_position_embeddings")?
+                .unwrap_or(2048),
             rope: Rope::from_config(&raw)?,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(gemma),
             qkv_bias: bias || architecture == Architecture::Qwen2,
@@ -288,7 +335,11 @@ impl DecoderConfig {
 }
 
 /// The sliding window of each layer.
-fn windows(architecture: Architecture, fields: &Fields<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
+fn windows(
+    architecture: Architecture,
+    fields: &Fields<'_>,
+    layers: usize,
+) -> Result<Vec<Option<usize>>> {
     let gemma = architecture == Architecture::Gemma2;
     let window = match fields.optional_size("sliding_window")? {
         Some(window) => Some(window),
@@ -297,7 +348,9 @@ fn windows(architecture: Architecture, fields: &Fields<'_>, layers: usize) -> Re
     };
     let used = match architecture {
         Architecture::Gemma2 => true,
-        Architecture::Qwen2 | Architecture::Qwen3 => fields.flag("use_sliding_window")?.unwrap_or(false),
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            fields.flag("use_sliding_window")?.unwrap_or(false)
+        }
         Architecture::Llama if window.is_some() => {
             return Err(Error::unsupported("config.json: sliding_window of a llama model"));
         }
@@ -317,7 +370,9 @@ fn windows(architecture: Architecture, fields: &Fields<'_>, layers: usize) -> Re
             })
             .collect::<Result<_>>()?,
         Some(other) => {
-            return Err(Error::format(format!("config.json: layer_types {other} for {layers} layers")));
+            return Err(Error::format(format!(
+                "config.json: layer_types {other} for {layers} layers"
+            )));
         }
     };
     Ok(sliding.into_iter().map(|sliding| window.filter(|_| sliding && used)).collect())
@@ -327,7 +382,11 @@ fn windows(architecture: Architecture, fields: &Fields<'_>, layers: usize) -> Re
 pub(crate) fn ids(value: Option<&Value>) -> Result<Vec<i32>> {
     let bad = |value: &Value| Error::format(format!("eos_token_id {value} is no token id"));
     let one = |value: &Value| {
-        value.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0).ok_or_else(|| bad(value))
+        value
+            .as_i64()
+            .and_then(|id| i32::try_from(id).ok())
+            .filter(|id| *id >= 0)
+            .ok_or_else(|| bad(value))
     };
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
@@ -411,8 +470,14 @@ mod tests {
             assert!(error.to_string().contains(told), "{error}");
         }
         assert!(llama(|raw| drop(raw.remove("vocab_size"))).unwrap_err().is_format());
-        assert!(llama(|raw| drop(raw.insert("hidden_size".into(), json!(-4)))).unwrap_err().is_format());
-        assert!(llama(|raw| drop(raw.insert("num_key_value_heads".into(), json!(3)))).unwrap_err().is_invalid());
+        assert!(
+            llama(|raw| drop(raw.insert("hidden_size".into(), json!(-4)))).unwrap_err().is_format()
+        );
+        assert!(
+            llama(|raw| drop(raw.insert("num_key_value_heads".into(), json!(3))))
+                .unwrap_err()
+                .is_invalid()
+        );
         assert!(llama(|raw| drop(raw.insert("num_attention_heads".into(), json!(0)))).is_err());
     }
 

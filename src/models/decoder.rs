@@ -10,6 +10,7 @@ use crate::device::cpu::memory::Buffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::kernels::rope::{Angles, Layout};
 use crate::nn::{Parameters, normal};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -80,7 +81,10 @@ impl Builder<'_> {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<usize> {
         let value = (self.value)(name, shape)?;
         if value.shape() != shape {
-            return Err(Error::shape(format!("`{name}` is {:?}, the config says {shape:?}", value.shape())));
+            return Err(Error::shape(format!(
+                "`{name}` is {:?}, the config says {shape:?}",
+                value.shape()
+            )));
         }
         if !value.dtype().is_float() {
             return Err(Error::dtype(format!("`{name}` is {}, not a float", value.dtype())));
@@ -110,7 +114,8 @@ impl Builder<'_> {
         } else {
             (None, None)
         };
-        let post_attention_norm = self.tensor(&format!("{at}.post_attention_layernorm.weight"), &[h])?;
+        let post_attention_norm =
+            self.tensor(&format!("{at}.post_attention_layernorm.weight"), &[h])?;
         let mlp_norms = if gemma {
             let before = self.tensor(&format!("{at}.pre_feedforward_layernorm.weight"), &[h])?;
             Some((before, self.tensor(&format!("{at}.post_feedforward_layernorm.weight"), &[h])?))
@@ -158,7 +163,8 @@ impl Decoder {
             .map(|i| builder.block(i, &config).map(Arc::new))
             .collect::<Result<_>>()?;
         let norm = builder.tensor("model.norm.weight", &[config.hidden_size])?;
-        let head = if config.tied { embedding } else { builder.tensor("lm_head.weight", &table)? };
+        let head =
+            if config.tied { embedding } else { builder.tensor("lm_head.weight", &table)? };
         let (frequencies, rope_factor) = config.rope.frequencies(config.head_dim);
         let parameters = builder.parameters;
         let shape = Arc::new(Shape { config, frequencies, rope_factor });
@@ -187,10 +193,25 @@ impl Decoder {
             if name.ends_with(".bias") {
                 return Tensor::zeros(shape, dtype);
             }
-            let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            let into_residual =
+                name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
             normal(seed, which, shape, if into_residual { back } else { 0.02 }, dtype)
         };
         Decoder::build(config, &mut value)
+    }
+
+    /// A copy with the same weights that shares no memory which changes: a reference policy.
+    ///
+    /// # Errors
+    /// None for a model that was built.
+    pub fn copy(&self) -> Result<Decoder> {
+        let mut value = |name: &str, _: &[usize]| match self.parameters.index(name) {
+            Some(index) => Ok(self.parameters.get(index).detach()),
+            None => Err(Error::state(format!("no parameter `{name}`"))),
+        };
+        let mut copy = Decoder::build(self.shape.config.clone(), &mut value)?;
+        copy.parameters.freeze(true, |_| true);
+        Ok(copy)
     }
 
     /// Its shape.
@@ -237,8 +258,13 @@ impl Decoder {
     /// [`Error::is_index`] for a token id outside the vocabulary, [`Error::is_shape`] for offsets that do not fit.
     pub fn hidden(&self, tokens: Tokens<'_>) -> Result<Tensor> {
         let mut x = self.embed(tokens)?;
+        let angles = self.shape.angles(tokens);
         for block in &self.blocks {
-            x = if self.checkpointed { self.recomputed(block, &x, tokens)? } else { self.block(block, &x, tokens)? };
+            x = if self.checkpointed {
+                self.recomputed(block, &x, &angles, tokens.segments)?
+            } else {
+                self.block(block, &x, &angles, tokens.segments)?
+            };
         }
         self.rms_norm(&x, self.norm)
     }
@@ -249,8 +275,9 @@ impl Decoder {
     /// As [`Decoder::hidden`].
     pub fn hidden_states(&self, tokens: Tokens<'_>) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(tokens)?];
+        let angles = self.shape.angles(tokens);
         for block in &self.blocks {
-            let next = self.block(block, &states[states.len() - 1], tokens)?;
+            let next = self.block(block, &states[states.len() - 1], &angles, tokens.segments)?;
             states.push(next);
         }
         if let Some(last) = states.last_mut() {
@@ -277,13 +304,14 @@ impl Decoder {
     pub fn continued(&self, tokens: Tokens<'_>, cache: &mut KvCache) -> Result<Tensor> {
         no_grad(|| {
             let mut x = self.embed(tokens)?;
+            let angles = self.shape.angles(tokens);
             for (layer, block) in self.blocks.iter().enumerate() {
                 let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
                     cache.append(layer, k.floats()?, v.floats()?, tokens.segments)?;
                     ops::cached_attention(q, &block.attention, cache, layer, tokens.segments)
                 };
                 let get = |index| self.parameters.get(index);
-                x = self.shape.block(&get, block, &x, tokens, attend)?;
+                x = self.shape.block(&get, block, &x, &angles, attend)?;
             }
             self.rms_norm(&x, self.norm)
         })
@@ -326,7 +354,9 @@ impl Decoder {
 
     fn embed(&self, tokens: Tokens<'_>) -> Result<Tensor> {
         let c = self.config();
-        if tokens.positions.len() != tokens.ids.len() || tokens.segments.last() != Some(&tokens.ids.len()) {
+        if tokens.positions.len() != tokens.ids.len()
+            || tokens.segments.last() != Some(&tokens.ids.len())
+        {
             return Err(Error::shape(format!(
                 "decoder: {} tokens, {} positions, segments that end at {:?}",
                 tokens.ids.len(),
@@ -336,12 +366,15 @@ impl Decoder {
         }
         let limit = i32::try_from(c.max_position_embeddings).unwrap_or(i32::MAX);
         if let Some(position) = tokens.positions.iter().find(|p| !(0..limit).contains(*p)) {
-            return Err(Error::index(format!("decoder: position {position} of a context of {limit}")));
+            return Err(Error::index(format!(
+                "decoder: position {position} of a context of {limit}"
+            )));
         }
         let x = ops::embedding(&self.parameters.get(self.embedding), tokens.ids)?;
         if c.architecture == Architecture::Gemma2 {
             // Rounded to the storage type first: that is what the published models were trained with.
-            let normalizer = Tensor::from_buffer(vec![(c.hidden_size as f32).sqrt()].into(), &[], self.dtype())?;
+            let normalizer =
+                Tensor::from_buffer(vec![(c.hidden_size as f32).sqrt()].into(), &[], self.dtype())?;
             return ops::scale(&x, normalizer.item()?);
         }
         Ok(x)
@@ -351,36 +384,58 @@ impl Decoder {
         self.shape.norm(x, &self.parameters.get(weight))
     }
 
-    fn block(&self, block: &Block, x: &Tensor, tokens: Tokens<'_>) -> Result<Tensor> {
+    fn block(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        angles: &Arc<Angles>,
+        segments: &[usize],
+    ) -> Result<Tensor> {
         let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
-            ops::attention(q, k, v, &block.attention, tokens.segments)
+            ops::attention(q, k, v, &block.attention, segments)
         };
-        self.shape.block(&|index| self.parameters.get(index), block, x, tokens, attend)
+        self.shape.block(&|index| self.parameters.get(index), block, x, angles, attend)
     }
 
     /// [`Decoder::block`] that keeps its input and parameters only, and runs again for the gradient.
-    fn recomputed(&self, block: &Arc<Block>, x: &Tensor, tokens: Tokens<'_>) -> Result<Tensor> {
+    fn recomputed(
+        &self,
+        block: &Arc<Block>,
+        x: &Tensor,
+        angles: &Arc<Angles>,
+        segments: &[usize],
+    ) -> Result<Tensor> {
         let indices = block.indices();
-        let parameters: Vec<Tensor> = indices.iter().map(|index| self.parameters.get(*index)).collect();
+        let parameters: Vec<Tensor> =
+            indices.iter().map(|index| self.parameters.get(*index)).collect();
         let mut inputs = vec![x];
         inputs.extend(&parameters);
         let (shape, block) = (Arc::clone(&self.shape), Arc::clone(block));
-        let (positions, segments) = (tokens.positions.to_vec(), tokens.segments.to_vec());
+        let (angles, segments) = (Arc::clone(angles), segments.to_vec());
         let run = move |inputs: &[Tensor]| {
             let get = |index: usize| {
                 // Every index that the block uses is in its list.
                 let at = indices.iter().position(|i| *i == index).map_or(0, |at| at + 1);
                 inputs[at].clone()
             };
-            let tokens = Tokens { ids: &[], positions: &positions, segments: &segments };
             let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
                 ops::attention(q, k, v, &block.attention, &segments)
             };
-            Ok(vec![shape.block(&get, &block, &inputs[0], tokens, attend)?])
+            Ok(vec![shape.block(&get, &block, &inputs[0], &angles, attend)?])
         };
         let mut outputs = checkpoint(&inputs, run)?;
         outputs.pop().ok_or_else(|| Error::state("checkpoint: no output"))
     }
+}
+
+/// Linear layers of one input.
+fn linears<const N: usize>(
+    get: &dyn Fn(usize) -> Tensor,
+    x: &Tensor,
+    layers: [Linear; N],
+) -> Result<[Tensor; N]> {
+    let tensors = layers.map(|l| (get(l.weight), l.bias.map(get)));
+    ops::linears(x, std::array::from_fn(|i| (&tensors[i].0, tensors[i].1.as_ref())))
 }
 
 impl Block {
@@ -395,6 +450,10 @@ impl Block {
 }
 
 impl Shape {
+    fn angles(&self, tokens: Tokens<'_>) -> Arc<Angles> {
+        Arc::new(Angles::new(tokens.positions, &self.frequencies, self.rope_factor))
+    }
+
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let unit_offset = self.config.architecture == Architecture::Gemma2;
         ops::rms_norm(x, weight, self.config.rms_norm_eps, unit_offset)
@@ -406,26 +465,25 @@ impl Shape {
         get: &dyn Fn(usize) -> Tensor,
         block: &Block,
         x: &Tensor,
-        tokens: Tokens<'_>,
+        angles: &Arc<Angles>,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let c = &self.config;
-        let linear = |x: &Tensor, l: Linear| {
-            ops::linear(x, &get(l.weight), l.bias.map(get).as_ref())
-        };
-        let heads = |x: Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
-            let x = ops::reshape(&x, &[x.leading(), heads, c.head_dim])?;
+        let linear = |x: &Tensor, l: Linear| linears(get, x, [l]).map(|[y]| y);
+        let heads = |x: &Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
+            let x = ops::reshape(x, &[x.leading(), heads, c.head_dim])?;
             match norm {
                 Some(weight) => self.norm(&x, &get(weight)),
                 None => Ok(x),
             }
         };
-        let rotate = |x: &Tensor| ops::rope(x, tokens.positions, &self.frequencies, self.rope_factor);
+        let rotate = |x: &Tensor| ops::rope_with(x, angles, Layout::RotateHalf);
         let normed = self.norm(x, &get(block.input_norm))?;
-        let q = rotate(&heads(linear(&normed, block.q)?, c.heads, block.q_norm)?)?;
-        let k = rotate(&heads(linear(&normed, block.k)?, c.kv_heads, block.k_norm)?)?;
-        let v = heads(linear(&normed, block.v)?, c.kv_heads, None)?;
+        let [q, k, v] = linears(get, &normed, [block.q, block.k, block.v])?;
         drop(normed);
+        let q = rotate(&heads(&q, c.heads, block.q_norm)?)?;
+        let k = rotate(&heads(&k, c.kv_heads, block.k_norm)?)?;
+        let v = heads(&v, c.kv_heads, None)?;
         let attended = attend(&q, &k, &v)?;
         let attended = ops::reshape(&attended, &[x.leading(), c.heads * c.head_dim])?;
         let attended = linear(&attended, block.o)?;
@@ -442,8 +500,7 @@ impl Shape {
                 (x, mlp_in)
             }
         };
-        let gate = linear(&mlp_in, block.gate)?;
-        let up = linear(&mlp_in, block.up)?;
+        let [gate, up] = linears(get, &mlp_in, [block.gate, block.up])?;
         let gated = match c.activation {
             Activation::Silu => ops::silu_mul(&gate, &up)?,
             Activation::GeluTanh => ops::gelu_tanh_mul(&gate, &up)?,

@@ -4,9 +4,9 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::files::safetensors::SafetensorsFile;
 use crate::ops;
 use crate::tensor::Tensor;
-use crate::files::safetensors::SafetensorsFile;
 use crate::tensor::file;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -64,7 +64,10 @@ impl Weights {
         let file = SafetensorsFile::open(path)?;
         for name in file.entries().keys() {
             if self.place.insert(name.clone(), self.files.len()).is_some() {
-                return Err(Error::format(format!("{}: `{name}` is in two shards", path.display())));
+                return Err(Error::format(format!(
+                    "{}: `{name}` is in two shards",
+                    path.display()
+                )));
             }
         }
         self.files.push(file);

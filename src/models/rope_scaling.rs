@@ -64,7 +64,9 @@ impl Rope {
             .into_iter()
             .find_map(|key| config.get(key).filter(|v| !v.is_null()).map(|v| (key, v)));
         let mut theta = number(config, "", "rope_theta")?.unwrap_or(10_000.0);
-        let Some((key, block)) = block else { return Ok(Rope { theta, scaling: RopeScaling::Plain }) };
+        let Some((key, block)) = block else {
+            return Ok(Rope { theta, scaling: RopeScaling::Plain });
+        };
         let Value::Object(fields) = block else {
             return Err(Error::format(format!("config.json: {key} is no object")));
         };
@@ -74,15 +76,28 @@ impl Rope {
         let kind = match fields.get("rope_type").or_else(|| fields.get("type")) {
             None => "default",
             Some(Value::String(kind)) => kind.as_str(),
-            Some(other) => return Err(Error::format(format!("config.json: {key}.rope_type is {other}"))),
+            Some(other) => {
+                return Err(Error::format(format!("config.json: {key}.rope_type is {other}")));
+            }
         };
         let allowed: &[&str] = match kind {
             "default" => &[],
             "linear" => &["factor"],
-            "llama3" => &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
+            "llama3" => &[
+                "factor",
+                "low_freq_factor",
+                "high_freq_factor",
+                "original_max_position_embeddings",
+            ],
             "yarn" => &[
-                "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "attention_factor",
-                "truncate", "mscale", "mscale_all_dim",
+                "factor",
+                "beta_fast",
+                "beta_slow",
+                "original_max_position_embeddings",
+                "attention_factor",
+                "truncate",
+                "mscale",
+                "mscale_all_dim",
             ],
             other => {
                 return Err(Error::unsupported(format!(
@@ -91,10 +106,14 @@ impl Rope {
             }
         };
         for name in fields.iter().filter(|(_, v)| !v.is_null()).map(|(name, _)| name) {
-            if !allowed.contains(&name.as_str()) && !["rope_type", "type", "rope_theta"].contains(&name.as_str()) {
+            if !allowed.contains(&name.as_str())
+                && !["rope_type", "type", "rope_theta"].contains(&name.as_str())
+            {
                 let partial = name == "partial_rotary_factor" && fields[name].as_f64() == Some(1.0);
                 if !partial {
-                    return Err(Error::unsupported(format!("config.json: {key}.{name} with rope_type `{kind}`")));
+                    return Err(Error::unsupported(format!(
+                        "config.json: {key}.{name} with rope_type `{kind}`"
+                    )));
                 }
             }
         }
@@ -105,8 +124,9 @@ impl Rope {
         let trained = || -> Result<f64> {
             match number(fields, key, "original_max_position_embeddings")? {
                 Some(length) => Ok(length),
-                None => number(config, "", "max_position_embeddings")?
-                    .ok_or_else(|| Error::format("config.json: max_position_embeddings is missing")),
+                None => number(config, "", "max_position_embeddings")?.ok_or_else(|| {
+                    Error::format("config.json: max_position_embeddings is missing")
+                }),
             }
         };
         let scaling = match kind {
@@ -138,16 +158,19 @@ impl Rope {
     pub fn frequencies(&self, head_dim: usize) -> (Vec<f32>, f32) {
         let half = head_dim / 2;
         // In f32, as published models were trained: theta^(2i/d) and its reciprocal.
-        let plain = |i: usize| {
-            1.0 / (self.theta as f32).powf((2 * i) as f32 / head_dim as f32)
-        };
+        let plain = |i: usize| 1.0 / (self.theta as f32).powf((2 * i) as f32 / head_dim as f32);
         let all = |change: &dyn Fn(usize, f64) -> f64| -> Vec<f32> {
             (0..half).map(|i| change(i, f64::from(plain(i))) as f32).collect()
         };
         match &self.scaling {
             RopeScaling::Plain => ((0..half).map(plain).collect(), 1.0),
             RopeScaling::Linear { factor } => (all(&|_, f| f / factor), 1.0),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 let change = |_: usize, f: f64| {
                     let turns = original_max_position_embeddings * f / std::f64::consts::TAU;
                     let ramp = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
@@ -204,7 +227,9 @@ fn number(fields: &Map<String, Value>, within: &str, name: &str) -> Result<Optio
             Some(number) => Ok(Some(number)),
             None => {
                 let dot = if within.is_empty() { "" } else { "." };
-                Err(Error::format(format!("config.json: {within}{dot}{name} is {value}, no number")))
+                Err(Error::format(format!(
+                    "config.json: {within}{dot}{name} is {value}, no number"
+                )))
             }
         },
     }

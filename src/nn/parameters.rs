@@ -58,7 +58,12 @@ impl Parameters {
             return Err(Error::invalid(format!("parameter `{name}` twice")));
         }
         let value = value.detach();
-        self.list.push(Parameter { name: name.to_owned(), value, id: ParamId::fresh(), frozen: false });
+        self.list.push(Parameter {
+            name: name.to_owned(),
+            value,
+            id: ParamId::fresh(),
+            frozen: false,
+        });
         Ok(self.list.len() - 1)
     }
 
@@ -68,7 +73,11 @@ impl Parameters {
     /// Never for an index that [`Parameters::add`] of this store returned.
     pub fn get(&self, index: usize) -> Tensor {
         let parameter = &self.list[index];
-        if parameter.frozen { parameter.value.clone() } else { parameter.value.tracked(parameter.id) }
+        if parameter.frozen {
+            parameter.value.clone()
+        } else {
+            parameter.value.tracked(parameter.id)
+        }
     }
 
     /// The index of a name.
@@ -142,8 +151,15 @@ impl Parameters {
 
 /// Normal values of mean 0 and the given deviation, the same for a seed whatever else is drawn: tensor `which` has a
 /// sub-stream of its own.
-pub(crate) fn normal(seed: u64, which: u64, shape: &[usize], deviation: f32, dtype: DType) -> Result<Tensor> {
+pub(crate) fn normal(
+    seed: u64,
+    which: u64,
+    shape: &[usize],
+    deviation: f32,
+    dtype: DType,
+) -> Result<Tensor> {
     let mut draws = Sequence::new(seed, Stream::Init, which);
-    let values = (0..shape.iter().product()).map(|_| draws.next_normal() * deviation).collect::<Vec<f32>>();
+    let values =
+        (0..shape.iter().product()).map(|_| draws.next_normal() * deviation).collect::<Vec<f32>>();
     Tensor::from_buffer(values.into(), shape, dtype)
 }

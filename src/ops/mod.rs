@@ -4,7 +4,10 @@
 //! has the storage type of its first input. No loop over elements lives here.
 
 mod activation;
+mod attention;
 mod elementwise;
+mod linear_logprob;
+mod logprob;
 mod matmul;
 mod norm;
 mod reduce;
@@ -13,8 +16,11 @@ mod softmax;
 mod tokens;
 
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
+pub use attention::{attention, cached_attention};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
-pub use matmul::{linear, matmul};
+pub use linear_logprob::linear_logprob;
+pub use logprob::{SoftmaxOptions, logprob};
+pub use matmul::{linear, linears, matmul};
 pub use norm::{layer_norm, rms_norm};
 pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};

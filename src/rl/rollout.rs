@@ -4,11 +4,9 @@
 //! sequences leave the batch. The token at position p of sequence s is a function of (seed, s, p) and the weights
 //! alone: neither the other sequences of the batch nor the number of threads can change it.
 
-use crate::DType;
-use crate::device::cpu::memory::Buffer;
 use crate::error::{Error, Result};
-use crate::kernels::logprob;
-use crate::kernels::sample::{self, Truncation};
+use crate::kernels::logprob::Outputs;
+use crate::kernels::sample::{self, Sample, Truncation};
 use crate::models::{Decoder, Tokens};
 use crate::ops;
 use crate::rng::Stream;
@@ -151,46 +149,28 @@ fn draw(
     live: &[usize],
     done: &[Rollout],
 ) -> Result<Vec<(i32, f32)>> {
-    let raw = model.raw_logits(hidden)?;
-    let capped = match model.config().final_softcap {
-        Some(cap) => ops::softcap(&raw, cap)?,
-        None => raw.clone(),
-    };
-    let (rows, vocab) = (live.len(), model.config().vocab_size);
+    let logits = model.raw_logits(hidden)?;
+    let rows = live.len();
     let sequences: Vec<u64> = live.iter().map(|i| sampling.first_sequence + *i as u64).collect();
     let positions: Vec<u32> = live.iter().map(|i| done[*i].tokens.len() as u32).collect();
     let mut ids = vec![0i32; rows];
-    sample::tokens(
-        &sample::Sample {
-            logits: capped.floats()?,
-            rows,
-            vocab,
-            temperature: sampling.temperature,
-            truncation: sampling.truncation,
-            banned: &sampling.banned,
-            seed: sampling.seed,
-            stream: sampling.stream,
-            sequences: &sequences,
-            positions: &positions,
-        },
-        &mut ids,
-    )?;
-    // The log-prob comes from the raw logits by the kernel that training uses: the same bits.
-    let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
-    let mut logprob = vec![0f32; rows];
-    let mut logsumexp = vec![0f32; rows];
-    logprob::forward(
-        &logprob::Forward {
-            logits: raw.floats()?,
-            targets: &ids,
-            rows,
-            vocab,
-            temperature: logprob::Temperature::Same(temperature),
-            softcap: model.config().final_softcap,
-            banned: &[],
-        },
-        logprob::Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None },
-    )?;
+    let (mut logprob, mut logsumexp) = (vec![0f32; rows], vec![0f32; rows]);
+    let args = Sample {
+        logits: logits.floats()?,
+        rows,
+        vocab: model.config().vocab_size,
+        temperature: sampling.temperature,
+        softcap: model.config().final_softcap,
+        truncation: sampling.truncation,
+        banned: &sampling.banned,
+        seed: sampling.seed,
+        stream: sampling.stream,
+        sequences: &sequences,
+        positions: &positions,
+    };
+    let outputs =
+        Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
+    sample::tokens(&args, &mut ids, Some(outputs))?;
     Ok(ids.into_iter().zip(logprob).collect())
 }
 

@@ -32,7 +32,11 @@ impl Scored<'_> {
 ///
 /// # Errors
 /// [`Error::is_invalid`] for an empty prompt, [`Error::is_index`] for a token outside the vocabulary.
-pub fn logprobs(model: &Decoder, batch: &[Scored<'_>], temperature: f32) -> Result<(Tensor, Tensor)> {
+pub fn logprobs(
+    model: &Decoder,
+    batch: &[Scored<'_>],
+    temperature: f32,
+) -> Result<(Tensor, Tensor)> {
     if let Some(i) = batch.iter().position(|s| s.prompt.is_empty()) {
         return Err(Error::invalid(format!("scoring: prompt {i} is empty")));
     }

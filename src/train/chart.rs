@@ -127,7 +127,8 @@ impl Chart {
             );
             return;
         }
-        let ticks = value_ticks(low, high, self.unit);
+        let ticks =
+            value_ticks(low, high, self.unit, ((height - top - BOTTOM) / 42.0).max(2.0) as usize);
         let y = (
             ticks.first().copied().unwrap_or(0.0).min(low),
             ticks.last().copied().unwrap_or(1.0).max(high),
@@ -316,7 +317,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// Round numbers from at or below `low` to at or above `high`, about `count` of them.
-fn value_ticks(low: f64, high: f64, unit: Unit) -> Vec<f64> {
+fn value_ticks(low: f64, high: f64, unit: Unit, count: usize) -> Vec<f64> {
     let (mut low, mut high) = (low, high);
     // A value axis begins at zero unless that would flatten everything.
     if low > 0.0 && low < 0.5 * high {
@@ -329,7 +330,7 @@ fn value_ticks(low: f64, high: f64, unit: Unit) -> Vec<f64> {
         let around = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
         (low, high) = if low == 0.0 { (0.0, around) } else { (low - around, high + around) };
     }
-    let mut ticks = round_ticks(low, high, 4, 0.0);
+    let mut ticks = round_ticks(low, high, count, 0.0);
     if unit == Unit::Percent {
         ticks.retain(|tick| *tick < 1.0 + 1e-9);
     }
@@ -363,7 +364,7 @@ fn label(value: f64, step: f64, unit: Unit) -> String {
         if unit == Unit::Percent { (value * 100.0, step * 100.0) } else { (value, step) };
     let decimals = |step: f64| (-step.log10() - 1e-9).ceil().clamp(0.0, 6.0) as usize;
     let text = match value.abs() {
-        0.0 if step < 9e-4 || step >= 1.0 => "0".to_string(),
+        0.0 if !(9e-4..1.0).contains(&step) => "0".to_string(),
         large if large >= 1e10 => format!("{value:.0e}"),
         large if large >= 1e6 => format!("{:.*}M", decimals(step / 1e6), value / 1e6),
         large if large >= 1e4 => format!("{:.*}k", decimals(step / 1e3), value / 1e3),
@@ -461,7 +462,7 @@ mod tests {
             (0.0, 9_000.0, Unit::Plain, vec!["0", "5000", "10k"]),
             (1e-5, 4e-5, Unit::Plain, vec!["0", "1e-5", "2e-5", "3e-5", "4e-5"]),
         ] {
-            let ticks = value_ticks(low, high, unit);
+            let ticks = value_ticks(low, high, unit, 4);
             let step = ticks[1] - ticks[0];
             let labels: Vec<String> = ticks.iter().map(|t| label(*t, step, unit)).collect();
             assert_eq!(labels, want, "{low} {high}");

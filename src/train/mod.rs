@@ -10,11 +10,15 @@
 pub mod chart;
 pub mod checkpoint;
 pub mod config;
+pub mod evaluate;
 pub mod metrics;
 pub mod observer;
-
 pub mod report;
 pub mod run_dir;
+pub mod session;
+pub mod settings;
+pub mod supervised;
+pub mod update;
 
 pub use checkpoint::Checkpoints;
 pub use metrics::{Phase, Rollout, StepMetrics};

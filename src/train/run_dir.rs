@@ -24,18 +24,29 @@ impl RunDir {
     /// # Errors
     /// [`Error::is_state`] when it holds a run already or another process trains in it, [`Error::is_io`].
     pub fn create(root: &Path, config: &str) -> Result<RunDir> {
+        RunDir::vacant(root)?;
         let place = root.display();
         fs::create_dir_all(root.join("checkpoints"))
             .map_err(|e| Error::io(format!("making the run directory {place}"), e))?;
         let lock = lock(root)?;
-        if holds_a_run(root) {
-            return Err(Error::state(format!(
-                "{place} holds a run already\ncontinue it with --resume, or give another directory with --out"
-            )));
-        }
+        RunDir::vacant(root)?;
         let run = RunDir { root: root.to_path_buf(), _lock: Some(lock) };
         atomic::write_file(&run.config_path(), config.as_bytes())?;
         Ok(run)
+    }
+
+    /// Checks that a new run may be made here, before anything costly is done for it.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when there is a run already.
+    pub fn vacant(root: &Path) -> Result<()> {
+        if !holds_a_run(root) {
+            return Ok(());
+        }
+        let place = root.display();
+        Err(Error::state(format!(
+            "{place} holds a run already\ncontinue it with --resume, or give another directory with --out"
+        )))
     }
 
     /// Opens the directory of a run to go on with it.

@@ -12,6 +12,7 @@ use super::run_dir::{Logs, RunDir};
 use super::settings::{ModelSettings, Settings, TaskSettings};
 use super::supervised;
 use super::update::{self, Sample, Updated};
+use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Groups};
@@ -87,8 +88,12 @@ fn task(settings: &TaskSettings) -> Result<Box<dyn Task>> {
 fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
-            let Some(family) = Architecture::ALL.into_iter().find(|a| a.model_type() == architecture) else {
-                return Err(Error::invalid(format!("model.architecture `{architecture}` is not known")));
+            let Some(family) =
+                Architecture::ALL.into_iter().find(|a| a.model_type() == architecture)
+            else {
+                return Err(Error::invalid(format!(
+                    "model.architecture `{architecture}` is not known"
+                )));
             };
             let Some(alphabet) = task.alphabet() else {
                 return Err(Error::invalid(format!(
@@ -110,7 +115,11 @@ fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
             Ok((Decoder::random(config, dtype, settings.seed)?, tokenizer))
         }
         ModelSettings::Folder { path, dtype } => {
-            let dtype = dtype.as_deref().map(str::parse).transpose().map_err(|e: Error| e.at("model.dtype"))?;
+            let dtype = dtype
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|e: Error| e.at("model.dtype"))?;
             folder(path, dtype)
         }
     }
@@ -152,7 +161,11 @@ impl Session {
                 task.name()
             )));
         }
-        let first = if settings.warmup.steps > 0 { &settings.warmup.optimizer } else { &settings.optimizer };
+        let first = if settings.warmup.steps > 0 {
+            &settings.warmup.optimizer
+        } else {
+            &settings.optimizer
+        };
         let optimizer = AdamW::new(first.clone(), model.parameters())?;
         let stop = stop_ids(&model, &tokenizer);
         let verifier = task.verifier();
@@ -191,7 +204,8 @@ impl Session {
         session.state = state;
         session.model = Decoder::load(&checkpoint.path, dtype)?;
         session.model.set_checkpointed(session.settings.update.recompute);
-        let settings = if warmed { &session.settings.optimizer } else { &session.settings.warmup.optimizer };
+        let settings =
+            if warmed { &session.settings.optimizer } else { &session.settings.warmup.optimizer };
         session.optimizer = AdamW::load(
             settings.clone(),
             session.model.parameters(),
@@ -234,18 +248,22 @@ impl Session {
         while self.state.step < total {
             let started = Instant::now();
             let next = self.state.step + 1;
-            let (mut metrics, tokens) = if next <= self.settings.warmup.steps {
-                self.warmup_step(next)?
-            } else {
-                self.policy_step(next, &mut logs)?
-            };
+            // Inside the pool from here on: an operation then costs no hand-over.
+            let (mut metrics, tokens) = pool::install(|| {
+                if next <= self.settings.warmup.steps {
+                    self.warmup_step(next)
+                } else {
+                    self.policy_step(next, &mut logs)
+                }
+            })?;
             self.state.step = next;
             if next == self.settings.warmup.steps {
-                self.optimizer = AdamW::new(self.settings.optimizer.clone(), self.model.parameters())?;
+                self.optimizer =
+                    AdamW::new(self.settings.optimizer.clone(), self.model.parameters())?;
                 self.freeze_reference()?;
             }
             if self.evaluates_after(next) {
-                let (accuracy, _) = self.evaluate()?;
+                let (accuracy, _) = pool::install(|| self.evaluate())?;
                 metrics.eval_accuracy = Some(accuracy);
             }
             metrics.seconds = started.elapsed().as_secs_f64();
@@ -254,7 +272,7 @@ impl Session {
             observer.step(&metrics);
             let interrupted = observer.interrupted() && next < total;
             let every = self.settings.checkpoint.every;
-            if interrupted || next == total || (every > 0 && next % every == 0) {
+            if interrupted || next == total || (every > 0 && next.is_multiple_of(every)) {
                 logs.sync()?;
                 let saved = checkpoints.save(next, &self.state, |folder| self.save(folder))?;
                 observer.message(&format!("checkpoint {}", saved.path.display()));
@@ -269,7 +287,8 @@ impl Session {
     fn evaluates_after(&self, step: u64) -> bool {
         let (warmup, every) = (self.settings.warmup.steps, self.settings.evaluation.every);
         let in_phase = step > warmup && every > 0 && (step - warmup).is_multiple_of(every);
-        !self.held_out.is_empty() && (step == warmup || step == self.settings.total_steps() || in_phase)
+        !self.held_out.is_empty()
+            && (step == warmup || step == self.settings.total_steps() || in_phase)
     }
 
     /// Accuracy on the held-out problems now, with the answers.
@@ -314,7 +333,10 @@ impl Session {
         for i in 0..warmup.examples as u64 {
             let index = (step - 1) * warmup.examples as u64 + i;
             let Some(example) = self.task.worked_example(self.settings.seed, index) else {
-                return Err(Error::invalid(format!("task {}: no worked example", self.task.name())));
+                return Err(Error::invalid(format!(
+                    "task {}: no worked example",
+                    self.task.name()
+                )));
             };
             let prompt = self.tokenizer.encode_prompt(&example.prompt)?;
             let mut completion = self.tokenizer.encode(&example.answer)?;
@@ -365,7 +387,10 @@ impl Session {
             .iter()
             .enumerate()
             .map(|(i, rollout)| Sample {
-                scored: Scored { prompt: &batch.prompts[rollout.prompt], completion: &rollout.tokens },
+                scored: Scored {
+                    prompt: &batch.prompts[rollout.prompt],
+                    completion: &rollout.tokens,
+                },
                 old_logprob: &rollout.logprob,
                 reference_logprob: references.as_ref().map(|all| &*all[i]),
                 advantage: batch.advantages[i],
@@ -394,7 +419,8 @@ impl Session {
                 if epoch == 0 && i == 0 {
                     mismatch = Some(done.mismatch);
                 }
-                let before = (step - 1 - self.settings.warmup.steps) * (updates.epochs * updates.minibatches) as u64;
+                let before = (step - 1 - self.settings.warmup.steps)
+                    * (updates.epochs * updates.minibatches) as u64;
                 let number = before + (epoch * updates.minibatches + i) as u64;
                 let factor = self.settings.schedule.factor(number, phase_updates);
                 let update = if done.metrics.loss.is_finite() {
@@ -473,9 +499,14 @@ impl Session {
             .collect();
         let offsets: Vec<i64> = (0..=prompts.len()).map(|i| (i * settings.group) as i64).collect();
         let mut advantages = vec![0f32; rewards.len()];
-        let outputs = advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let counts =
-            advantage::forward(&self.settings.advantage, &rewards, Groups::Offsets(&offsets), outputs)?;
+        let outputs =
+            advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
+        let counts = advantage::forward(
+            &self.settings.advantage,
+            &rewards,
+            Groups::Offsets(&offsets),
+            outputs,
+        )?;
         self.state.problem += problems.len() as u64;
         self.state.sequence += drawn.len() as u64;
         let cut = drawn.iter().filter(|r| r.truncated).count();

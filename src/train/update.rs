@@ -92,7 +92,11 @@ fn micro_batch(
     let advantage: Vec<f32> = members.iter().map(|s| s.advantage).collect();
     let now = logprob.f32s()?;
     if old.len() != now.len() {
-        return Err(Error::shape(format!("update: {} old log-probs for {} tokens", old.len(), now.len())));
+        return Err(Error::shape(format!(
+            "update: {} old log-probs for {} tokens",
+            old.len(),
+            now.len()
+        )));
     }
     let mask = vec![1u8; now.len()];
     let mut dlogprob = vec![0f32; now.len()];
@@ -121,11 +125,7 @@ fn micro_batch(
         // Not `max`: a NaN must stay visible.
         if d <= worst { worst } else { d }
     });
-    let updated = Updated {
-        mismatch,
-        tokens: scored.iter().map(Scored::tokens).sum(),
-        metrics,
-    };
+    let updated = Updated { mismatch, tokens: scored.iter().map(Scored::tokens).sum(), metrics };
     if logprob.is_tracked() {
         let shape = logprob.shape().to_vec();
         let mut roots = vec![(logprob, Tensor::from_f32(dlogprob, &shape)?)];

@@ -1,7 +1,9 @@
 //! The table: one row an operation, with its oracle in f64.
 
 use crate::array::Array;
+use gradstone::kernels::attention::Attention;
 use gradstone::kernels::rope::{Angles, Layout};
+use gradstone::ops::SoftmaxOptions;
 use gradstone::rng::Sequence;
 use gradstone::{Result, Tensor, ops};
 use std::sync::Arc;
@@ -9,13 +11,19 @@ use std::sync::Arc;
 /// Shapes of the inputs, drawn from a sequence of random numbers.
 type Shapes = Box<dyn Fn(&mut Sequence) -> Vec<Vec<usize>>>;
 
+/// The operation on tensors.
+type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
+/// The operation in f64.
+type Oracle = Box<dyn Fn(&[Array]) -> Array>;
+
 pub struct Case {
     /// The operation's name, and after a blank what is special in this row.
     pub name: &'static str,
     pub shapes: Shapes,
     pub domain: fn(f32) -> f32,
-    pub run: Box<dyn Fn(&[Tensor]) -> Result<Tensor>>,
-    pub oracle: Box<dyn Fn(&[Array]) -> Array>,
+    pub run: Run,
+    pub oracle: Oracle,
 }
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
@@ -52,6 +60,8 @@ pub fn cases() -> Vec<Case> {
     let mut all = plain();
     all.extend(products());
     all.extend(model());
+    all.extend(attention());
+    all.extend(logprobs());
     all
 }
 
@@ -346,4 +356,107 @@ fn model() -> Vec<Case> {
             |x| rotated(&x[0], 1.0, |i| (2 * i, 2 * i + 1)),
         ),
     ]
+}
+
+const TARGETS: [i32; 4] = [2, 0, -100, 4];
+
+/// `log-prob + 0.7 entropy` of each row, 0 for the ignored one.
+fn logprob_and_entropy(logits: &Array, options: &SoftmaxOptions) -> Array {
+    let cap = |z: f64| options.softcap.map_or(z, |c| f64::from(c) * (z / f64::from(c)).tanh());
+    let rows = logits.data.chunks(logits.last()).zip(TARGETS).map(|(row, target)| {
+        if target < 0 {
+            return 0.0;
+        }
+        let z: Vec<f64> = row.iter().map(|z| cap(*z) / f64::from(options.temperature)).collect();
+        let p = softmax(&z);
+        let entropy: f64 = -p.iter().map(|p| p * p.ln()).sum::<f64>();
+        p[target as usize].ln() + 0.7 * entropy
+    });
+    Array::new(&[TARGETS.len()], rows.collect())
+}
+
+fn joined((logprob, entropy): (Tensor, Tensor)) -> Result<Tensor> {
+    ops::add(&logprob, &ops::scale(&entropy, 0.7)?)
+}
+
+fn logprobs() -> Vec<Case> {
+    let mut all = Vec::new();
+    for softcap in [None, Some(2.0)] {
+        let options = SoftmaxOptions { temperature: 0.7, softcap, banned: Vec::new() };
+        let (a, b) = (options.clone(), options.clone());
+        all.push(case(
+            "logprob with entropy",
+            |_| vec![vec![4, 5]],
+            |x| x * 3.0,
+            move |x| joined(ops::logprob(&x[0], &TARGETS, &a)?),
+            move |x| logprob_and_entropy(&x[0], &b),
+        ));
+        let (a, b) = (options.clone(), options.clone());
+        all.push(case(
+            "linear_logprob with bias and entropy",
+            |draws| {
+                let width = size(draws, 1, 9);
+                vec![vec![4, width], vec![5, width], vec![5]]
+            },
+            PLAIN,
+            move |x| joined(ops::linear_logprob(&x[0], &x[1], Some(&x[2]), &TARGETS, &a)?),
+            move |x| {
+                logprob_and_entropy(&x[0].matmul(&x[1], false, true).zip(&x[2], |z, b| z + b), &b)
+            },
+        ));
+    }
+    all
+}
+
+/// Two packed sequences, of 3 and 5 tokens.
+const SEGMENTS: [usize; 3] = [0, 3, 8];
+
+fn attended(x: &[Array], spec: &Attention) -> Array {
+    let (h, g, d) = (spec.query_heads, spec.kv_heads, spec.head_dim);
+    let mut out = vec![0.0; 8 * h * d];
+    for bounds in SEGMENTS.windows(2) {
+        for i in bounds[0]..bounds[1] {
+            let first = spec.window.map_or(bounds[0], |w| bounds[0].max((i + 1).saturating_sub(w)));
+            for head in 0..h {
+                let kv = head / (h / g);
+                let row = |a: &Array, t: usize, n: usize, head: usize| -> Vec<f64> {
+                    a.data[(t * n + head) * d..(t * n + head + 1) * d].to_vec()
+                };
+                let q = row(&x[0], i, h, head);
+                let scores: Vec<f64> = (first..=i)
+                    .map(|j| {
+                        let dot: f64 = q.iter().zip(row(&x[1], j, g, kv)).map(|(a, b)| a * b).sum();
+                        let s = dot * f64::from(spec.scale);
+                        spec.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                    })
+                    .collect();
+                for (p, j) in softmax(&scores).iter().zip(first..) {
+                    for (e, v) in row(&x[2], j, g, kv).iter().enumerate() {
+                        out[(i * h + head) * d + e] += p * v;
+                    }
+                }
+            }
+        }
+    }
+    Array::new(&[8, h, d], out)
+}
+
+fn attention() -> Vec<Case> {
+    let plain = Attention::causal(4, 2, 6);
+    [
+        ("attention with grouped heads", plain),
+        ("attention with a window", Attention { window: Some(2), ..plain }),
+        ("attention with a softcap", Attention { softcap: Some(0.5), scale: 1.0, ..plain }),
+    ]
+    .into_iter()
+    .map(|(name, spec)| {
+        case(
+            name,
+            |_| vec![vec![8, 4, 6], vec![8, 2, 6], vec![8, 2, 6]],
+            |x| x * 1.5,
+            move |x| ops::attention(&x[0], &x[1], &x[2], &spec, &SEGMENTS),
+            move |x| attended(x, &spec),
+        )
+    })
+    .collect()
 }

@@ -103,15 +103,20 @@ pub fn evaluate(objective: &Objective, batch: &Batch, logprob: &[f64], totals: T
         ..Want::default()
     };
     for (range, n) in sequences.into_iter().zip(&lives) {
-        let coefficient = totals.scale
-            / match &objective.aggregation {
-                Aggregation::TokenMean {} => totals.tokens.unwrap_or(live_tokens),
-                Aggregation::SequenceMeanTokenMean { rows } => count(*rows) * n,
-                Aggregation::SequenceMeanTokenSum { rows, length } => {
-                    count(*rows) * f64::from(*length)
+        let weight_of = |mode: &Aggregation| {
+            totals.scale
+                / match mode {
+                    Aggregation::TokenMean {} => totals.tokens.unwrap_or(live_tokens),
+                    Aggregation::SequenceMeanTokenMean { rows } => count(*rows) * n,
+                    Aggregation::SequenceMeanTokenSum { rows, length } => {
+                        count(*rows) * f64::from(*length)
+                    }
+                    Aggregation::TokenSum { length } => f64::from(*length),
                 }
-                Aggregation::TokenSum { length } => f64::from(*length),
-            };
+        };
+        let coefficient = weight_of(&objective.aggregation);
+        let of_entropy =
+            weight_of(objective.entropy_aggregation.as_ref().unwrap_or(&objective.aggregation));
         for t in range.filter(|t| batch.mask[*t] != 0) {
             let d = logprob[t] - f64::from(batch.old_logprob[t]);
             let (d, d_slope) = clamp_with_slope(d, -limit, limit);
@@ -160,10 +165,10 @@ pub fn evaluate(objective: &Objective, batch: &Batch, logprob: &[f64], totals: T
             }
             let entropy = f64::from(batch.entropy[t]);
             let bonus = f64::from(objective.entropy_coefficient);
-            want.loss += coefficient * (value - bonus * entropy);
-            want.magnitude += coefficient.abs() * (value.abs() + (bonus * entropy).abs());
+            want.loss += coefficient * value - of_entropy * bonus * entropy;
+            want.magnitude += (coefficient * value).abs() + (of_entropy * bonus * entropy).abs();
             want.dlogprob[t] = coefficient * slope;
-            want.dentropy[t] = -coefficient * bonus;
+            want.dentropy[t] = -of_entropy * bonus;
             want.approx_kl -= d / live_tokens;
             want.log_ratio_magnitude += d.abs() / live_tokens;
             want.ratio_mean += w / live_tokens;

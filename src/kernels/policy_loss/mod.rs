@@ -6,7 +6,7 @@
 //!
 //! Floor: 17 bytes read and 4 written a token without a reference and entropies. Algorithm: a sequence pass counts live
 //! tokens (1 byte a token) and turns the aggregation into one coefficient a sequence; a token pass walks fixed blocks
-//! of [`pass::BLOCK`] tokens, each cut where sequences end, and leaves one record of sums a block; the records are
+//! of `pass::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
 //! added in order. Blocks are a function of the token count alone, so bits do not depend on the thread count; a
 //! token's gradient depends on its own sequence's coefficient only. Objectives whose ratio is a sequence's (GSPO,
 //! GMPO) are to extend the sequence pass.
@@ -18,6 +18,7 @@ mod kl;
 mod metrics;
 mod objective;
 mod pass;
+mod tile;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
@@ -95,7 +96,14 @@ pub fn forward_backward(
 
     let live = pass::count_live(inputs.mask, &offsets);
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
-    let sums = pass::tokens(objective, inputs, gradients, &offsets, &coefficients);
+    let of_entropy = objective.entropy_aggregation.as_ref();
+    let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
+    let sequences = pass::Sequences {
+        offsets: &offsets,
+        coefficients: &coefficients,
+        entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
+    };
+    let sums = pass::tokens(objective, inputs, gradients, &sequences);
     let kl_coefficient = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     Ok(sums.report(&live, kl_coefficient, objective.entropy_coefficient))
 }
@@ -144,3 +152,7 @@ fn check_needs(objective: &Objective, inputs: &Inputs<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/policy_loss.md")]
+mod page {}

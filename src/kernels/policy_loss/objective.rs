@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// A policy-gradient objective: everything about the loss that does not change from step to step.
 ///
-/// `loss = Σ c_i (surrogate_it · weight_it + kl.coefficient · kl_it - entropy_coefficient · entropy_it)` over the live
-/// tokens `t` of the sequences `i`, where [`Aggregation`] gives the `c_i`.
+/// `loss = Σ c_i (surrogate_it · weight_it + kl.coefficient · kl_it) - entropy_coefficient Σ e_i · entropy_it` over the
+/// live tokens `t` of the sequences `i`, where an [`Aggregation`] each gives the `c_i` and the `e_i`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
@@ -24,6 +24,8 @@ pub struct Objective {
     pub entropy_coefficient: f32,
     /// How token losses become one number.
     pub aggregation: Aggregation,
+    /// How entropies become one number; `None`: as losses do (verl). TRL always takes their mean over tokens.
+    pub entropy_aggregation: Option<Aggregation>,
 }
 
 /// The per-token loss as a function of the ratio `w = exp(logprob - old_logprob)` and the advantage `A`.
@@ -116,8 +118,10 @@ impl Objective {
             within("kl.coefficient", kl.coefficient, 0.0, f32::MAX)?;
         }
         within("entropy_coefficient", self.entropy_coefficient, -f32::MAX, f32::MAX)?;
-        if let Some(length) = self.aggregation.length() {
-            within("aggregation.length", length, f32::MIN_POSITIVE, f32::MAX)?;
+        for aggregation in [Some(&self.aggregation), self.entropy_aggregation.as_ref()] {
+            if let Some(length) = aggregation.and_then(Aggregation::length) {
+                within("aggregation.length", length, f32::MIN_POSITIVE, f32::MAX)?;
+            }
         }
         Ok(())
     }

@@ -1,0 +1,142 @@
+//! `gradstone generate`.
+
+use super::{ComputeArgs, Failure, terminal};
+use crate::error::{Error, Result};
+use crate::kernels::sample::Truncation;
+use crate::rl::rollout::{Sampling, rollouts, stream};
+use crate::rng::Stream;
+use crate::text::Tokenizer;
+use crate::train::{RunDir, session};
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
+pub(super) struct GenerateArgs {
+    /// A run directory; its newest checkpoint is used
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// A model folder: config.json, tokenizer.json, *.safetensors
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// The text to complete; without it, each line of standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
+    temperature: f32,
+    /// The longest completion, tokens
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    max_tokens: usize,
+    /// The seed of every random draw
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl GenerateArgs {
+    /// The folder with the weights and the tokenizer.
+    fn folder(&self) -> Result<PathBuf> {
+        if let Some(model) = &self.model {
+            return Ok(model.clone());
+        }
+        let run = RunDir::open(self.run.as_deref().unwrap_or(std::path::Path::new(".")))?;
+        let (found, damaged) = run.checkpoints(0).latest()?;
+        for error in damaged {
+            terminal::note(&format!("passing over a damaged checkpoint: {error}"));
+        }
+        found
+            .map(|checkpoint| checkpoint.path)
+            .ok_or_else(|| Error::state(format!("{} has no checkpoint yet", run.root().display())))
+    }
+
+    fn prompts(&self) -> Result<Vec<String>, Failure> {
+        if let Some(prompt) = &self.prompt {
+            return Ok(vec![prompt.clone()]);
+        }
+        let mut stdin = std::io::stdin().lock();
+        if stdin.is_terminal() {
+            return Err(Failure::usage(Error::invalid(
+                "generate: no prompt\ngive one with --prompt, or lines on standard input",
+            )));
+        }
+        let mut text = String::new();
+        stdin
+            .read_to_string(&mut text)
+            .map_err(|e| Error::io("reading prompts from standard input", e))?;
+        Ok(text.lines().map(String::from).collect())
+    }
+}
+
+pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
+    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
+        let temperature = args.temperature;
+        return Err(Failure::usage(Error::invalid(format!(
+            "--temperature {temperature}: a number from 0 up"
+        ))));
+    }
+    args.compute.apply()?;
+    let prompts = args.prompts()?;
+    complete(args, &prompts)
+}
+
+/// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
+fn complete(args: &GenerateArgs, prompts: &[String]) -> Result<(), Failure> {
+    let (model, tokenizer) = session::folder(&args.folder()?, None)?;
+    let ids =
+        prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        truncation: Truncation::default(),
+        max_new_tokens: args.max_tokens,
+        stop: session::stop_ids(&model, &tokenizer),
+        banned: Vec::new(),
+        seed: args.seed,
+        stream: Stream::Generate,
+        first_sequence: 0,
+    };
+    if let [prompt] = ids.as_slice() {
+        let mut printer =
+            Printer { tokenizer: &tokenizer, ids: Vec::new(), printed: 0, failed: None };
+        stream(&model, std::slice::from_ref(prompt), 1, &sampling, &mut |_, id| printer.push(id))?;
+        return Ok(printer.end()?);
+    }
+    for completion in rollouts(&model, &ids, 1, &sampling)? {
+        terminal::print(&format!("{}\n", tokenizer.decode(&completion.tokens)?))?;
+    }
+    Ok(())
+}
+
+/// Prints a completion while it is drawn.
+struct Printer<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<i32>,
+    /// Bytes of the decoded text that are printed.
+    printed: usize,
+    failed: Option<Error>,
+}
+
+impl Printer<'_> {
+    fn push(&mut self, id: i32) {
+        self.ids.push(id);
+        // A character of several tokens decodes to U+FFFD until its last one is there.
+        let text = self.tokenizer.decode(&self.ids).unwrap_or_default();
+        if !text.ends_with('\u{fffd}') {
+            self.print(&text);
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        if let (None, Some(new)) = (&self.failed, text.get(self.printed..)) {
+            self.failed = terminal::print(new).err();
+            self.printed = text.len();
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        self.print(&(text + "\n"));
+        self.failed.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,170 @@
+//! The program: what the command line says, and what is printed.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (a training run after its checkpoint). An error
+//! is one or two lines on standard error. A closed pipe ends the output, silently.
+
+mod devices;
+mod generate;
+mod list;
+mod progress;
+mod terminal;
+mod train;
+
+use crate::error::Error;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Trains language models with reinforcement learning, on the CPU, from one command.
+#[derive(Debug, Parser)]
+#[command(name = "gradstone", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train: a tiny model on arithmetic, or a model folder on a file of problems
+    Train(train::TrainArgs),
+    /// Let a trained model complete prompts
+    Generate(generate::GenerateArgs),
+    /// Write report.html of a run and print where it is
+    Report {
+        /// The run directory
+        dir: PathBuf,
+    },
+    /// Show what this machine computes with
+    Devices,
+    /// List what is built in
+    List {
+        /// One list only
+        what: Option<list::Listed>,
+    },
+}
+
+/// An error and the exit status it ends the program with.
+struct Failure {
+    error: Error,
+    status: u8,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let status = if error.is_interrupted() { 130 } else { 1 };
+        Failure { error, status }
+    }
+}
+
+impl Failure {
+    /// The command line or a configuration asks for something that cannot be.
+    fn usage(error: Error) -> Failure {
+        // A file that is not there is not the wording's fault.
+        let status = if error.is_invalid() { 2 } else { 1 };
+        Failure { error, status }
+    }
+}
+
+/// What every command that computes takes.
+#[derive(Debug, clap::Args)]
+struct ComputeArgs {
+    /// What to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: devices::DeviceChoice,
+    /// Threads to compute with; 0: one per core. Results do not depend on it
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+impl ComputeArgs {
+    fn apply(&self) -> crate::Result<()> {
+        self.device.check()?;
+        match self.threads {
+            0 => Ok(()),
+            threads => crate::device::cpu::pool::set_threads(threads),
+        }
+    }
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    let done = match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Report { dir } => report(&dir),
+        Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
+        Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has had enough.
+        Err(failure) if terminal::is_closed_pipe(&failure.error) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal::complain(&failure.error.to_string());
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn report(dir: &std::path::Path) -> Result<(), Failure> {
+    let path = crate::train::report::write(&crate::train::RunDir::open(dir)?)?;
+    Ok(terminal::print(&format!("{}\n", path.display()))?)
+}
+
+/// What clap says, in two lines; help and version as they are.
+fn refused(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = terminal::print(&error.to_string());
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        _ => {}
+    }
+    let text = error.to_string();
+    let what: Vec<&str> =
+        text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let what = what.join(" ");
+    let near = match error
+        .get(ContextKind::SuggestedArg)
+        .or(error.get(ContextKind::SuggestedSubcommand))
+    {
+        Some(ContextValue::String(near)) => Some(near.clone()),
+        Some(ContextValue::Strings(near)) => near.first().cloned(),
+        _ => None,
+    };
+    let command = std::env::args().nth(1).filter(|word| Cli::has(word));
+    let help = format!("gradstone {}--help", command.map_or(String::new(), |word| word + " "));
+    let advice = match near {
+        Some(near) => format!("did you mean `{near}`? see {help}"),
+        None => format!("see {help}"),
+    };
+    terminal::complain(&format!("{}\n{advice}", what.trim_start_matches("error: ")));
+    ExitCode::from(2)
+}
+
+impl Cli {
+    fn has(word: &str) -> bool {
+        use clap::CommandFactory;
+        Cli::command().get_subcommands().any(|command| command.get_name() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,148 @@
+//! How training shows itself: a bar on a terminal, plain lines in a pipe or a file. And Ctrl-C.
+
+use super::terminal;
+use crate::error::{Error, Result};
+use crate::train::chart::{Unit, number};
+use crate::train::{Observer, StepMetrics};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Plain lines come at most this often, except for evaluations and the ends.
+const BETWEEN_LINES: Duration = Duration::from_secs(1);
+
+static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Ctrl-C asks the loop to end with a checkpoint; a second one ends the process with status 130.
+///
+/// # Errors
+/// [`Error::is_state`] when a handler cannot be set.
+pub(super) fn catch_interrupts() -> Result<()> {
+    let handler = || {
+        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::process::exit(130);
+        }
+        terminal::note(
+            "stopping after this step, with a checkpoint (Ctrl-C again: at once, without)",
+        );
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::state(format!("cannot catch Ctrl-C: {e}")))
+}
+
+/// Shows a run on the terminal or in the log it is piped to.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    total: u64,
+    last_line: Option<Instant>,
+    /// The newest evaluation, shown until there is a newer one.
+    accuracy: Option<f32>,
+    /// The reader of our output went away; training goes on.
+    silent: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Progress {
+        let bar = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let bar = bar.then(|| ProgressBar::new(0).with_style(style()));
+        Progress { bar, total: 0, last_line: None, accuracy: None, silent: false }
+    }
+
+    fn line(&mut self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.suspend(|| self.silent |= terminal::print(&format!("{text}\n")).is_err());
+        } else if !self.silent {
+            self.silent = terminal::print(&format!("{text}\n")).is_err();
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}  {eta} left");
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸·")
+}
+
+impl Observer for Progress {
+    fn begin(&mut self, done: u64, total: u64) {
+        self.total = total;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(250));
+        } else if done > 0 {
+            self.line(&format!("going on after step {done} of {total}"));
+        }
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) {
+        self.accuracy = metrics.eval_accuracy.or(self.accuracy);
+        let values = values(metrics, self.bar.is_some().then_some(self.accuracy).flatten());
+        if let Some(bar) = &self.bar {
+            bar.set_position(metrics.step);
+            bar.set_message(values);
+            if metrics.step >= self.total {
+                bar.finish();
+            }
+            return;
+        }
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= BETWEEN_LINES);
+        if due || metrics.eval_accuracy.is_some() || metrics.step == self.total {
+            self.line(&format!("step {}/{} {values}", metrics.step, self.total));
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    fn message(&mut self, text: &str) {
+        self.line(text);
+    }
+
+    fn interrupted(&self) -> bool {
+        INTERRUPTS.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.abandon();
+        }
+    }
+}
+
+/// What a line shows of a step: `rl  reward 0.412  accuracy 61.0 %  entropy 0.3  13.6k tokens/s`.
+fn values(metrics: &StepMetrics, accuracy: Option<f32>) -> String {
+    let mut parts = vec![metrics.phase.name().to_string()];
+    let mut show = |name: &str, value: Option<f32>, unit: Unit| {
+        if let Some(value) = value {
+            parts.push(format!("{name} {}", number(f64::from(value), unit)));
+        }
+    };
+    show("loss", metrics.loss, Unit::Plain);
+    show("reward", metrics.reward, Unit::Plain);
+    show("accuracy", metrics.eval_accuracy.or(accuracy), Unit::Percent);
+    show("entropy", metrics.entropy, Unit::Plain);
+    parts.push(format!("{} tokens/s", number(f64::from(metrics.tokens_per_second), Unit::Plain)));
+    parts.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Phase;
+
+    #[test]
+    fn a_line_shows_what_was_measured() {
+        let mut metrics = StepMetrics::new(3, Phase::Rl);
+        metrics.reward = Some(0.4125);
+        metrics.eval_accuracy = Some(0.61);
+        metrics.loss = Some(f32::NAN);
+        metrics.tokens_per_second = 13_640.0;
+        assert_eq!(
+            values(&metrics, None),
+            "rl  loss not finite  reward 0.412  accuracy 61.0 %  13.6k tokens/s"
+        );
+        metrics.eval_accuracy = None;
+        assert!(values(&metrics, Some(0.5)).contains("accuracy 50.0 %"));
+    }
+}

@@ -1,0 +1,194 @@
+//! `gradstone train`.
+
+use super::progress::{Progress, catch_interrupts};
+use super::{ComputeArgs, Failure, terminal};
+use crate::error::{Error, Result};
+use crate::recipes;
+use crate::train::session::{Outcome, Session};
+use crate::train::settings::{ModelSettings, Settings, TaskSettings};
+use crate::train::{Observer, RunDir, config, report};
+use std::path::{Path, PathBuf};
+
+/// Where runs go when `--out` does not say.
+const RUNS: &str = "runs";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TrainArgs {
+    /// What to train (see `gradstone list recipes`)
+    recipe: Option<String>,
+    /// A TOML file over the recipe's settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting over all others, e.g. optimizer.learning_rate=1e-4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// A model folder: config.json, tokenizer.json, *.safetensors
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Problems: one JSON object a line with `prompt` and `answer`
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Reinforcement-learning steps
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// The seed of every random draw
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The run directory; by default the next free runs/RECIPE-NNN
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in --out (by default the newest) from its last checkpoint, with its settings
+    #[arg(long, conflicts_with_all = ["recipe", "config", "settings", "model", "data", "steps", "seed"])]
+    resume: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl TrainArgs {
+    /// The recipe that is named, else the one that the other options fit.
+    fn recipe(&self) -> &str {
+        let own = self.model.is_some() || self.data.is_some();
+        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { "arithmetic" })
+    }
+
+    /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
+    /// keys that say how it is read.
+    fn overrides(&self) -> Vec<String> {
+        let quoted =
+            |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
+        let mut all = Vec::new();
+        all.extend(
+            self.model
+                .as_deref()
+                .map(|path| format!("model={{kind=\"folder\", path={}}}", quoted(path))),
+        );
+        all.extend(
+            self.data
+                .as_deref()
+                .map(|path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path))),
+        );
+        all.extend(self.settings.iter().cloned());
+        all.extend(self.steps.map(|steps| format!("steps={steps}")));
+        all.extend(self.seed.map(|seed| format!("seed={seed}")));
+        all
+    }
+
+    /// The run directory that is meant.
+    fn directory(&self) -> Result<PathBuf> {
+        match (&self.out, self.resume) {
+            (Some(out), _) => Ok(out.clone()),
+            (None, false) => Ok(next_free(Path::new(RUNS), self.recipe())),
+            (None, true) => newest(Path::new(RUNS)),
+        }
+    }
+}
+
+pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    args.compute.apply()?;
+    let out = args.directory()?;
+    catch_interrupts()?;
+    let mut progress = Progress::new();
+    let outcome =
+        if args.resume { resume(&out, &mut progress) } else { begin(args, &out, &mut progress) }?;
+    drop(progress);
+    let written = report::write(&RunDir::open(&out)?)?;
+    if outcome == Outcome::Interrupted {
+        let place = out.display();
+        return Err(Error::interrupted(format!(
+            "stopped at a checkpoint\ngo on with: gradstone train --resume --out {place}"
+        ))
+        .into());
+    }
+    Ok(terminal::print(&format!("report {}\n", written.display()))?)
+}
+
+/// The settings of a new run.
+fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
+    let defaults = (recipes::named(args.recipe()).map_err(Failure::usage)?.settings)();
+    let settings: Settings = config::load(&defaults, args.config.as_deref(), &args.overrides())
+        .map_err(Failure::usage)?;
+    let missing = |option: &str, what: &str| {
+        let recipe = args.recipe();
+        Failure::usage(Error::invalid(format!("recipe {recipe} needs {what}: give {option}")))
+    };
+    match &settings.model {
+        ModelSettings::Folder { path, .. } if path.as_os_str().is_empty() => {
+            return Err(missing("--model DIR", "a model folder"));
+        }
+        _ => {}
+    }
+    match &settings.task {
+        TaskSettings::Jsonl(file) if file.path.as_os_str().is_empty() => {
+            return Err(missing("--data FILE", "a file of problems"));
+        }
+        _ => {}
+    }
+    settings.check().map_err(Failure::usage)?;
+    Ok(settings)
+}
+
+/// Trains in `out` from the beginning.
+fn begin(args: &TrainArgs, out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    RunDir::vacant(out)?;
+    let settings = settings(args)?;
+    let text = config::to_toml(&settings)?;
+    // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
+    let mut session = Session::new(settings)?;
+    let run = RunDir::create(out, &text)?;
+    observer.message(&format!("run {}", out.display()));
+    Ok(session.run(&run, observer)?)
+}
+
+/// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
+fn resume(out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    let run = RunDir::resume(out)?;
+    let place = run.config_path();
+    let settings: Settings = config::from_toml(&run.config()?, &place.display().to_string())?;
+    let (latest, damaged) = run.checkpoints(0).latest()?;
+    for error in damaged {
+        observer.message(&format!("passing over a damaged checkpoint: {error}"));
+    }
+    let mut session = match &latest {
+        Some(checkpoint) => Session::resumed(settings, checkpoint)?,
+        None => Session::new(settings)?,
+    };
+    run.rewind(session.step())?;
+    observer.message(&format!("run {} from step {}", out.display(), session.step()));
+    Ok(session.run(&run, observer)?)
+}
+
+/// `runs/NAME-NNN` with the first number that is free.
+fn next_free(runs: &Path, name: &str) -> PathBuf {
+    let candidate = |number: u32| runs.join(format!("{name}-{number:03}"));
+    (1..).map(candidate).find(|path| !path.exists()).unwrap_or_else(|| candidate(0))
+}
+
+/// The run whose metrics were written last.
+fn newest(runs: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(runs).into_iter().flatten().flatten();
+    let written = entries.filter_map(|entry| {
+        let at = entry.path().join("metrics.jsonl").metadata().ok()?.modified().ok()?;
+        Some((at, entry.path()))
+    });
+    written.max().map(|(_, path)| path).ok_or_else(|| {
+        Error::state(format!("no run to go on with in {}\nname one with --out", runs.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_numbered_and_the_newest_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(newest(folder.path()).unwrap_err().is_state());
+        for number in 1..4 {
+            let next = next_free(folder.path(), "arithmetic");
+            assert!(next.ends_with(format!("arithmetic-{number:03}")));
+            std::fs::create_dir(&next).unwrap();
+        }
+        std::fs::write(folder.path().join("arithmetic-002/metrics.jsonl"), "").unwrap();
+        assert!(newest(folder.path()).unwrap().ends_with("arithmetic-002"));
+    }
+}

@@ -1,0 +1,58 @@
+//! The default recipe: a decoder of some 0.2 million parameters learns to add.
+
+use crate::kernels::advantage::Estimator;
+use crate::kernels::policy_loss::Objective;
+use crate::optim::{AdamWSettings, Schedule};
+use crate::tasks::arithmetic::{ArithmeticConfig, Operation};
+use crate::train::settings::{
+    CheckpointSettings, EvaluationSettings, ModelSettings, RolloutSettings, Settings, TaskSettings,
+    UpdateSettings, WarmupSettings,
+};
+
+/// Supervised warm-up on sums until some are right, then GRPO until most are.
+pub fn arithmetic() -> Settings {
+    Settings {
+        seed: 1,
+        steps: 150,
+        model: ModelSettings::Small {
+            architecture: "qwen3".to_owned(),
+            hidden_size: 96,
+            layers: 2,
+            heads: 4,
+            context: 32,
+            dtype: "f32".to_owned(),
+        },
+        task: TaskSettings::Arithmetic(ArithmeticConfig {
+            operations: vec![Operation::Add],
+            smallest: 0,
+            largest: 99,
+            ..ArithmeticConfig::default()
+        }),
+        warmup: WarmupSettings {
+            steps: 250,
+            examples: 64,
+            optimizer: AdamWSettings { learning_rate: 2e-3, ..AdamWSettings::default() },
+            schedule: Schedule { warmup: 20, ..Schedule::default() },
+        },
+        rollout: RolloutSettings {
+            prompts: 32,
+            group: 16,
+            temperature: 1.0,
+            max_new_tokens: 6,
+            batch: 512,
+            logged: 8,
+        },
+        advantage: Estimator::default(),
+        objective: Objective::default(),
+        update: UpdateSettings {
+            epochs: 1,
+            minibatches: 2,
+            micro_batch_tokens: 4096,
+            recompute: false,
+        },
+        optimizer: AdamWSettings { learning_rate: 1e-3, ..AdamWSettings::default() },
+        schedule: Schedule { warmup: 5, ..Schedule::default() },
+        evaluation: EvaluationSettings { every: 10, problems: 500 },
+        checkpoint: CheckpointSettings { every: 50, keep: 2 },
+    }
+}

@@ -1,0 +1,51 @@
+//! Cases computed by other projects' published code: inputs and outputs in `.safetensors` files.
+//!
+//! The directory comes from `GRADSTONE_GOLDEN_DIR` (default `../shared/golden` beside the repository). Without it the
+//! test says so loudly and passes. A case whose operation, config field, value or tensor is not known fails: nothing
+//! is passed by in silence. What is not covered yet stands in lists ([`suite::NOT_COVERED`] for operations, one in
+//! each operation's file for its variants), and every case left out is printed by name.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "golden/case.rs"]
+mod case;
+#[path = "golden/causal_lm.rs"]
+mod causal_lm;
+#[path = "golden/config.rs"]
+mod config;
+#[path = "golden/group_advantage.rs"]
+mod group_advantage;
+#[path = "golden/logprob.rs"]
+mod logprob;
+#[path = "golden/policy_loss.rs"]
+mod policy_loss;
+#[path = "golden/runner_tests.rs"]
+mod runner_tests;
+#[path = "golden/suite.rs"]
+mod suite;
+
+use std::path::PathBuf;
+
+fn directory() -> PathBuf {
+    match std::env::var_os("GRADSTONE_GOLDEN_DIR") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden")),
+    }
+}
+
+#[test]
+fn golden_cases() {
+    let directory = directory();
+    if !directory.is_dir() {
+        println!("\n!!! GOLDEN CASES SKIPPED: there is no directory {}", directory.display());
+        println!("!!! Set GRADSTONE_GOLDEN_DIR to run them.\n");
+        return;
+    }
+    let report = suite::run(&directory).unwrap();
+    for line in &report.lines {
+        println!("{line}");
+    }
+    let suite::Report { passed, skipped, failed, .. } = &report;
+    println!("golden: {passed} passed, {skipped} skipped, {} failed", failed.len());
+    assert!(failed.is_empty(), "golden cases failed:\n{}", failed.join("\n"));
+    assert!(passed + skipped > 0, "{} holds no case", directory.display());
+}
