@@ -15,6 +15,11 @@ use crate::dtype::{DType, FloatSlice};
 use crate::error::{Error, Result};
 use pass::Pass;
 
+/// The family's page; its example runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/linear_logprob.md")]
+struct Page;
+
 /// The workspace of a call that gives no budget.
 pub const DEFAULT_WORKSPACE: usize = 48 << 20;
 
