@@ -267,3 +267,7 @@ simd_fn! {
         sums.iter().sum()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/kernels/adamw.md")]
+mod page {}

@@ -323,3 +323,7 @@ impl Estimator {
         (group.mean, factor)
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/kernels/advantage.md")]
+mod page {}

@@ -14,6 +14,7 @@
 mod backward;
 mod cache;
 mod forward;
+mod products;
 mod tile;
 
 pub use backward::{Backward, backward};
@@ -21,8 +22,13 @@ pub use cache::KvCache;
 pub use forward::{Forward, forward};
 
 use crate::error::{Error, Result};
+use products::TILE;
 use std::ops::Range;
-use tile::TILE;
+
+/// The example of the essay, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/attention.md")]
+struct Essay;
 
 /// Which keys of its own sequence a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -74,35 +74,46 @@ pub(super) struct Estimate {
     pub value_and_slope: f32,
 }
 
-/// The estimate of one token and its derivative.
+impl Estimate {
+    #[inline(always)]
+    fn new(value: f32, slope: f32) -> Estimate {
+        Estimate { value, slope, value_and_slope: value + slope }
+    }
+}
+
+/// [`Estimator::K1`].
 #[inline(always)]
-pub(super) fn estimate<const FMA: bool>(
-    estimator: Estimator,
-    limits: K3Limits,
-    d: f32,
-) -> Estimate {
-    let plain = |value: f32, slope: f32| Estimate { value, slope, value_and_slope: value + slope };
-    match estimator {
-        Estimator::K1 => plain(d, 1.0),
-        Estimator::K2 => plain(0.5 * d * d, d),
-        Estimator::Abs => {
-            let sign = if d > 0.0 { 1.0 } else { 0.0 } - if d < 0.0 { 1.0 } else { 0.0 };
-            plain(d.abs(), sign)
-        }
-        Estimator::K3 => {
-            let x = -d;
-            let x = if x > limits.argument { limits.argument } else { x };
-            let x = if x < -limits.argument { -limits.argument } else { x };
-            let value = exp_minus_1_minus_x::<FMA>(x);
-            // NaN is not clamped, so that it reaches the gradient.
-            let clamped = (x != -d && !d.is_nan()) || value > limits.value;
-            let value = if value > limits.value { limits.value } else { value };
-            Estimate {
-                value,
-                slope: if clamped { 0.0 } else { -(x + value) },
-                value_and_slope: if clamped { value } else { d },
-            }
-        }
+pub(super) fn k1(d: f32) -> Estimate {
+    Estimate::new(d, 1.0)
+}
+
+/// [`Estimator::K2`].
+#[inline(always)]
+pub(super) fn k2(d: f32) -> Estimate {
+    Estimate::new(0.5 * d * d, d)
+}
+
+/// [`Estimator::Abs`].
+#[inline(always)]
+pub(super) fn abs(d: f32) -> Estimate {
+    let sign = if d > 0.0 { 1.0 } else { 0.0 } - if d < 0.0 { 1.0 } else { 0.0 };
+    Estimate::new(d.abs(), sign)
+}
+
+/// [`Estimator::K3`].
+#[inline(always)]
+pub(super) fn k3<const FMA: bool>(d: f32, limits: K3Limits) -> Estimate {
+    let x = -d;
+    let x = if x > limits.argument { limits.argument } else { x };
+    let x = if x < -limits.argument { -limits.argument } else { x };
+    let value = exp_minus_1_minus_x::<FMA>(x);
+    // NaN is not clamped, so that it reaches the gradient.
+    let clamped = ((x != -d) & !d.is_nan()) | (value > limits.value);
+    let value = if value > limits.value { limits.value } else { value };
+    Estimate {
+        value,
+        slope: if clamped { 0.0 } else { -(x + value) },
+        value_and_slope: if clamped { value } else { d },
     }
 }
 
@@ -139,15 +150,15 @@ mod tests {
     fn gradients_stop_where_verl_clamps() {
         let limits = Clamp::Clamped.limits();
         let k3 = |d| {
-            let estimate = estimate::<true>(Estimator::K3, limits, d);
+            let estimate = super::k3::<true>(d, limits);
             (estimate.value, estimate.slope)
         };
         assert_eq!(k3(-5.0), (10.0, 0.0));
         assert_eq!(k3(30.0).1, 0.0);
         assert_eq!(k3(1.0).1, 1.0 - (-1f32).exp());
         assert!(k3(f32::NAN).0.is_nan() && k3(f32::NAN).1.is_nan());
-        let free = estimate::<true>(Estimator::K3, Clamp::Unclamped.limits(), -5.0);
+        let free = super::k3::<true>(-5.0, Clamp::Unclamped.limits());
         assert!((free.value - (5f32.exp() - 6.0)).abs() < 1e-4);
-        assert_eq!(estimate::<true>(Estimator::Abs, limits, 0.0).slope, 0.0);
+        assert_eq!(abs(0.0).slope, 0.0);
     }
 }

@@ -18,6 +18,7 @@ mod kl;
 mod metrics;
 mod objective;
 mod pass;
+mod tile;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
@@ -151,3 +152,7 @@ fn check_needs(objective: &Objective, inputs: &Inputs<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/policy_loss.md")]
+mod page {}

@@ -112,3 +112,7 @@ impl Sample<'_> {
         }
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/sample.md")]
+mod page {}

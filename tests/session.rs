@@ -1,0 +1,158 @@
+//! The training loop from the inside: on-policy steps have no mismatch, NaN ends a run with a name, every option runs,
+//! and a resumed session is the same session.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use gradstone::kernels::policy_loss::{Kl, KlEstimator};
+use gradstone::models::Architecture;
+use gradstone::recipes;
+use gradstone::train::session::{Outcome, Session};
+use gradstone::train::settings::{ModelSettings, Settings};
+use gradstone::train::{Observer, RunDir, StepMetrics, config};
+use std::path::Path;
+
+#[derive(Default)]
+struct Seen {
+    steps: Vec<StepMetrics>,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Seen {
+    fn step(&mut self, metrics: &StepMetrics) {
+        self.steps.push(metrics.clone());
+    }
+    fn interrupted(&self) -> bool {
+        self.stop_after.is_some_and(|stop| self.steps.last().is_some_and(|m| m.step >= stop))
+    }
+}
+
+/// A model and batches small enough for a second.
+fn tiny(architecture: Architecture, dtype: &str) -> Settings {
+    let mut settings = recipes::arithmetic();
+    settings.steps = 3;
+    settings.model = ModelSettings::Small {
+        architecture: architecture.model_type().to_owned(),
+        hidden_size: 32,
+        layers: 2,
+        heads: 4,
+        context: 32,
+        dtype: dtype.to_owned(),
+    };
+    settings.warmup.steps = 4;
+    settings.warmup.examples = 16;
+    settings.rollout.prompts = 4;
+    settings.rollout.group = 4;
+    settings.update.minibatches = 2;
+    settings.update.epochs = 2;
+    settings.update.micro_batch_tokens = 64;
+    settings.evaluation.problems = 8;
+    settings.evaluation.every = 1;
+    settings.checkpoint.every = 0;
+    settings
+}
+
+fn created(settings: &Settings, at: &Path) -> RunDir {
+    RunDir::create(at, &config::to_toml(settings).unwrap()).unwrap()
+}
+
+fn trained(settings: &Settings) -> Vec<StepMetrics> {
+    let dir = tempfile::tempdir().unwrap();
+    let run = created(settings, &dir.path().join("run"));
+    let mut seen = Seen::default();
+    let outcome = Session::new(settings.clone()).unwrap().run(&run, &mut seen).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    seen.steps
+}
+
+#[test]
+fn every_on_policy_step_has_mismatch_zero() {
+    for architecture in Architecture::ALL {
+        for dtype in ["f32", "bf16"] {
+            let steps = trained(&tiny(architecture, dtype));
+            let rl: Vec<&StepMetrics> = steps.iter().filter(|m| m.mismatch.is_some()).collect();
+            assert_eq!(rl.len(), 3);
+            for metrics in rl {
+                assert_eq!(metrics.mismatch, Some(0.0), "{architecture:?} {dtype}");
+                assert!(metrics.loss.unwrap().is_finite() && metrics.entropy.unwrap() > 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputing_activations_changes_no_bit() {
+    let mut settings = tiny(Architecture::Gemma2, "f32");
+    let kept = trained(&settings);
+    settings.update.recompute = true;
+    for (a, b) in kept.iter().zip(&trained(&settings)) {
+        assert_eq!((a.loss, a.grad_norm, a.reward), (b.loss, b.grad_norm, b.reward));
+    }
+}
+
+#[test]
+fn a_reference_policy_is_measured_and_survives_a_resume() {
+    let mut settings = tiny(Architecture::Llama, "bf16");
+    settings.objective.kl = Some(Kl {
+        estimator: KlEstimator::K3,
+        coefficient: 0.05,
+        ..serde_json::from_str("{\"estimator\": \"k3\", \"coefficient\": 0.05}").unwrap()
+    });
+    settings.objective.entropy_coefficient = 0.01;
+    settings.optimizer.learning_rate = 1e-2;
+    let whole = trained(&settings);
+    assert!(whole.last().unwrap().kl.unwrap() > 0.0, "the policy has moved from its reference");
+
+    let dir = tempfile::tempdir().unwrap();
+    let run = created(&settings, &dir.path().join("run"));
+    let mut seen = Seen { stop_after: Some(5), ..Seen::default() };
+    let mut session = Session::new(settings.clone()).unwrap();
+    assert_eq!(session.run(&run, &mut seen).unwrap(), Outcome::Interrupted);
+    drop(session);
+    let (latest, damaged) = run.checkpoints(0).latest().unwrap();
+    assert!(damaged.is_empty());
+    let mut session = Session::resumed(settings, &latest.unwrap()).unwrap();
+    assert_eq!(session.step(), 5);
+    seen.stop_after = None;
+    session.run(&run, &mut seen).unwrap();
+    assert_eq!(seen.steps.len(), whole.len());
+    for (a, b) in seen.steps.iter().zip(&whole) {
+        let bits = |m: &StepMetrics| {
+            [m.loss, m.reward, m.kl, m.entropy, m.grad_norm, m.eval_accuracy]
+                .map(|x| x.map(f32::to_bits))
+        };
+        assert_eq!(bits(a), bits(b), "step {}", a.step);
+    }
+}
+
+#[test]
+fn nan_ends_the_run_with_the_step_and_the_parameter() {
+    let mut settings = tiny(Architecture::Qwen2, "f32");
+    settings.evaluation.problems = 0;
+    // The first update throws the weights out of the range of f32.
+    settings.warmup.steps = 10;
+    settings.warmup.optimizer.learning_rate = 1e38;
+    settings.warmup.schedule.warmup = 0;
+    let dir = tempfile::tempdir().unwrap();
+    let run = created(&settings, &dir.path().join("run"));
+    let mut seen = Seen::default();
+    let error = Session::new(settings).unwrap().run(&run, &mut seen).unwrap_err();
+    assert!(error.is_numeric(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("step ") && text.contains("model."), "{text}");
+    assert!(text.lines().count() <= 2, "{text}");
+    assert!(!seen.steps.is_empty(), "what was done before is in the log");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let refused = |change: fn(&mut Settings), name: &str| {
+        let mut settings = tiny(Architecture::Llama, "f32");
+        change(&mut settings);
+        let error = Session::new(settings).map(|_| ()).unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains(name), "{name}: {error}");
+    };
+    refused(|s| s.rollout.temperature = 0.0, "temperature");
+    refused(|s| s.rollout.group = 0, "rollout.group");
+    refused(|s| s.update.minibatches = 3, "minibatches");
+    refused(|s| s.optimizer.beta2 = 1.0, "beta2");
+    refused(|s| s.warmup.optimizer.learning_rate = f64::NAN, "learning_rate");
+}
