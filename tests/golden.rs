@@ -14,6 +14,8 @@ mod causal_lm;
 mod config;
 #[path = "golden/group_advantage.rs"]
 mod group_advantage;
+#[path = "golden/linear_logprob.rs"]
+mod linear_logprob;
 #[path = "golden/logprob.rs"]
 mod logprob;
 #[path = "golden/policy_loss.rs"]

@@ -161,7 +161,7 @@ proptest! {
         let layout = if interleaved { Layout::Interleaved } else { Layout::RotateHalf };
         let x = normal(tokens * heads * head_dim, seed);
         let mut y = x.clone();
-        rope::rotate(&mut y, [heads, head_dim], &angles, layout, false).unwrap();
+        rope::rotate(&x, [heads, head_dim], &angles, layout, false, &mut y).unwrap();
         let mut want = wide(&x);
         for (row, head) in want.chunks_mut(head_dim).enumerate() {
             for (i, frequency) in frequencies.iter().enumerate() {
@@ -175,7 +175,7 @@ proptest! {
         // The gradient is the transpose: <rotate(x), z> = <x, rotate back(z)>.
         let z = normal(x.len(), seed + 1);
         let mut back = z.clone();
-        rope::rotate(&mut back, [heads, head_dim], &angles, layout, true).unwrap();
+        rope::rotate(&z, [heads, head_dim], &angles, layout, true, &mut back).unwrap();
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
@@ -317,7 +317,9 @@ fn misfits_are_errors() {
     );
     let angles = Angles::new(&[0, 1], &[1.0, 0.5], 1.0);
     assert!(
-        rope::rotate(&mut y, [2, 3], &angles, Layout::RotateHalf, false).unwrap_err().is_shape()
+        rope::rotate(&x, [2, 3], &angles, Layout::RotateHalf, false, &mut y)
+            .unwrap_err()
+            .is_shape()
     );
     for bad in [-1, 4] {
         let error = embedding::scatter_add(&mut y, &[0, bad], 3, &[0.0; 6]).unwrap_err();

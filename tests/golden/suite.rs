@@ -1,7 +1,7 @@
 //! Finding the cases of a directory, running each, and reporting all of them.
 
 use crate::case::{Case, Outcome};
-use crate::{causal_lm, group_advantage, logprob, policy_loss};
+use crate::{causal_lm, group_advantage, linear_logprob, logprob, policy_loss};
 use std::path::Path;
 
 /// Operations that no kernel or model computes yet.
@@ -12,7 +12,6 @@ pub const NOT_COVERED: &[&str] = &[
     "faithrl_reward",
     "faithrl_shaping",
     "flow_matching",
-    "linear_logprob",
     "linear_policy_loss",
     "replay",
     "replay_bucket_weights",
@@ -79,6 +78,7 @@ pub fn run(directory: &Path) -> std::io::Result<Report> {
 fn run_case(case: &mut Case) -> Result<Outcome, String> {
     let outcome = match case.op.as_str() {
         "logprob" => logprob::run(case)?,
+        "linear_logprob" => linear_logprob::run(case)?,
         "group_advantage" => group_advantage::run(case)?,
         "policy_loss" => policy_loss::run(case)?,
         op => return not_covered(op),

@@ -174,6 +174,22 @@ fn products() -> Vec<Case> {
             |x| x[0].matmul(&x[1], false, true).zip(&x[2], |y, b| y + b),
         ),
         case(
+            "linears summed",
+            |draws| {
+                let (m, n, k) = (size(draws, 1, 12), size(draws, 1, 9), size(draws, 1, 12));
+                vec![vec![m, k], vec![n, k], vec![n, k], vec![n]]
+            },
+            PLAIN,
+            |x| {
+                let [a, b] = ops::linears(&x[0], [(&x[1], None), (&x[2], Some(&x[3]))])?;
+                ops::mul(&a, &b)
+            },
+            |x| {
+                let b = x[0].matmul(&x[2], false, true).zip(&x[3], |y, b| y + b);
+                x[0].matmul(&x[1], false, true).zip(&b, |a, b| a * b)
+            },
+        ),
+        case(
             "linear",
             |draws| {
                 let k = size(draws, 1, 12);

@@ -25,10 +25,6 @@ const DEPTH: usize = 256;
 /// Elements of a result that is small.
 const SMALL_RESULT: usize = 1 << 18;
 
-/// Columns from which the engine copies its left operand into panels. Its own default, 1024, leaves the gradients of
-/// small weights reading with a stride of a whole row.
-const PACK_FROM: usize = 64;
-
 /// An operand: row-major `[rows, cols]`, read as its transpose where `transposed`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {
@@ -184,8 +180,6 @@ fn run(
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) {
-    static TUNED: Once = Once::new();
-    TUNED.call_once(|| gemmkit::tuning::set_lhs_pack_threshold(PACK_FROM));
     let beta = if accumulate { 1.0 } else { 0.0 };
     let threads = pool::threads();
     if threads == 1 || m * n * k < PARALLEL_FROM {

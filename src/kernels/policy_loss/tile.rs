@@ -6,7 +6,6 @@
 
 use super::kl::{self, Estimate, Estimator};
 use super::metrics::Sums;
-use super::objective::Bounds;
 use super::pass::{KlRule, Lane, Rule, Run};
 use crate::device::cpu::math::exp;
 use crate::device::cpu::simd::simd_fn;
