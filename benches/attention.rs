@@ -1,78 +1,93 @@
-//! Attention: `cargo bench --bench attention`. One line per shape: milliseconds and GFLOP/s over the pairs a query sees.
-#![allow(clippy::unwrap_used, missing_docs)]
+//! Attention of packed sequences, forward and backward, and of one new token a sequence against the KV cache.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod timing;
 
 use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::dtype::{FloatSlice, FloatSliceMut};
-use gradstone::kernels::attention::{Attention, Forward, KvCache, forward};
-use std::time::Instant;
+use gradstone::kernels::attention::{Attention, Backward, Forward, KvCache, backward, forward};
+use timing::{Memory, Options, Work};
 
-fn median(mut run: impl FnMut()) -> f64 {
-    run();
-    let mut times: Vec<f64> = (0..9)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+/// Causal sequences of one length: `[sequences, length, query heads, key-value heads, head width]`.
+fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
+    let [sequences, length, query_heads, kv_heads, head_dim] = shape;
+    let spec = Attention::causal(query_heads, kv_heads, head_dim);
+    let tokens = sequences * length;
+    let segments: Vec<usize> = (0..=sequences).map(|s| s * length).collect();
+    let [q, k, v] = [(query_heads, 1), (kv_heads, 2), (kv_heads, 3)]
+        .map(|(heads, seed)| timing::normal(tokens * heads * head_dim, seed, 1.0));
+    let dout = timing::normal(q.len(), 4, 1.0);
+    let mut out = vec![0f32; q.len()];
+    let mut logsumexp = vec![0f32; tokens * query_heads];
+    // Only the pairs that a causal mask lets through count as work.
+    let flops = 2.0 * (sequences * length * (length + 1) / 2 * query_heads * head_dim * 2) as f64;
+    let timing = options.time(|| {
+        let args = Forward {
+            q: FloatSlice::F32(&q),
+            k: FloatSlice::F32(&k),
+            v: FloatSlice::F32(&v),
+            segments: &segments,
+            out: FloatSliceMut::F32(&mut out),
+            logsumexp: Some(&mut logsumexp),
+        };
+        forward(&spec, args).unwrap();
+    });
+    let bound = flops * flop * 1e3;
+    timing::print("attention_fwd", &shape, "f32", timing, bound, &Work::Flops(flops));
+    let mut gradients = [q.len(), k.len(), v.len()].map(|len| vec![0f32; len]);
+    let timing = options.time(|| {
+        let [dq, dk, dv] = &mut gradients;
+        let args = Backward {
+            q: FloatSlice::F32(&q),
+            k: FloatSlice::F32(&k),
+            v: FloatSlice::F32(&v),
+            out: FloatSlice::F32(&out),
+            logsumexp: &logsumexp,
+            segments: &segments,
+            dout: &dout,
+            dq,
+            dk,
+            dv,
+        };
+        backward(&spec, args).unwrap();
+    });
+    let (bound, flops) = (2.5 * bound, 2.5 * flops);
+    timing::print("attention_bwd", &shape, "f32", timing, bound, &Work::Flops(flops));
 }
 
-fn values(len: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 2_654_435_761 % 1000) as f32 - 500.0) / 300.0).collect()
+/// One new token for each sequence: `[sequences, cached length, heads, head width]`.
+fn decoding(options: &Options, memory: &Memory, shape: [usize; 4]) {
+    let [sequences, length, heads, head_dim] = shape;
+    let spec = Attention::causal(heads, heads, head_dim);
+    let one_each: Vec<usize> = (0..=sequences).collect();
+    let token = timing::normal(sequences * heads * head_dim, 1, 1.0);
+    let token = FloatSlice::F32(&token);
+    let mut out = vec![0f32; token.len()];
+    let mut cache = KvCache::new(DType::F32, 1, sequences, heads, head_dim, 1 << 20).unwrap();
+    for _ in 0..length {
+        cache.append(0, token, token, &one_each).unwrap();
+    }
+    let bytes = sequences * length * heads * head_dim * 2 * 4;
+    let timing = options.time(|| {
+        cache.attend(&spec, 0, token, &one_each, FloatSliceMut::F32(&mut out)).unwrap();
+    });
+    let bound = memory.read * bytes as f64 * 1e3;
+    timing::print("attention_decode", &shape, "f32", timing, bound, &Work::Bytes(bytes));
 }
 
 fn main() {
-    for threads in [1, 2] {
+    let options = Options::from_args();
+    for threads in options.threads.clone() {
         pool::set_threads(threads).unwrap();
-        for (name, spec, batch, length) in [
-            ("tiny GPT step", Attention::causal(4, 4, 32), 64, 64),
-            ("1 x 1024, 8/2 x 64", Attention::causal(8, 2, 64), 1, 1024),
-            ("4 x 512, 4/4 x 128", Attention::causal(4, 4, 128), 4, 512),
-        ] {
-            let tokens = batch * length;
-            let segments: Vec<usize> = (0..=batch).map(|s| s * length).collect();
-            let q = values(tokens * spec.query_heads * spec.head_dim);
-            let k = values(tokens * spec.kv_heads * spec.head_dim);
-            let mut out = vec![0f32; q.len()];
-            let mut logsumexp = vec![0f32; tokens * spec.query_heads];
-            let pairs = (batch * length * (length + 1) / 2 * spec.query_heads) as f64;
-            let flops = 4.0 * pairs * spec.head_dim as f64;
-            let ms = median(|| {
-                forward(
-                    &spec,
-                    Forward {
-                        q: FloatSlice::F32(&q),
-                        k: FloatSlice::F32(&k),
-                        v: FloatSlice::F32(&k),
-                        segments: &segments,
-                        out: FloatSliceMut::F32(&mut out),
-                        logsumexp: Some(&mut logsumexp),
-                    },
-                )
-                .unwrap();
-            });
-            println!(
-                "{threads} threads  {name:20} forward   {ms:8.3} ms {:7.1} GFLOP/s",
-                flops / ms / 1e6
-            );
+        let flop = timing::gemm_flop();
+        if options.wants("attention") {
+            packed(&options, flop, [64, 64, 4, 4, 32]);
+            packed(&options, flop, [1, 1024, 8, 2, 64]);
+            packed(&options, flop, [4, 512, 4, 4, 128]);
         }
-        let spec = Attention::causal(4, 4, 32);
-        let one_each: Vec<usize> = (0..=256).collect();
-        let token = values(256 * 128);
-        let mut out = vec![0f32; token.len()];
-        let mut cache = KvCache::new(DType::F32, 1, 256, 4, 32, 100_000).unwrap();
-        let tokens = FloatSlice::F32(&token);
-        for _ in 0..60 {
-            cache.append(0, tokens, tokens, &one_each).unwrap();
+        if options.wants("decode") {
+            decoding(&options, &Memory::measure(), [256, 60, 4, 32]);
         }
-        let ms = median(|| {
-            cache.attend(&spec, 0, tokens, &one_each, FloatSliceMut::F32(&mut out)).unwrap();
-        });
-        println!("{threads} threads  256 decoding at 60   attend    {ms:8.3} ms");
-        let ms = median(|| cache.append(0, tokens, tokens, &one_each).unwrap());
-        println!("{threads} threads  256 decoding         append    {ms:8.3} ms");
     }
 }

@@ -51,7 +51,8 @@ impl TrainArgs {
         self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { "arithmetic" })
     }
 
-    /// The options that are settings, as overrides in the order they are applied.
+    /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
+    /// keys that say how it is read.
     fn overrides(&self) -> Vec<String> {
         let quoted =
             |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
@@ -66,9 +67,9 @@ impl TrainArgs {
                 .as_deref()
                 .map(|path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path))),
         );
+        all.extend(self.settings.iter().cloned());
         all.extend(self.steps.map(|steps| format!("steps={steps}")));
         all.extend(self.seed.map(|seed| format!("seed={seed}")));
-        all.extend(self.settings.iter().cloned());
         all
     }
 

@@ -33,7 +33,7 @@ pub fn zip(
     if x.is_empty() {
         return Ok(());
     }
-    if y.is_empty() || x.len() % y.len() != 0 {
+    if y.is_empty() || !x.len().is_multiple_of(y.len()) {
         return Err(Error::shape(format!("{} elements over {}", y.len(), x.len())));
     }
     let whole = y.len() == x.len();

@@ -49,7 +49,7 @@ pub fn gather(table: &[u8], ids: &[i32], row_bytes: usize, out: &mut [u8]) -> Re
 /// # Errors
 /// [`Error::is_index`] for an id outside the table, [`Error::is_shape`] when a length does not fit.
 pub fn scatter_add(dtable: &mut [f32], ids: &[i32], width: usize, dy: &[f32]) -> Result<()> {
-    if width == 0 || dy.len() != ids.len() * width || dtable.len() % width != 0 {
+    if width == 0 || dy.len() != ids.len() * width || !dtable.len().is_multiple_of(width) {
         return Err(Error::shape(format!(
             "embedding backward: {} elements for {} rows of {width}",
             dy.len(),

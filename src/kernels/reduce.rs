@@ -78,7 +78,7 @@ pub fn columns(out: &mut [f32], x: &[f32]) -> Result<()> {
     if x.is_empty() || width == 0 {
         return Ok(());
     }
-    if x.len() % width != 0 {
+    if !x.len().is_multiple_of(width) {
         return Err(Error::shape(format!("sum of columns: {} elements over {width}", x.len())));
     }
     let blocks = x.len().div_ceil(ROWS * width);

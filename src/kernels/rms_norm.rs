@@ -147,7 +147,7 @@ pub struct Saved<'a> {
 pub fn backward(
     saved: Saved<'_>,
     dy: &[f32],
-    mut dx: Option<&mut [f32]>,
+    dx: Option<&mut [f32]>,
     dweight: &mut [f32],
 ) -> Result<()> {
     let Saved { x, weight, inverse, offset } = saved;
@@ -160,7 +160,7 @@ pub fn backward(
     }
     let blocks = inverse.len().div_ceil(ROWS);
     let mut partial = Buffer::<f32>::zeroed(blocks * width);
-    let mut parts: Vec<Option<&mut [f32]>> = match dx.as_deref_mut() {
+    let mut parts: Vec<Option<&mut [f32]>> = match dx {
         Some(dx) => dx.chunks_mut(ROWS * width).map(Some).collect(),
         None => (0..blocks).map(|_| None).collect(),
     };

@@ -49,27 +49,29 @@ impl Angles {
     }
 }
 
-/// Turns the first `2 · pairs` dimensions of every head, in place; by the opposite angle where `inverse` (which is
-/// the gradient).
+/// Turns the first `2 · pairs` dimensions of every head; by the opposite angle where `inverse` (which is the
+/// gradient). Other dimensions are copied.
 ///
 /// # Shapes
-/// `x [T, heads, head_dim]`.
+/// `x`, `out` `[T, heads, head_dim]`.
 ///
 /// # Errors
-/// [`Error::is_shape`] when the length does not fit or a head has fewer dimensions than are turned.
+/// [`Error::is_shape`] when a length does not fit or a head has fewer dimensions than are turned.
 pub fn rotate(
-    x: &mut [f32],
+    x: &[f32],
     [heads, head_dim]: [usize; 2],
     angles: &Angles,
     layout: Layout,
     inverse: bool,
+    out: &mut [f32],
 ) -> Result<()> {
     let pairs = angles.pairs;
     let width = heads * head_dim;
-    if 2 * pairs > head_dim || x.len() != angles.tokens() * width {
+    if 2 * pairs > head_dim || x.len() != angles.tokens() * width || out.len() != x.len() {
         return Err(Error::shape(format!(
-            "rope: {} elements as [{}, {heads}, {head_dim}] with {pairs} pairs",
+            "rope: {} and {} elements as [{}, {heads}, {head_dim}] with {pairs} pairs",
             x.len(),
+            out.len(),
             angles.tokens()
         )));
     }
@@ -78,29 +80,43 @@ pub fn rotate(
     }
     let rows = pool::rows_per_task(8 * width);
     let sign = if inverse { -1.0 } else { 1.0 };
-    pool::blocks(x, rows * width, |block, x| {
-        for (i, x) in x.chunks_mut(width).enumerate() {
-            let start = (block * rows + i) * 2 * pairs;
+    pool::blocks(out, rows * width, |block, out| {
+        let first = block * rows;
+        let x = &x[first * width..first * width + out.len()];
+        for (i, (x, out)) in x.chunks(width).zip(out.chunks_mut(width)).enumerate() {
+            let start = (first + i) * 2 * pairs;
             let (cos, sin) = angles.table[start..start + 2 * pairs].split_at(pairs);
-            for head in x.chunks_mut(head_dim) {
+            for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+                let (x, kept) = x.split_at(2 * pairs);
+                let (out, rest) = out.split_at_mut(2 * pairs);
+                rest.copy_from_slice(kept);
                 match layout {
-                    Layout::RotateHalf => {
-                        let (a, b) = head[..2 * pairs].split_at_mut(pairs);
-                        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                            (*a, *b) = turn(*a, *b, *cos, sign * sin);
-                        }
-                    }
-                    Layout::Interleaved => {
-                        let (both, _) = head[..2 * pairs].as_chunks_mut::<2>();
-                        for (([a, b], cos), sin) in both.iter_mut().zip(cos).zip(sin) {
-                            (*a, *b) = turn(*a, *b, *cos, sign * sin);
-                        }
-                    }
+                    Layout::RotateHalf => turn_halves(x, cos, sin, sign, out),
+                    Layout::Interleaved => turn_neighbours(x, cos, sin, sign, out),
                 }
             }
         }
     });
     Ok(())
+}
+
+#[inline(always)]
+fn turn_halves(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
+    let pairs = cos.len();
+    let (a, b) = x.split_at(pairs);
+    let (out_a, out_b) = out.split_at_mut(pairs);
+    let turned = out_a.iter_mut().zip(out_b);
+    for ((((a, b), cos), sin), (out_a, out_b)) in a.iter().zip(b).zip(cos).zip(sin).zip(turned) {
+        (*out_a, *out_b) = turn(*a, *b, *cos, sign * sin);
+    }
+}
+
+#[inline(always)]
+fn turn_neighbours(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
+    let (x, out) = (x.as_chunks::<2>().0, out.as_chunks_mut::<2>().0);
+    for ((([a, b], cos), sin), out) in x.iter().zip(cos).zip(sin).zip(out) {
+        *out = turn(*a, *b, *cos, sign * sin).into();
+    }
 }
 
 #[inline(always)]

@@ -428,6 +428,16 @@ impl Decoder {
     }
 }
 
+/// Linear layers of one input.
+fn linears<const N: usize>(
+    get: &dyn Fn(usize) -> Tensor,
+    x: &Tensor,
+    layers: [Linear; N],
+) -> Result<[Tensor; N]> {
+    let tensors = layers.map(|l| (get(l.weight), l.bias.map(get)));
+    ops::linears(x, std::array::from_fn(|i| (&tensors[i].0, tensors[i].1.as_ref())))
+}
+
 impl Block {
     fn indices(&self) -> Vec<usize> {
         let linears = [self.q, self.k, self.v, self.o, self.gate, self.up, self.down];
@@ -459,10 +469,9 @@ impl Shape {
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let c = &self.config;
-        let linear =
-            |x: &Tensor, l: Linear| ops::linear(x, &get(l.weight), l.bias.map(get).as_ref());
-        let heads = |x: Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
-            let x = ops::reshape(&x, &[x.leading(), heads, c.head_dim])?;
+        let linear = |x: &Tensor, l: Linear| linears(get, x, [l]).map(|[y]| y);
+        let heads = |x: &Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
+            let x = ops::reshape(x, &[x.leading(), heads, c.head_dim])?;
             match norm {
                 Some(weight) => self.norm(&x, &get(weight)),
                 None => Ok(x),
@@ -470,10 +479,11 @@ impl Shape {
         };
         let rotate = |x: &Tensor| ops::rope_with(x, angles, Layout::RotateHalf);
         let normed = self.norm(x, &get(block.input_norm))?;
-        let q = rotate(&heads(linear(&normed, block.q)?, c.heads, block.q_norm)?)?;
-        let k = rotate(&heads(linear(&normed, block.k)?, c.kv_heads, block.k_norm)?)?;
-        let v = heads(linear(&normed, block.v)?, c.kv_heads, None)?;
+        let [q, k, v] = linears(get, &normed, [block.q, block.k, block.v])?;
         drop(normed);
+        let q = rotate(&heads(&q, c.heads, block.q_norm)?)?;
+        let k = rotate(&heads(&k, c.kv_heads, block.k_norm)?)?;
+        let v = heads(&v, c.kv_heads, None)?;
         let attended = attend(&q, &k, &v)?;
         let attended = ops::reshape(&attended, &[x.leading(), c.heads * c.head_dim])?;
         let attended = linear(&attended, block.o)?;
@@ -490,8 +500,7 @@ impl Shape {
                 (x, mlp_in)
             }
         };
-        let gate = linear(&mlp_in, block.gate)?;
-        let up = linear(&mlp_in, block.up)?;
+        let [gate, up] = linears(get, &mlp_in, [block.gate, block.up])?;
         let gated = match c.activation {
             Activation::Silu => ops::silu_mul(&gate, &up)?,
             Activation::GeluTanh => ops::gelu_tanh_mul(&gate, &up)?,

@@ -83,6 +83,9 @@ impl Backward for BinaryBackward {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None, None]) };
         let gradient_b = if !wanted[1] {
             None
+        } else if self.op == Binary::Add && self.a.shape() == self.b.shape() {
+            // One tensor for both: whoever adds to it first copies it, if the other still holds it by then.
+            Some(grad.clone())
         } else {
             let mut per_element = Buffer::recycled(self.a.len());
             let (a, b, g) = (self.a.to_f32s()?, self.b.to_f32s()?, grad.f32s()?);

@@ -7,7 +7,7 @@ use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::kernels::{elementwise, reduce};
 use crate::tensor::Tensor;
-use crate::tensor::autograd::{Backward, Grads, record_one};
+use crate::tensor::autograd::{Backward, Grads, record, record_one};
 use rayon::prelude::*;
 
 /// `y = x · weightᵀ + bias`: every linear layer, with the weight stored as published models store it.
@@ -18,6 +18,39 @@ use rayon::prelude::*;
 /// # Errors
 /// [`Error::is_shape`] when a dimension does not fit, [`Error::is_dtype`] for integers.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let [y] = linears(x, [(weight, bias)])?;
+    Ok(y)
+}
+
+/// [`linear`] of one input with several weights, to the same bits: q, k and v, or gate and up.
+///
+/// The gradients of the input are summed inside the products instead of in passes over memory.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linears<const N: usize>(
+    x: &Tensor,
+    layers: [(&Tensor, Option<&Tensor>); N],
+) -> Result<[Tensor; N]> {
+    let values = x.to_f32s()?;
+    let mut outputs = Vec::with_capacity(N);
+    let mut inputs = vec![x];
+    for (weight, bias) in layers {
+        outputs.push(product(x, &values, weight, bias)?);
+        inputs.push(weight);
+        inputs.extend(bias);
+    }
+    let save = || Linears {
+        x: x.detach(),
+        layers: layers.iter().map(|(weight, bias)| (weight.detach(), bias.is_some())).collect(),
+    };
+    record(&inputs, outputs, save)
+        .try_into()
+        .map_err(|_| Error::state("linear: as many outputs as weights"))
+}
+
+/// One linear layer outside the graph; `values` are `x`'s.
+fn product(x: &Tensor, values: &[f32], weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (rows, width) = (x.leading(), x.last_dim());
     let out = match *weight.shape() {
         [out, input] if input == width && !x.shape().is_empty() => out,
@@ -33,13 +66,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         }
     };
     let mut y = Buffer::recycled(rows * out);
-    gemm::matmul(
-        &mut y,
-        plain(&x.to_f32s()?),
-        transposed(&weight.to_f32s()?),
-        [rows, out, width],
-        false,
-    )?;
+    let stored = weight.to_f32s()?;
+    gemm::matmul(&mut y, plain(values), transposed(&stored), [rows, out, width], false)?;
     if let Some(bias) = bias {
         if bias.shape() != [out] {
             return Err(Error::shape(format!("linear: bias {:?} for {out} outputs", bias.shape())));
@@ -52,57 +80,58 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(last) = shape.last_mut() {
         *last = out;
     }
-    let output = Tensor::from_buffer(y, &shape, x.dtype())?;
-    let save = || Linear { x: x.detach(), weight: weight.detach(), bias: bias.is_some() };
-    Ok(match bias {
-        Some(bias) => record_one(&[x, weight, bias], output, save),
-        None => record_one(&[x, weight], output, save),
-    })
+    Tensor::from_buffer(y, &shape, x.dtype())
 }
 
-struct Linear {
+struct Linears {
     x: Tensor,
-    weight: Tensor,
-    bias: bool,
+    /// Each weight, and whether there is a bias with it.
+    layers: Vec<(Tensor, bool)>,
 }
 
-impl Backward for Linear {
+impl Backward for Linears {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn backward(self: Box<Self>, mut grads: Grads, wanted: &[bool]) -> Result<Grads> {
-        let inputs = if self.bias { 3 } else { 2 };
-        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None; inputs]) };
+    fn backward(self: Box<Self>, grads: Grads, wanted: &[bool]) -> Result<Grads> {
         let (rows, width) = (self.x.leading(), self.x.last_dim());
-        let out = grad.last_dim();
-        let g = grad.f32s()?;
-        let dx = if wanted[0] {
-            let mut dx = Buffer::recycled(rows * width);
-            let weight = self.weight.to_f32s()?;
-            gemm::matmul(&mut dx, plain(g), plain(&weight), [rows, width, out], false)?;
-            Some(Tensor::from_buffer(dx, self.x.shape(), DType::F32)?)
-        } else {
-            None
-        };
-        let dweight = if wanted[1] {
-            let mut dweight = Buffer::recycled(out * width);
-            let x = self.x.to_f32s()?;
-            gemm::matmul(&mut dweight, transposed(g), plain(&x), [out, width, rows], false)?;
-            Some(Tensor::from_buffer(dweight, &[out, width], DType::F32)?)
-        } else {
-            None
-        };
-        let mut gradients = vec![dx, dweight];
-        if self.bias {
-            gradients.push(if wanted[2] {
-                let mut dbias = Buffer::zeroed(out);
-                reduce::columns(&mut dbias, g)?;
-                Some(Tensor::from_buffer(dbias, &[out], DType::F32)?)
+        let x = self.x.to_f32s()?;
+        let mut dx: Option<Buffer<f32>> = None;
+        let mut gradients = vec![None];
+        for ((weight, bias), grad) in self.layers.iter().zip(grads) {
+            let want = |offset: usize| grad.is_some() && wanted[gradients.len() + offset];
+            let (want_weight, want_bias) = (want(0), *bias && want(1));
+            let Some(grad) = grad else {
+                gradients.extend(vec![None; 1 + usize::from(*bias)]);
+                continue;
+            };
+            let (g, out) = (grad.f32s()?, grad.last_dim());
+            if wanted[0] {
+                let stored = weight.to_f32s()?;
+                let accumulate = dx.is_some();
+                let sum = dx.get_or_insert_with(|| Buffer::recycled(rows * width));
+                gemm::matmul(sum, plain(g), plain(&stored), [rows, width, out], accumulate)?;
+            }
+            gradients.push(if want_weight {
+                let mut dweight = Buffer::recycled(out * width);
+                gemm::matmul(&mut dweight, transposed(g), plain(&x), [out, width, rows], false)?;
+                Some(Tensor::from_buffer(dweight, &[out, width], DType::F32)?)
             } else {
                 None
             });
+            if *bias {
+                gradients.push(if want_bias {
+                    let mut dbias = Buffer::zeroed(out);
+                    reduce::columns(&mut dbias, g)?;
+                    Some(Tensor::from_buffer(dbias, &[out], DType::F32)?)
+                } else {
+                    None
+                });
+            }
         }
+        let pack = |dx| Tensor::from_buffer(dx, self.x.shape(), DType::F32);
+        gradients[0] = dx.map(pack).transpose()?;
         Ok(gradients)
     }
 }

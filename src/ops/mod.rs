@@ -20,7 +20,7 @@ pub use attention::{attention, cached_attention};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
 pub use linear_logprob::linear_logprob;
 pub use logprob::{SoftmaxOptions, logprob};
-pub use matmul::{linear, matmul};
+pub use matmul::{linear, linears, matmul};
 pub use norm::{layer_norm, rms_norm};
 pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};

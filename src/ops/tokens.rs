@@ -71,8 +71,8 @@ pub fn rope_with(x: &Tensor, angles: &Arc<Angles>, layout: Layout) -> Result<Ten
             x.shape()
         )));
     };
-    let mut y = x.detach().into_buffer()?;
-    kernel::rotate(&mut y, [heads, head_dim], angles, layout, false)?;
+    let mut y = Buffer::recycled(x.len());
+    kernel::rotate(&x.to_f32s()?, [heads, head_dim], angles, layout, false, &mut y)?;
     let output = Tensor::from_buffer(y, x.shape(), x.dtype())?;
     Ok(record_one(&[x], output, || Rope {
         angles: Arc::clone(angles),
@@ -95,9 +95,8 @@ impl Backward for Rope {
     /// Turning back is the gradient: a rotation's transpose is its inverse (the factor on both is the same).
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
-        let shape = grad.shape().to_vec();
-        let mut dx = grad.into_buffer()?;
-        kernel::rotate(&mut dx, self.heads, &self.angles, self.layout, true)?;
-        Ok(vec![Some(Tensor::from_buffer(dx, &shape, DType::F32)?)])
+        let mut dx = Buffer::recycled(grad.len());
+        kernel::rotate(grad.f32s()?, self.heads, &self.angles, self.layout, true, &mut dx)?;
+        Ok(vec![Some(Tensor::from_buffer(dx, grad.shape(), DType::F32)?)])
     }
 }

@@ -1,7 +1,7 @@
 //! The default recipe: a decoder of some 0.2 million parameters learns to add.
 
 use crate::kernels::advantage::Estimator;
-use crate::kernels::policy_loss::Objective;
+use crate::kernels::policy_loss::{Objective, Surrogate};
 use crate::optim::{AdamWSettings, Schedule};
 use crate::tasks::arithmetic::{ArithmeticConfig, Operation};
 use crate::train::settings::{
@@ -13,7 +13,7 @@ use crate::train::settings::{
 pub fn arithmetic() -> Settings {
     Settings {
         seed: 1,
-        steps: 150,
+        steps: 500,
         model: ModelSettings::Small {
             architecture: "qwen3".to_owned(),
             hidden_size: 96,
@@ -25,34 +25,43 @@ pub fn arithmetic() -> Settings {
         task: TaskSettings::Arithmetic(ArithmeticConfig {
             operations: vec![Operation::Add],
             smallest: 0,
-            largest: 99,
+            largest: 49,
             ..ArithmeticConfig::default()
         }),
         warmup: WarmupSettings {
-            steps: 250,
+            steps: 140,
             examples: 64,
             optimizer: AdamWSettings { learning_rate: 2e-3, ..AdamWSettings::default() },
             schedule: Schedule { warmup: 20, ..Schedule::default() },
         },
         rollout: RolloutSettings {
-            prompts: 32,
-            group: 16,
+            prompts: 64,
+            group: 8,
             temperature: 1.0,
             max_new_tokens: 6,
             batch: 512,
             logged: 8,
         },
         advantage: Estimator::default(),
-        objective: Objective::default(),
+        // The upper bound is wider than the lower (DAPO): entropy lasts longer.
+        objective: Objective {
+            surrogate: Surrogate::PpoClip {
+                clip_low: 0.2,
+                clip_high: 0.28,
+                dual_clip: None,
+                delta: None,
+            },
+            ..Objective::default()
+        },
         update: UpdateSettings {
             epochs: 1,
-            minibatches: 2,
+            minibatches: 1,
             micro_batch_tokens: 4096,
             recompute: false,
         },
-        optimizer: AdamWSettings { learning_rate: 1e-3, ..AdamWSettings::default() },
+        optimizer: AdamWSettings { learning_rate: 5e-4, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },
-        evaluation: EvaluationSettings { every: 10, problems: 500 },
-        checkpoint: CheckpointSettings { every: 50, keep: 2 },
+        evaluation: EvaluationSettings { every: 20, problems: 400 },
+        checkpoint: CheckpointSettings { every: 100, keep: 2 },
     }
 }

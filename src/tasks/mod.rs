@@ -8,6 +8,7 @@ pub mod answer;
 pub mod arithmetic;
 pub mod equality;
 pub mod jsonl;
+mod quantity;
 pub mod verifier;
 
 pub use verifier::Verifier;

@@ -320,7 +320,8 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 fn value_ticks(low: f64, high: f64, unit: Unit, count: usize) -> Vec<f64> {
     let (mut low, mut high) = (low, high);
     // A value axis begins at zero unless that would flatten everything.
-    if low > 0.0 && low < 0.5 * high {
+    // A little below zero is drawn below the lowest tick instead of adding one.
+    if (low > 0.0 && low < 0.5 * high) || (low < 0.0 && -low < 0.08 * high) {
         low = 0.0;
     }
     if unit == Unit::Percent {
@@ -459,6 +460,7 @@ mod tests {
             (-0.4, 0.3, Unit::Plain, vec!["-0.4", "-0.2", "0.0", "0.2", "0.4"]),
             (800.0, 23_000.0, Unit::Plain, vec!["0", "10k", "20k", "30k"]),
             (0.0, 0.0, Unit::Plain, vec!["0.0", "0.5", "1.0"]),
+            (-0.004, 0.07, Unit::Plain, vec!["0.00", "0.02", "0.04", "0.06", "0.08"]),
             (0.0, 9_000.0, Unit::Plain, vec!["0", "5000", "10k"]),
             (1e-5, 4e-5, Unit::Plain, vec!["0", "1e-5", "2e-5", "3e-5", "4e-5"]),
         ] {

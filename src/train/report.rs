@@ -128,17 +128,14 @@ pub fn picture(records: &[Record]) -> String {
         mark,
         colour,
     };
-    let chart = Chart {
-        series: vec![
-            series("reward", "reward of training rollouts", Mark::Noisy, 1),
-            series("eval_accuracy", "accuracy on held-out problems", Mark::Points, 0),
-        ],
-        unit: Unit::Percent,
-        steps: steps(records),
-        warmup: warmup(records),
-        size: (820.0, 330.0),
-        legend: true,
-    };
+    let series = vec![
+        series("reward", "reward of training rollouts", Mark::Noisy, 1),
+        series("eval_accuracy", "accuracy on held-out problems", Mark::Points, 0),
+    ];
+    let all: Vec<&[(f64, f64)]> = series.iter().map(|series| series.points.as_slice()).collect();
+    let (steps, warmup) = span(&all, records);
+    let chart =
+        Chart { series, unit: Unit::Percent, steps, warmup, size: (820.0, 330.0), legend: true };
     chart.standalone("gradstone train: supervised warm-up, then GRPO")
 }
 
@@ -147,29 +144,51 @@ fn points(records: &[Record], field: &str, phase: Option<&str>) -> Vec<(f64, f64
     of_phase.filter_map(|record| Some((record.step as f64, *record.values.get(field)?))).collect()
 }
 
-fn steps(records: &[Record]) -> (f64, f64) {
-    let ends = (records.first(), records.last());
-    (ends.0.map_or(0.0, |r| r.step as f64), ends.1.map_or(1.0, |r| r.step as f64))
+/// The last step of the warm-up.
+fn warmup_end(records: &[Record]) -> Option<f64> {
+    records.iter().rfind(|record| record.phase == "warmup").map(|record| record.step as f64)
 }
 
-/// From the first step to the last of the warm-up.
-fn warmup(records: &[Record]) -> Option<(f64, f64)> {
-    let last = records.iter().rfind(|record| record.phase == "warmup")?;
-    Some((steps(records).0, last.step as f64))
+/// The steps that a chart shows, and those to shade: the whole run with its warm-up, or only the phase that was
+/// measured in.
+fn span(series: &[&[(f64, f64)]], records: &[Record]) -> ((f64, f64), Option<(f64, f64)>) {
+    let steps = || series.iter().copied().flatten().map(|point| point.0);
+    let own = (steps().fold(f64::MAX, f64::min), steps().fold(f64::MIN, f64::max));
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return ((0.0, 1.0), None);
+    };
+    let whole = (first.step as f64, last.step as f64);
+    match warmup_end(records) {
+        Some(end) if own.0 < end && own.1 > end => (whole, Some((whole.0, end))),
+        Some(_) if own.0 <= own.1 => (own, None),
+        _ => (whole, None),
+    }
 }
 
 /// The settings that say at a glance which run this is.
 fn settings(out: &mut String, config: &str) {
     let Ok(table) = config.parse::<toml::Table>() else { return };
+    let model_and_task =
+        ["model", "task"].into_iter().filter_map(|name| Some((name, table.get(name)?.as_table()?)));
+    let inner = model_and_task.flat_map(|(name, inner)| {
+        inner
+            .iter()
+            .map(move |(key, value)| (if key == "kind" { name } else { key.as_str() }, value))
+    });
+    let outer = table.iter().map(|(key, value)| (key.as_str(), value));
     out.push_str("<ul class=\"settings\">");
-    for (key, value) in table.iter().take(14) {
+    for (key, value) in outer.chain(inner).filter(|(_, value)| !value.is_table()).take(20) {
         let value = match value {
-            toml::Value::Table(_) => continue,
             toml::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
         let value: String = value.chars().take(60).collect();
-        let _ = write!(out, "<li><span>{}</span> {}</li>", escape(key), escape(&value));
+        let _ = write!(
+            out,
+            "<li><span>{}</span> {}</li>",
+            escape(&key.replace('_', " ")),
+            escape(&value)
+        );
     }
     out.push_str("</ul>\n");
 }
@@ -181,14 +200,11 @@ fn tiles(out: &mut String, records: &[Record]) {
     };
     let accuracy = finite("eval_accuracy");
     if let Some((_, last)) = accuracy.last() {
-        let end = warmup(records).map_or(0.0, |range| range.1);
+        let end = warmup_end(records).unwrap_or(0.0);
         let before = accuracy.iter().rfind(|(step, _)| *step <= end).or(accuracy.first());
         let note = before.map_or(String::new(), |(step, value)| {
-            let when = if warmup(records).is_some() {
-                "after the warm-up".into()
-            } else {
-                format!("at step {step}")
-            };
+            let when =
+                if end > 0.0 { "after the warm-up".into() } else { format!("at step {step}") };
             format!("{} {when}", number(*value, Unit::Percent))
         });
         body.push(("Held-out accuracy", number(*last, Unit::Percent), note));
@@ -249,33 +265,23 @@ fn duration(seconds: f64) -> String {
 
 fn card(out: &mut String, shown: &Shown, records: &[Record]) {
     let points = points(records, shown.field, shown.phase);
-    if points.is_empty() {
-        return;
+    if !points.is_empty() {
+        let name = shown.title.to_string();
+        let series = Series { name, points, mark: shown.mark, colour: shown.colour };
+        figure(out, shown.about, shown.unit, series, records);
     }
-    let latest = latest(&points, shown.mark);
-    let whole = steps(records);
-    let (from, to) =
-        (points.first().map_or(whole.0, |p| p.0), points.last().map_or(whole.1, |p| p.0));
-    let own_range = shown.phase.is_some();
-    let chart = Chart {
-        unit: shown.unit,
-        steps: if own_range { (from, to) } else { whole },
-        warmup: if own_range { None } else { warmup(records) },
-        size: (400.0, 196.0),
-        legend: false,
-        series: vec![Series {
-            name: shown.title.into(),
-            points,
-            mark: shown.mark,
-            colour: shown.colour,
-        }],
-    };
+}
+
+fn figure(out: &mut String, about: &str, unit: Unit, series: Series, records: &[Record]) {
+    let title = escape(&series.name);
+    let latest = number(latest(&series.points, series.mark), unit);
+    let (steps, warmup) = span(&[&series.points], records);
+    let chart =
+        Chart { series: vec![series], unit, steps, warmup, size: (400.0, 196.0), legend: false };
     let _ = writeln!(
         out,
-        "<figure><figcaption><h2>{}</h2><p>{}</p><strong>{}</strong></figcaption>{}</figure>",
-        escape(shown.title),
-        escape(shown.about),
-        number(latest, shown.unit),
+        "<figure><figcaption><h2>{title}</h2><p>{}</p><strong>{latest}</strong></figcaption>{}</figure>",
+        escape(about),
         chart.svg()
     );
 }
@@ -293,22 +299,8 @@ fn others(out: &mut String, records: &[Record]) {
     out.push_str("<details><summary>Other measurements</summary><section class=\"charts\">\n");
     for name in names {
         let points = points(records, name, None);
-        let last = latest(&points, Mark::Noisy);
-        let chart = Chart {
-            unit: Unit::Plain,
-            steps: steps(records),
-            warmup: warmup(records),
-            size: (400.0, 196.0),
-            legend: false,
-            series: vec![Series { name: name.clone(), points, mark: Mark::Noisy, colour: 5 }],
-        };
-        let title = escape(&name.replace('_', " "));
-        let _ = writeln!(
-            out,
-            "<figure><figcaption><h2>{title}</h2><p></p><strong>{}</strong></figcaption>{}</figure>",
-            number(last, Unit::Plain),
-            chart.svg()
-        );
+        let series = Series { name: name.replace('_', " "), points, mark: Mark::Noisy, colour: 5 };
+        figure(out, "", Unit::Plain, series, records);
     }
     out.push_str("</section></details>\n");
 }
@@ -355,49 +347,8 @@ fn excerpt(text: &str) -> String {
     if shown.is_empty() { "<i>empty</i>".into() } else { escape(&shown) }
 }
 
-const PAGE: &str = "
-:root{--back:#f4f6f8}@media(prefers-color-scheme:dark){:root{--back:#0e1217}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;
--webkit-text-size-adjust:100%}
-main{max-width:1320px;margin:0 auto;padding:28px 20px 60px}
-.brand{margin:0;color:var(--soft);font-size:13px;letter-spacing:.02em}
-h1{margin:0 0 10px;font-size:26px;line-height:1.2;overflow-wrap:anywhere}
-.settings{display:flex;flex-wrap:wrap;gap:6px;margin:0 0 20px;padding:0;list-style:none;font-size:13px}
-.settings li{padding:2px 9px;border:1px solid var(--rule);border-radius:99px;background:var(--paper);overflow-wrap:anywhere}
-.settings span{color:var(--soft);margin-right:2px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin-bottom:12px}
-.tile,figure,table,details{background:var(--paper);border:1px solid var(--rule);border-radius:12px}
-.tile{padding:12px 16px;display:flex;flex-direction:column}
-.tile p{margin:0;color:var(--soft);font-size:13px}
-.tile strong{font-size:25px;line-height:1.25;font-weight:650;font-variant-numeric:tabular-nums}
-.tile small{color:var(--soft);font-size:12.5px}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(360px,100%),1fr));gap:12px}
-figure{margin:0;padding:13px 14px 8px}
-figcaption{display:grid;grid-template-columns:1fr auto;margin:0 2px 6px}
-figcaption h2{margin:0;font-size:15px;font-weight:600;line-height:1.35}
-figcaption p{margin:0;color:var(--soft);font-size:12.5px;line-height:1.35;grid-row:2}
-figcaption strong{grid-column:2;grid-row:1/3;align-self:center;font-size:19px;font-weight:650;padding-left:10px;white-space:nowrap;font-variant-numeric:tabular-nums}
-.note{margin:10px 2px;color:var(--soft);font-size:13px}
-.section{font-size:17px;margin:30px 0 10px}
-table{width:100%;border-collapse:separate;border-spacing:0;font-size:14px;overflow:hidden}
-th{text-align:left;font-weight:600;font-size:12.5px;color:var(--soft);padding:9px 14px;border-bottom:1px solid var(--rule)}
-td{padding:7px 14px;vertical-align:top;font-variant-numeric:tabular-nums}
-tbody tr+tr td{border-top:1px solid var(--rule)}
-.text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px;white-space:pre-wrap;overflow-wrap:anywhere}
-.text small{font-family:system-ui,sans-serif;color:var(--c2);white-space:nowrap}.text i{color:var(--soft)}
-.good{color:var(--c1);font-weight:650}.poor{color:var(--soft)}
-details{margin-top:16px;padding:0 16px}summary{padding:11px 0;cursor:pointer;font-weight:600}
-details .charts{padding-bottom:16px}details figure{background:var(--back)}
-pre{margin:0 0 16px;overflow-x:auto;font-size:13px;line-height:1.5}
-@media(max-width:640px){main{padding:18px 12px 40px}h1{font-size:22px}.tiles{grid-template-columns:1fr 1fr;gap:8px}
-.charts{gap:8px}.tile{padding:10px 12px}.tile strong{font-size:21px}
-.chart{font-size:13px}.chart .tick{font-size:12.5px}
-thead{display:none}table,tbody,tr,td{display:block}tbody tr{padding:8px 14px}
-tbody tr+tr{border-top:1px solid var(--rule)}tbody tr+tr td{border:0}
-td{padding:1px 0 1px 92px;position:relative;min-height:22px}
-td::before{content:attr(data-name);position:absolute;left:0;color:var(--soft);font:12.5px/1.6 system-ui,sans-serif}}
-";
+/// The page around the charts.
+const PAGE: &str = include_str!("report.css");
 
 #[cfg(test)]
 mod tests {

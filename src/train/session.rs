@@ -272,7 +272,7 @@ impl Session {
             observer.step(&metrics);
             let interrupted = observer.interrupted() && next < total;
             let every = self.settings.checkpoint.every;
-            if interrupted || next == total || (every > 0 && next % every == 0) {
+            if interrupted || next == total || (every > 0 && next.is_multiple_of(every)) {
                 logs.sync()?;
                 let saved = checkpoints.save(next, &self.state, |folder| self.save(folder))?;
                 observer.message(&format!("checkpoint {}", saved.path.display()));

@@ -181,7 +181,7 @@ impl Settings {
                 self.rollout.temperature
             )));
         }
-        if self.rollout.prompts % self.update.minibatches != 0 {
+        if !self.rollout.prompts.is_multiple_of(self.update.minibatches) {
             return Err(Error::invalid(format!(
                 "update.minibatches = {} does not divide rollout.prompts = {}",
                 self.update.minibatches, self.rollout.prompts

@@ -11,13 +11,19 @@ use std::sync::Arc;
 /// Shapes of the inputs, drawn from a sequence of random numbers.
 type Shapes = Box<dyn Fn(&mut Sequence) -> Vec<Vec<usize>>>;
 
+/// The operation on tensors.
+type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
+/// The operation in f64.
+type Oracle = Box<dyn Fn(&[Array]) -> Array>;
+
 pub struct Case {
     /// The operation's name, and after a blank what is special in this row.
     pub name: &'static str,
     pub shapes: Shapes,
     pub domain: fn(f32) -> f32,
-    pub run: Box<dyn Fn(&[Tensor]) -> Result<Tensor>>,
-    pub oracle: Box<dyn Fn(&[Array]) -> Array>,
+    pub run: Run,
+    pub oracle: Oracle,
 }
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
@@ -166,6 +172,22 @@ fn products() -> Vec<Case> {
             PLAIN,
             |x| ops::linear(&x[0], &x[1], Some(&x[2])),
             |x| x[0].matmul(&x[1], false, true).zip(&x[2], |y, b| y + b),
+        ),
+        case(
+            "linears summed",
+            |draws| {
+                let (m, n, k) = (size(draws, 1, 12), size(draws, 1, 9), size(draws, 1, 12));
+                vec![vec![m, k], vec![n, k], vec![n, k], vec![n]]
+            },
+            PLAIN,
+            |x| {
+                let [a, b] = ops::linears(&x[0], [(&x[1], None), (&x[2], Some(&x[3]))])?;
+                ops::mul(&a, &b)
+            },
+            |x| {
+                let b = x[0].matmul(&x[2], false, true).zip(&x[3], |y, b| y + b);
+                x[0].matmul(&x[1], false, true).zip(&b, |a, b| a * b)
+            },
         ),
         case(
             "linear",

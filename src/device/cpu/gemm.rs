@@ -1,7 +1,7 @@
 //! Matrix products: f32 in, f32 out, over one crate.
 //!
 //! The engine is `gemmkit`, pinned; `gemm` is its oracle in the tests, and `docs/dependencies.md` has the measurement
-//! behind the choice. To change the engine, change [`run`].
+//! behind the choice. To change the engine, change `run`.
 //!
 //! A row of a product must have the same bits whatever the number of rows: that is what lets a token sampled with a
 //! KV cache (few rows) have the log-prob that training computes (many rows). The engine gives that from two rows on
@@ -11,12 +11,25 @@ use super::memory::Buffer;
 use super::pool;
 use crate::error::{Error, Result};
 use gemmkit::{MatMut, MatRef, Parallelism};
+use std::sync::Once;
 
 /// Products with fewer rows are computed with this many, the rest zeros.
 pub const FEWEST_ROWS: usize = 8;
 
+/// Columns of a product (as the engine sees it: our rows) from which the other operand is packed. The engine's own
+/// 1024 leaves a row-major weight of 1024 columns in place, a page from row to row, at half the speed.
+const PACK_FROM: usize = 32;
+
+static TUNED: Once = Once::new();
+
 /// Multiply-adds below which one thread is faster than two.
 const PARALLEL_FROM: usize = 1 << 18;
+
+/// Rows of both operands that are taken at a time into a product over rows (the gradient of a weight), where the result
+/// is small: 256 rows of some hundred columns stay in the second-level cache and thousands do not.
+const DEPTH: usize = 256;
+/// Elements of a result that is small.
+const SMALL_RESULT: usize = 1 << 18;
 
 /// An operand: row-major `[rows, cols]`, read as its transpose where `transposed`.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +68,13 @@ impl<'a> Operand<'a> {
             None => Some(self.data.len()) == rows.checked_mul(cols),
             Some(_) => fits(self.data.len(), stored, stride),
         }
+    }
+
+    /// Without its first `rows` stored rows; the rest has as many columns as before, `cols`.
+    fn skip(self, rows: usize, cols: usize) -> Operand<'a> {
+        let stride = self.stride.unwrap_or(cols);
+        let data = self.data.get(rows * stride..).unwrap_or_default();
+        Operand { data, stride: Some(stride), ..self }
     }
 
     /// As a `[rows, cols]` matrix after any transposition.
@@ -122,6 +142,15 @@ pub fn matmul_columns(
         }
         return Ok(());
     }
+    if a.transposed && !b.transposed && k > DEPTH && m * n <= SMALL_RESULT {
+        for first in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - first);
+            let c = MatMut::new(&mut *c, m, n, stride as isize, 1);
+            let (a, b) = (a.skip(first, m).matrix(m, depth), b.skip(first, n).matrix(depth, n));
+            run(c, a, b, [m, n, depth], accumulate || first > 0);
+        }
+        return Ok(());
+    }
     if m >= FEWEST_ROWS || a.transposed {
         let c = MatMut::new(c, m, n, stride as isize, 1);
         run(c, a.matrix(m, k), b.matrix(k, n), [m, n, k], accumulate);
@@ -158,6 +187,7 @@ fn run(
     accumulate: bool,
 ) {
     let beta = if accumulate { 1.0 } else { 0.0 };
+    TUNED.call_once(|| gemmkit::tuning::set_lhs_pack_threshold(PACK_FROM));
     let threads = pool::threads();
     if threads == 1 || m * n * k < PARALLEL_FROM {
         gemmkit::gemm(1.0, a, b, beta, c, Parallelism::Serial);

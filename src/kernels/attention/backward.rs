@@ -5,7 +5,8 @@
 //! queries inside, both in order, so no sum depends on anything but the sequence.
 
 use super::forward::{pack, pack_transposed};
-use super::tile::{self, LANES, Lanes, Rows, TILE};
+use super::products::{LANES, Lanes, TILE, outer_sum, products, weighted_sum};
+use super::tile::{self, Rows};
 use super::{Attention, check_len, check_segments};
 use crate::device::cpu::math::{exp2, fma};
 use crate::device::cpu::memory::Buffer;
@@ -314,8 +315,8 @@ fn step<const FMA: bool, const R: usize>(
     let (query, dout) = (&rows.query[these.clone()], &state.dout[these.clone()]);
     let mut probabilities = [[0f32; TILE]; R];
     let mut slopes = [[0f32; TILE]; R];
-    tile::products::<FMA, R, f32>(query, dim, &tile.keys_transposed, lanes, &mut probabilities);
-    tile::products::<FMA, R, f32>(dout, dim, &tile.values_transposed, lanes, &mut slopes);
+    products::<FMA, R, f32>(query, dim, &tile.keys_transposed, lanes, &mut probabilities);
+    products::<FMA, R, f32>(dout, dim, &tile.values_transposed, lanes, &mut slopes);
     for r in 0..R {
         let probabilities = &mut probabilities[r].as_chunks_mut::<LANES>().0[lanes[r].blocks()];
         let slopes = &mut slopes[r].as_chunks_mut::<LANES>().0[lanes[r].blocks()];
@@ -333,8 +334,8 @@ fn step<const FMA: bool, const R: usize>(
         tile::fill_unseen(probabilities, lanes[r], 0.0);
         tile::fill_unseen(slopes, lanes[r], 0.0);
     }
-    tile::outer_sum::<FMA, R>(&probabilities, lanes, dout, dim, dv);
-    tile::outer_sum::<FMA, R>(&slopes, lanes, query, dim, dk);
-    tile::weighted_sum::<FMA, R, f32>(&slopes, lanes, &tile.keys, dim, &mut dq[these]);
+    outer_sum::<FMA, R>(&probabilities, lanes, dout, dim, dv);
+    outer_sum::<FMA, R>(&slopes, lanes, query, dim, dk);
+    weighted_sum::<FMA, R, f32>(&slopes, lanes, &tile.keys, dim, &mut dq[these]);
     R
 }

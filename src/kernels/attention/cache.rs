@@ -5,7 +5,7 @@
 //! last tile, so a group of samples of one prompt holds the prompt once.
 
 use super::forward::{Scratch, Tiles, tasks};
-use super::tile::TILE;
+use super::products::TILE;
 use super::{Attention, check_len, check_segments};
 use crate::device::cpu::memory::{Buffer, Element};
 use crate::device::cpu::pool;

@@ -1,6 +1,7 @@
 //! The forward pass over packed sequences, and the walk over tiles that the cache shares.
 
-use super::tile::{self, Rows, Running, TILE};
+use super::products::TILE;
+use super::tile::{self, Rows, Running};
 use super::{Attention, check_len, check_segments};
 use crate::device::cpu::pool;
 use crate::dtype::{Float, FloatSlice, FloatSliceMut};

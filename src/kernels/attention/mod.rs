@@ -14,6 +14,7 @@
 mod backward;
 mod cache;
 mod forward;
+mod products;
 mod tile;
 
 pub use backward::{Backward, backward};
@@ -21,8 +22,13 @@ pub use cache::KvCache;
 pub use forward::{Forward, forward};
 
 use crate::error::{Error, Result};
+use products::TILE;
 use std::ops::Range;
-use tile::TILE;
+
+/// The example of the essay, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/attention.md")]
+struct Essay;
 
 /// Which keys of its own sequence a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -93,7 +99,7 @@ impl Attention {
 
     /// [`Error::is_invalid`] for a description that makes no sense.
     fn check(&self) -> Result<()> {
-        let problem = if self.kv_heads == 0 || self.query_heads % self.kv_heads != 0 {
+        let problem = if self.kv_heads == 0 || !self.query_heads.is_multiple_of(self.kv_heads) {
             "query heads must be a multiple of the key-value heads"
         } else if self.query_heads == 0 || self.head_dim == 0 {
             "heads and head width must not be 0"

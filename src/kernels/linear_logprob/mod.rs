@@ -3,7 +3,7 @@
 //!
 //! Here are the arguments, their checks and the plan; `pass` has the products. Rows are taken in chunks whose logits
 //! fit a workspace budget. Rows that are ignored are left out of the chunks, and in a backward pass so are rows
-//! without gradient: they cost nothing. What is done with the logits of a chunk is [`logprob`](super::logprob)'s, so
+//! without gradient: they cost nothing. What is done with the logits of a chunk is [`super::logprob`]'s, so
 //! its results are the same bits as those of `logprob` on the product of `gemm::matmul`.
 //!
 //! Everything is f32 inside. A bf16 or f16 head is widened a block at a time into the workspace.
@@ -14,6 +14,11 @@ use super::logprob::{self, Outputs, Softmax, Upstream, check_len};
 use crate::dtype::{DType, FloatSlice};
 use crate::error::{Error, Result};
 use pass::Pass;
+
+/// The family's page; its example runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/linear_logprob.md")]
+struct Page;
 
 /// The workspace of a call that gives no budget.
 pub const DEFAULT_WORKSPACE: usize = 48 << 20;

@@ -24,6 +24,11 @@ use rayon::prelude::*;
 pub(in crate::kernels) use row::distribution::Distribution;
 use row::{PIECE, Piece, Reading, Scratch};
 
+/// The family's page; its example runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels/logprob.md")]
+struct Page;
+
 /// The target of a row to leave out; any negative target does the same.
 pub const IGNORE: i32 = -100;
 

@@ -6,7 +6,7 @@
 //!
 //! Floor: 17 bytes read and 4 written a token without a reference and entropies. Algorithm: a sequence pass counts live
 //! tokens (1 byte a token) and turns the aggregation into one coefficient a sequence; a token pass walks fixed blocks
-//! of 4096 tokens, each cut where sequences end, and leaves one record of sums a block; the records are
+//! of `pass::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
 //! added in order. Blocks are a function of the token count alone, so bits do not depend on the thread count; a
 //! token's gradient depends on its own sequence's coefficient only. Objectives whose ratio is a sequence's (GSPO,
 //! GMPO) are to extend the sequence pass.
