@@ -81,7 +81,11 @@ pub fn run(case: &mut Case) -> Result<Outcome, String> {
         rows,
         width,
         vocab,
-        softmax: Softmax { temperature: Temperature::Same(temperature), softcap: None, banned: &[] },
+        softmax: Softmax {
+            temperature: Temperature::Same(temperature),
+            softcap: None,
+            banned: &[],
+        },
         workspace,
     };
 
@@ -91,8 +95,7 @@ pub fn run(case: &mut Case) -> Result<Outcome, String> {
         let mut got = Got::new(rows, width, vocab);
         forward(&head, got.both().0).map_err(|e| e.to_string())?;
         let (logsumexp, entropy) = (got.logsumexp.clone(), got.entropy.clone());
-        let saved =
-            Saved { logsumexp: &logsumexp, entropy: Some(&entropy), dlogprob, dentropy };
+        let saved = Saved { logsumexp: &logsumexp, entropy: Some(&entropy), dlogprob, dentropy };
         backward(&head, &saved, got.both().1).map_err(|e| e.to_string())?;
         got.compare(case)?;
 

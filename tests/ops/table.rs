@@ -27,7 +27,8 @@ pub struct Case {
 }
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
-pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[("cast", "tests/autograd.rs")];
+pub const TESTED_ELSEWHERE: &[(&str, &str)] =
+    &[("cast", "tests/autograd.rs"), ("cached_attention", "tests/decoder.rs")];
 
 fn size(draws: &mut Sequence, from: u32, below: u32) -> usize {
     (from + draws.below(below - from)) as usize
