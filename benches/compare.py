@@ -22,16 +22,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = "gradstone"
 
 
-def lines(command, environment):
-    """The JSON objects that a command prints; its other output goes to stderr."""
-    run = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    if run.returncode != 0:
-        sys.exit(f"error: {' '.join(map(str, command))} ended with status {run.returncode}")
-    for line in run.stdout.splitlines():
+def lines(command, environment, failures):
+    """The JSON objects that a command prints, as they come; they and its other output go to stderr too."""
+    print(" ".join(map(str, command)), file=sys.stderr)
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in run.stdout:
+        sys.stderr.write(line)
         if line.startswith("{"):
             yield json.loads(line)
-        elif line:
-            print(line, file=sys.stderr)
+    if run.wait() != 0:
+        failures.append(f"{' '.join(map(str, command))}: status {run.returncode}")
 
 
 def commands(name, options):
@@ -43,20 +43,18 @@ def commands(name, options):
         yield [options.python, script, *rest]
 
 
-def collect(options):
+def collect(options, failures):
     """{(op, shape, dtype, threads): {who: {field: [value of each round]}}}"""
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
+    everything = [command for name in options.names for command in commands(name, options)]
     table = {}
-    for round in range(options.rounds):
-        for name in options.names:
-            for command in commands(name, options):
-                print(f"round {round + 1}: {' '.join(map(str, command))}", file=sys.stderr)
-                for line in lines(command, environment):
-                    key = (line["op"], str(line["shape"]), line["dtype"], line["threads"])
-                    fields = table.setdefault(key, {}).setdefault(line["who"], {})
-                    for field, value in line.items():
-                        if isinstance(value, (int, float)) and field != "threads":
-                            fields.setdefault(field, []).append(value)
+    for command in everything * options.rounds:
+        for line in lines(command, environment, failures):
+            key = (line["op"], str(line["shape"]), line["dtype"], line["threads"])
+            fields = table.setdefault(key, {}).setdefault(line["who"], {})
+            for field, value in line.items():
+                if isinstance(value, (int, float)) and field != "threads":
+                    fields.setdefault(field, []).append(value)
     return table
 
 
@@ -89,11 +87,14 @@ def main():
     parser.add_argument("--clock", choices=["median_ms", "cpu_ms"], default="median_ms", help="for the ratios")
     parser.add_argument("--json", help="also write every number here")
     options = parser.parse_args()
-    table = collect(options)
+    failures = []
+    table = collect(options, failures)
     show(table, options.clock)
     if options.json:
         rows = [dict(zip(("op", "shape", "dtype", "threads"), key), results=value) for key, value in table.items()]
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1))
+    if failures:
+        sys.exit("error: " + "; ".join(failures))
 
 
 if __name__ == "__main__":
