@@ -153,14 +153,14 @@ struct Forward {
     return (sequence.first + r / heads_per_group) * shape.query_heads + head * heads_per_group + r % heads_per_group;
   }
 
-  // The tiles from `tile` to `end` folded into `chain`, group after group; the last group's state stays in it.
+  // The tiles from `tile` to `end` folded into `chain`, group after group.
   template <class Left>
   __device__ __forceinline__ void walk(Chain<WIDTH>& chain, const Left& left, int tile, int end) {
     const Scoring scoring(shape);
     const int my_row = row + warp_id() * QUERY_ROWS + row_in_warp();
     const bool warp_has_rows = row + warp_id() * QUERY_ROWS < all_rows;
-    float total_max[2], total_sum[2];
-    bool merged = false;
+    float total_max[2] = {-INFINITY_F, -INFINITY_F}, total_sum[2] = {0.0f, 0.0f};
+    bool joined = false;
     chain.start();
     tile = next_seen(tile, end);
     if (tile < end) fetch(key, tile, false);
@@ -196,48 +196,48 @@ struct Forward {
       __syncthreads();  // the values are there, and all warps are done with the keys
       if (next < end) fetch(key, next, false);
       if (seen != Cover::EMPTY) add_weighted<T, WIDTH, KEYS>(chain.out, scores, value, exchange);
-      if (next >= end || next / GROUP_TILES != tile / GROUP_TILES) {
-        close(chain, total_max, total_sum, merged, next < end);
-        merged = true;
+      const bool ends = next >= end || next / GROUP_TILES != tile / GROUP_TILES;
+      if (ends) {
+        chain.sum[0] = over_row(chain.sum[0], Sum());
+        chain.sum[1] = over_row(chain.sum[1], Sum());
+        if (next < end || joined) {
+          join(chain, total_max, total_sum);
+          chain.start();
+          joined = true;
+        }
       }
       tile = next;
     }
+    if (!joined) return;
+    const float* mine = total + lane_id();
+#pragma unroll
+    for (int i = 0; i < WIDTH / 2; i++) chain.out[i / 4][i % 4] = mine[i * WARP];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      chain.max[r] = total_max[r];
+      chain.sum[r] = total_sum[r];
+    }
   }
 
-  // Ends a group: its sums over the row's lanes, then it and the total become the new total, which goes to shared memory
-  // (each thread to its own words) where another group follows.
-  __device__ __forceinline__ void close(Chain<WIDTH>& chain, float (&total_max)[2], float (&total_sum)[2], bool merged,
-                                        bool follows) const {
-    chain.sum[0] = over_row(chain.sum[0], Sum());
-    chain.sum[1] = over_row(chain.sum[1], Sum());
+  // Joins a group that has ended to the total, which lies in shared memory (each thread has words of its own there):
+  // a second output in registers would be too much.
+  __device__ __forceinline__ void join(const Chain<WIDTH>& chain, float (&total_max)[2], float (&total_sum)[2]) const {
     float* mine = total + lane_id();
-    if (merged) {
-      const Join upper(total_max[0], total_sum[0], chain.max[0], chain.sum[0]);
-      const Join lower(total_max[1], total_sum[1], chain.max[1], chain.sum[1]);
-      chain.max[0] = upper.max;
-      chain.max[1] = lower.max;
-      chain.sum[0] = upper.sum;
-      chain.sum[1] = lower.sum;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const Join join(total_max[r], total_sum[r], chain.max[r], chain.sum[r]);
+      const bool begins = total_max[r] == -INFINITY_F && total_sum[r] == 0.0f;
+      total_max[r] = join.max;
+      total_sum[r] = join.sum;
 #pragma unroll
       for (int d = 0; d < WIDTH / 8; d++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          chain.out[d][i] = (i < 2 ? upper : lower).value(mine[(d * 4 + i) * WARP], chain.out[d][i]);
+        for (int i = 2 * r; i < 2 * r + 2; i++) {
+          float* word = mine + (d * 4 + i) * WARP;
+          *word = join.value(begins ? 0.0f : *word, chain.out[d][i]);
         }
       }
     }
-    if (!follows) return;
-#pragma unroll
-    for (int d = 0; d < WIDTH / 8; d++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) mine[(d * 4 + i) * WARP] = chain.out[d][i];
-    }
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      total_max[r] = chain.max[r];
-      total_sum[r] = chain.sum[r];
-    }
-    chain.start();
   }
 
   __device__ __forceinline__ void write(const Chain<WIDTH>& chain) const {
@@ -286,7 +286,7 @@ struct Forward {
     const int step = split ? int(gridDim.z) : a.groups;
     for (int group = split ? int(blockIdx.z) : 0; group < a.groups; group += step) {
       Chain<WIDTH> chain;
-      __syncthreads();  // the last group's values are read
+      __syncthreads();  // the last group's values are read, and the queries where they are kept
       walk(chain, left, split ? max(first, group * GROUP_TILES) : first, split ? min(end, (group + 1) * GROUP_TILES) : end);
       if (split) {
         write_partial(chain, group);
@@ -309,12 +309,13 @@ struct Forward {
     queries = positions(row, row + rows);
     const int warp_row = row + warp_id() * QUERY_ROWS;
     warp_queries = warp_row < all_rows ? positions(warp_row, warp_row + QUERY_ROWS) : queries;
-    query = dynamic_shared<T>();
-    key = query + rows * STRIDE<T, WIDTH>;
+    // Keys, values, weights in exchange, queries, totals; the totals take the queries' place where those are kept.
+    key = dynamic_shared<T>();
     value = key + KEYS * STRIDE<T, WIDTH>;
     float* floats = reinterpret_cast<float*>(value + KEYS * STRIDE<T, WIDTH>);
     exchange = floats + warp_id() * WEIGHT_FLOATS<T, KEYS>;
-    total = floats + int(blockDim.x) / WARP * WEIGHT_FLOATS<T, KEYS> + warp_id() * QUERY_ROWS * WIDTH;
+    query = reinterpret_cast<T*>(floats + int(blockDim.x) / WARP * WEIGHT_FLOATS<T, KEYS>);
+    total = reinterpret_cast<float*>(KEPT ? query : query + rows * STRIDE<T, WIDTH>) + warp_id() * QUERY_ROWS * WIDTH;
     const T* q = static_cast<const T*>(a.q);
     stage<T, WIDTH>(query, rows, shape.head_dim, a.vector != 0, [&](int r) {
       return row + r < all_rows ? q + row_index(row + r) * shape.head_dim : nullptr;
@@ -326,8 +327,6 @@ struct Forward {
       __syncthreads();
       LeftInRegisters<T, WIDTH> left;
       left.load(mine);
-      total = reinterpret_cast<float*>(query) + warp_id() * QUERY_ROWS * WIDTH;  // nobody reads the queries in shared memory again
-      __syncthreads();
       attend(left);
     } else {
       attend(LeftInShared<T, WIDTH>{mine});

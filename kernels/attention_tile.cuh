@@ -73,12 +73,10 @@ __device__ __forceinline__ void stage(T* shared, int rows, int dim, bool vector,
     if (source != nullptr && vector && column + SIZE <= dim) {
       cp_async16(target, source + column);
     } else {
-      Vec16<T> chunk;
-#pragma unroll
+#pragma unroll 1
       for (int j = 0; j < SIZE; j++) {
-        chunk.at[j] = source != nullptr && column + j < dim ? source[column + j] : from_float<T>(0.0f);
+        target[j] = source != nullptr && column + j < dim ? source[column + j] : from_float<T>(0.0f);
       }
-      store16(target, chunk);
     }
   }
 }
@@ -123,7 +121,8 @@ struct LeftInRegisters {
   }
 };
 
-// products[i][j] = left row i . right row j over WIDTH, for 16 left rows and COUNT right rows.
+// products[i][j] = left row i . right row j over WIDTH, for 16 left rows and COUNT right rows. In f32 every sum runs over
+// the width in order.
 template <class T, int WIDTH, int COUNT, class Left>
 __device__ __forceinline__ void row_products(float (&products)[COUNT / 8][4], const Left& left, const T* right) {
 #pragma unroll
@@ -131,49 +130,36 @@ __device__ __forceinline__ void row_products(float (&products)[COUNT / 8][4], co
 #pragma unroll
     for (int i = 0; i < 4; i++) products[n][i] = 0.0f;
   }
-#pragma unroll
-  for (int step = 0; step < WIDTH / 16; step++) {
-    unsigned a[4];
-    left.fragment(a, step);
-#pragma unroll
-    for (int n = 0; n < COUNT / 8; n += 2) {
-      unsigned b[4];
-      load_tile(b, right + n * 8 * STRIDE<T, WIDTH> + step * 16, STRIDE<T, WIDTH>);
-      multiply_add(products[n], a, {b[0], b[2]}, T());
-      multiply_add(products[n + 1], a, {b[1], b[3]}, T());
-    }
-  }
-}
-
-// f32: every sum runs over the width in order.
-template <int WIDTH>
-struct LeftInShared<float, WIDTH> {
-  const float* rows;
-};
-template <class T, int WIDTH, int COUNT>
-__device__ __forceinline__ void row_products(float (&products)[COUNT / 8][4], const LeftInShared<float, WIDTH>& left,
-                                             const float* right) {
-#pragma unroll
-  for (int n = 0; n < COUNT / 8; n++) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) products[n][i] = 0.0f;
-  }
-  const float* upper = left.rows + row_in_warp() * STRIDE<float, WIDTH>;
-  const float* lower = upper + 8 * STRIDE<float, WIDTH>;
-  const float* column = right + column_in_tile() * STRIDE<float, WIDTH>;
+  if constexpr (sizeof(T) == 4) {
+    const float* upper = left.rows + row_in_warp() * STRIDE<T, WIDTH>;
+    const float* column = right + column_in_tile() * STRIDE<T, WIDTH>;
 #pragma unroll 1
-  for (int d = 0; d < WIDTH; d += 4) {
-    const Vec16<float> a = load16(upper + d), b = load16(lower + d);
+    for (int d = 0; d < WIDTH; d += 4) {
+      const Vec16<float> a = load16(upper + d), b = load16(upper + 8 * STRIDE<T, WIDTH> + d);
 #pragma unroll
-    for (int n = 0; n < COUNT / 8; n++) {
-      const float* even = column + n * 8 * STRIDE<float, WIDTH> + d;
-      const Vec16<float> x = load16(even), y = load16(even + STRIDE<float, WIDTH>);
+      for (int n = 0; n < COUNT / 8; n++) {
+        const float* even = column + n * 8 * STRIDE<T, WIDTH> + d;
+        const Vec16<float> x = load16(even), y = load16(even + STRIDE<T, WIDTH>);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        products[n][0] = __fmaf_rn(a.at[j], x.at[j], products[n][0]);
-        products[n][1] = __fmaf_rn(a.at[j], y.at[j], products[n][1]);
-        products[n][2] = __fmaf_rn(b.at[j], x.at[j], products[n][2]);
-        products[n][3] = __fmaf_rn(b.at[j], y.at[j], products[n][3]);
+        for (int j = 0; j < 4; j++) {
+          products[n][0] = __fmaf_rn(a.at[j], x.at[j], products[n][0]);
+          products[n][1] = __fmaf_rn(a.at[j], y.at[j], products[n][1]);
+          products[n][2] = __fmaf_rn(b.at[j], x.at[j], products[n][2]);
+          products[n][3] = __fmaf_rn(b.at[j], y.at[j], products[n][3]);
+        }
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < WIDTH / 16; step++) {
+      unsigned a[4];
+      left.fragment(a, step);
+#pragma unroll
+      for (int n = 0; n < COUNT / 8; n += 2) {
+        unsigned b[4];
+        load_tile(b, right + n * 8 * STRIDE<T, WIDTH> + step * 16, STRIDE<T, WIDTH>);
+        multiply_add(products[n], a, {b[0], b[2]}, T());
+        multiply_add(products[n + 1], a, {b[1], b[3]}, T());
       }
     }
   }

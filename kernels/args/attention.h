@@ -105,7 +105,7 @@ typedef struct CacheAppendArgs {
 typedef struct CacheCopyArgs {
   const uint64_t* pairs; /**< [count, 2] addresses: from, to; multiples of 16 */
   int64_t count;
-  int64_t page_bytes; /**< a multiple of 4 */
+  int64_t page_bytes;
 } CacheCopyArgs;
 
 #endif
