@@ -2,7 +2,7 @@
 
 use crate::DType;
 use crate::device::cpu::memory::Buffer;
-use crate::device::gpu::{DeviceBuffer, Gpu};
+use crate::device::gpu::{DeviceBuffer, DeviceSliceMut, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::attention::launch::Segments;
 use crate::kernels::attention::{self as kernel, Attention, KvCache};
@@ -131,9 +131,9 @@ impl Backward for SavedOnDevice {
         // The keys' and the values' gradients come from one kernel.
         let mut dk = gradient(&self.k, wanted[1] || wanted[2])?;
         let mut dv = gradient(&self.v, wanted[1] || wanted[2])?;
-        let slice = |gradient: &mut Option<Tensor>| {
+        fn slice(gradient: &mut Option<Tensor>) -> Result<Option<DeviceSliceMut<'_>>> {
             gradient.as_mut().map(Tensor::device_slice_mut).transpose()
-        };
+        }
         kernel::launch::backward(
             &self.spec,
             kernel::launch::Backward {

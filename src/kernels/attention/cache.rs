@@ -349,7 +349,7 @@ impl KvCache {
     }
 
     fn wrong_dtype(&self, given: &[(&str, DType)]) -> Error {
-        let own = match self.store {
+        let own = match &self.store {
             Store::F32(_) => DType::F32,
             Store::Bf16(_) => DType::Bf16,
             Store::F16(_) => DType::F16,
