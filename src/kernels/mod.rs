@@ -4,6 +4,7 @@ pub mod activation;
 pub mod adamw;
 pub mod advantage;
 pub mod attention;
+pub mod block_noise;
 pub mod cast;
 pub mod elementwise;
 pub mod embedding;
