@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod advantage;
 mod args;
 pub mod attention;
+pub mod block_noise;
 pub mod cast;
 pub mod elementwise;
 pub mod embedding;
