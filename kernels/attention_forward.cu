@@ -378,7 +378,6 @@ struct Forward {
   KERNEL(attention_forward_##width##_f16, AttentionForwardArgs, BLOCK) { Forward<f16, width>(a).run(); }
 ATTENTION_FORWARD(32)
 ATTENTION_FORWARD(64)
-ATTENTION_FORWARD(96)
 ATTENTION_FORWARD(128)
 ATTENTION_FORWARD(256)
 

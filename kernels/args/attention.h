@@ -83,7 +83,7 @@ typedef struct AttentionBackwardArgs {
   const void* q;          /**< [tokens, query_heads, head_dim] storage type */
   const void* k;          /**< [tokens, kv_heads, head_dim] */
   const void* v;          /**< [tokens, kv_heads, head_dim] */
-  const void* dout;       /**< [tokens, query_heads, head_dim]; bf16 in the bf16 kernels, else f32 */
+  const void* dout;       /**< [tokens, query_heads, head_dim] storage type */
   const float* logsumexp; /**< [tokens, query_heads] */
   const float* delta;     /**< [tokens, query_heads] */
   float* dq;              /**< [tokens, query_heads, head_dim] scale * sum_j ds_ij k_j */

@@ -224,7 +224,6 @@ fn forward_kernel(width: usize, dtype: DType) -> Result<Kernel> {
     match width {
         32 => typed_kernel!("attention_forward", "attention_forward_32", dtype),
         64 => typed_kernel!("attention_forward", "attention_forward_64", dtype),
-        96 => typed_kernel!("attention_forward", "attention_forward_96", dtype),
         128 => typed_kernel!("attention_forward", "attention_forward_128", dtype),
         _ => typed_kernel!("attention_forward", "attention_forward_256", dtype),
     }

@@ -16,14 +16,14 @@ pub(super) const WARP: u32 = 32;
 /// Query rows (or keys) of one warp.
 const WARP_ROWS: usize = ATTENTION_TILE_ROWS as usize;
 /// Head widths that there are kernels for.
-const WIDTHS: [usize; 5] = [32, 64, 96, 128, 256];
+const WIDTHS: [usize; 4] = [32, 64, 128, 256];
 
 /// The sizes of one head width and storage type.
 pub(super) struct Plan {
     /// The head width, up to a width that there are kernels for.
     width: usize,
     head_dim: usize,
-    /// Of an element in shared memory.
+    /// Of an element.
     bytes: usize,
     dtype: DType,
 }
@@ -44,11 +44,6 @@ impl Plan {
             )));
         }
         Ok(Plan { width, head_dim: spec.head_dim, bytes: dtype.size(), dtype })
-    }
-
-    /// The same for kernels that hold elements of another type in shared memory.
-    pub fn staged(self, dtype: DType) -> Plan {
-        Plan { bytes: dtype.size(), ..self }
     }
 
     /// The width in the kernel's name.
@@ -104,7 +99,7 @@ impl Plan {
         Ok(bytes as u32)
     }
 
-    /// Rows of the type in shared memory begin at multiples of 16 bytes.
+    /// Rows begin at multiples of 16 bytes.
     pub fn vector(&self, addresses: &[u64]) -> bool {
         (self.head_dim * self.bytes).is_multiple_of(16)
             && addresses.iter().all(|address| address.is_multiple_of(16))
