@@ -1,8 +1,6 @@
 // block.cpp: the life of a block and of its threads, and the errors that end it. See block.h.
 #include "block.h"
 
-#include <string.h>
-
 #include "message.h"
 
 namespace gradstone_host {
@@ -205,10 +203,7 @@ std::string BlockRunner::describe_deadlock() const {
     if (thread.state != State::AtBarrier && thread.state != State::InCollective) continue;
     Place* known = nullptr;
     for (Place& place : places) {
-      if (place.collective == thread.waits_for && place.site.line == thread.waits_at.line &&
-          !strcmp(place.site.file, thread.waits_at.file)) {
-        known = &place;
-      }
+      if (place.collective == thread.waits_for && same_site(place.site, thread.waits_at)) known = &place;
     }
     if (known) {
       ++known->threads;
