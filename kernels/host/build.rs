@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let build = || {
         let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").warnings(false).extra_warnings(false);
-        build.flag("-Wall").flag("-Wextra").flag("-Werror").flag("-Wno-unknown-pragmas");
+        build.cpp(true).std("c++17").warnings(true).extra_warnings(true);
+        build.flag("-Werror").flag("-Wno-unknown-pragmas");
         if let Some((define, _)) = sanitizer {
             build.compiler("clang++").define(define, None);
         }

@@ -31,8 +31,10 @@ enum Sees {
     WrongValue,
     /// The sanitizer's report has this.
     Report(&'static str),
+    /// Depends on what happens to lie beside the memory that is overrun.
+    Chance,
 }
-use Sees::{Error, Nothing, Report, WrongValue};
+use Sees::{Chance, Error, Nothing, Report, WrongValue};
 
 /// What the fixed kernel writes.
 #[derive(Clone, Copy)]
@@ -85,7 +87,7 @@ const CASES: &[Case] = &[
     rule("early_exit", "barriers.cu", Input, "left the kernel"),
     rule("skipped_barrier", "barriers.cu", Input, "left the kernel"),
     case("unwritten_shared", "barriers.cu", Input, WrongValue, WrongValue, WrongValue),
-    case("global_read_past_end", "bounds.cu", Input, Nothing, Report("heap-buffer-overflow"), Nothing),
+    case("global_read_past_end", "bounds.cu", Input, Nothing, Report("heap-buffer-overflow"), Chance),
     case("static_shared_write", "bounds.cu", Input, Error("0 bytes past the end of the 256 bytes of"),
          Report("use-after-poison"), Error("0 bytes past the end of the 256 bytes of")),
     case("static_shared_read", "bounds.cu", Reversed, WrongValue, Report("use-after-poison"), WrongValue),
@@ -100,7 +102,7 @@ const CASES: &[Case] = &[
     rule("mask_without_caller", "warps.cu", Exchanged, "does not name its caller, lane 31"),
     rule("lane_has_left", "warps.cu", Exchanged, "left the kernel"),
     case("shuffle_as_barrier", "warps.cu", Exchanged, Nothing, Nothing, RACE),
-    case("copy_without_wait", "copies.cu", Reversed, WrongValue, WrongValue, WrongValue),
+    case("copy_without_wait", "copies.cu", Reversed, WrongValue, WrongValue, RACE),
     rule("copy_wait_too_few", "copies.cu", Reversed, "1 copies of cp_async16 in flight"),
     rule("copy_without_commit", "copies.cu", Reversed, "1 copies of cp_async16 in flight"),
     case("copy_without_barrier", "copies.cu", Reversed, WrongValue, WrongValue, RACE),
@@ -145,8 +147,9 @@ fn run_kernel(kernel: &str) -> String {
         if let Err(message) = result {
             return format!("ERROR under {order:?}: {message}");
         }
-        if out != expected(case.writes, &input) {
-            return format!("WRONG VALUE under {order:?}: {out:?}");
+        let wanted = expected(case.writes, &input);
+        if let Some(i) = (0..out.len()).find(|&i| out[i] != wanted[i]) {
+            return format!("WRONG VALUE under {order:?}: {} at {i}, not {}", out[i], wanted[i]);
         }
         let counts = case.file == "races.cu";
         if counts && kernel.ends_with("_fixed") && *counter as usize != BLOCKS * BLOCK {
@@ -189,6 +192,7 @@ fn is_as_seen(printed: &str, sees: Sees, file: &str) -> bool {
                 |l: &str| l.contains(message) && (l.contains(file) || l.contains("dynamic"));
             line.is_some_and(names) && !report
         }
+        Chance => printed.contains("CHILD: "),
         Report(message) => printed.contains(message) && printed.contains(file),
     }
 }
