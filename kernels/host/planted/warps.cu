@@ -43,9 +43,18 @@ __device__ void shuffle_as_barrier(const PlantedArgs& a) {
   a.out[global_thread()] = exchange.at[threadIdx.x ^ 1] + zero;
 }
 
+// out = in. One half of each warp waits for the block, the other for its warp.
+template <bool correct>
+__device__ void wait_for_each_other(const PlantedArgs& a) {
+  if (correct || threadIdx.x % 32 < 16) __syncthreads();
+  if (correct || threadIdx.x % 32 >= 16) __syncwarp();
+  a.out[global_thread()] = a.in[global_thread()];
+}
+
 }  // namespace
 
 PLANTED(half_warp_full_mask, half_with_full_mask)
 PLANTED(mask_without_caller, mask_without_caller)
 PLANTED(lane_has_left, lane_has_left)
 PLANTED(shuffle_as_barrier, shuffle_as_barrier)
+PLANTED(deadlock, wait_for_each_other)

@@ -100,6 +100,7 @@ const CASES: &[Case] = &[
     rule("too_much_shared", "bounds.cu", Input, "65536 bytes static"),
     rule("half_warp_full_mask", "warps.cu", Exchanged, "divergent warp collective"),
     rule("mask_without_caller", "warps.cu", Exchanged, "does not name its caller, lane 31"),
+    rule("deadlock", "warps.cu", Input, "nobody can go on"),
     rule("lane_has_left", "warps.cu", Exchanged, "left the kernel"),
     case("shuffle_as_barrier", "warps.cu", Exchanged, Nothing, Nothing, RACE),
     case("copy_without_wait", "copies.cu", Reversed, WrongValue, WrongValue, RACE),
@@ -219,6 +220,20 @@ fn no_build_reports_the_fixed_twins() {
     for case in CASES {
         let printed = run_in_child(&format!("planted_{}_fixed", case.name));
         assert!(is_as_seen(&printed, Nothing, case.file), "{}:\n{printed}", case.name);
+    }
+}
+
+#[test]
+fn a_failed_launch_leaves_nothing_behind() {
+    // Errors of every kind that leave fibers in the middle of a kernel, each followed by a good launch.
+    for name in
+        ["divergent_barrier", "early_exit", "deadlock", "copy_without_commit", "too_much_shared"]
+    {
+        for _ in 0..3 {
+            let failed = run_kernel(&format!("planted_{name}"));
+            assert!(failed.starts_with("ERROR"), "{name}: {failed}");
+            assert_eq!(run_kernel(&format!("planted_{name}_fixed")), "CLEAN", "after {name}");
+        }
     }
 }
 
