@@ -190,6 +190,17 @@ void fail(Site where, const char* format, ...) {
   block_runner->fail(where, format, values);
 }
 
+void BlockRunner::fail_at_address(const void* address) {
+  const char* bottom = stack_of_running();
+  const char* at = static_cast<const char*>(address);
+  const uint3& index = running_->view.thread_index;
+  const bool overflow = at < bottom && at >= bottom - Stacks::bytes;
+  error_ = message("%s: %s at %p [%s, thread (%u,%u,%u)]; the address build tells the line", launch_->kernel->file,
+                   overflow ? "the thread's stack overflowed" : "access to memory that is not there", address,
+                   kernel_and_block().c_str(), index.x, index.y, index.z);
+  stop();
+}
+
 // One line for each place where threads wait.
 std::string BlockRunner::describe_deadlock() const {
   struct Place {

@@ -80,6 +80,27 @@ __device__ void load_null(const PlantedArgs& a) {
   a.out[global_thread()] = a.in[global_thread()];
 }
 
+// out = in; an index that is off by a terabyte.
+template <bool correct>
+__device__ void load_wild(const PlantedArgs& a) {
+  volatile long long index = correct ? 0 : 1ll << 38;
+  if (threadIdx.x == 7) use(a.in[index], a.out);
+  a.out[global_thread()] = a.in[global_thread()];
+}
+
+// out = in; frames that the stack cannot hold.
+template <bool correct>
+__device__ float sum_down(volatile int levels) {
+  volatile float frame[1024];
+  frame[levels % 1024] = float(levels);
+  return levels > 0 ? sum_down<correct>(levels - 1) + frame[levels % 1024] : 0.0f;
+}
+template <bool correct>
+__device__ void recurse(const PlantedArgs& a) {
+  if (threadIdx.x == 7) use(sum_down<correct>(correct ? 4 : 1000), a.out);
+  a.out[global_thread()] = a.in[global_thread()];
+}
+
 // out = in; 64 KiB of static shared memory is more than a kernel can have.
 template <bool correct>
 __device__ void ask_for_too_much(const PlantedArgs& a) {
@@ -101,3 +122,5 @@ PLANTED(misaligned_vector, load_misaligned)
 PLANTED(misaligned_hinted, load_misaligned_hinted)
 PLANTED(null_pointer, load_null)
 PLANTED(too_much_shared, ask_for_too_much)
+PLANTED(wild_pointer, load_wild)
+PLANTED(stack_overflow, recurse)

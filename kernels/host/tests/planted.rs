@@ -97,6 +97,8 @@ const CASES: &[Case] = &[
     case("misaligned_vector", "bounds.cu", Input, Error("misaligned address"), Report("misaligned address"), Nothing),
     rule("misaligned_hinted", "bounds.cu", Input, "misaligned address"),
     case("null_pointer", "bounds.cu", Input, Error("null pointer"), Report("null pointer"), Report("SEGV")),
+    case("wild_pointer", "bounds.cu", Input, Error("memory that is not there"), Report("SEGV"), Report("SEGV")),
+    case("stack_overflow", "bounds.cu", Input, Error("stack overflowed"), Report("stack-overflow"), Report("SEGV")),
     rule("too_much_shared", "bounds.cu", Input, "65536 bytes static"),
     rule("half_warp_full_mask", "warps.cu", Exchanged, "divergent warp collective"),
     rule("mask_without_caller", "warps.cu", Exchanged, "does not name its caller, lane 31"),
