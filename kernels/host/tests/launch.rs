@@ -86,7 +86,8 @@ fn every_thread_of_every_block_runs_once_and_knows_its_place() {
 fn a_launch_outside_the_limits_is_refused_and_the_next_one_works() {
     let (values, mut sums) = ([1.0f32; 2048], [0.0f32; 1]);
     let args = BlockSum { values: values.as_ptr(), sums: sums.as_mut_ptr() };
-    let cases: [(&str, [u32; 3], [u32; 3], u32, &str); 9] = [
+    type Case = (&'static str, [u32; 3], [u32; 3], u32, &'static str);
+    let cases: [Case; 9] = [
         ("no_such_kernel", [1; 3], [32, 1, 1], 0, "no kernel of this name"),
         ("probe_block_sum", [0, 1, 1], [32, 1, 1], 0, "grid (0, 1, 1)"),
         ("probe_block_sum", [1 << 31, 1, 1], [32, 1, 1], 0, "grid (2147483648, 1, 1)"),

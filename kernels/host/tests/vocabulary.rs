@@ -135,11 +135,11 @@ fn half_value(bits: u16) -> f64 {
 
 #[test]
 fn tensor_core_products_are_matrix_products() {
-    let pattern = |i: usize, scale: u32| (i as u32).wrapping_mul(2_654_435_761) >> 16 & scale;
+    let pattern = |i: usize, mask: u32| ((i as u32).wrapping_mul(2_654_435_761) >> 16) & mask;
     // f16 and bf16 read the same bits: exponents near 1 in f16 are small numbers in bf16, and both are finite.
     let halves = |n: usize, salt: usize| -> Vec<u16> {
         (0..n)
-            .map(|i| 0x3800 + pattern(i + salt, 0x7ff) as u16 ^ ((i % 3 == 0) as u16) << 15)
+            .map(|i| (0x3800 + pattern(i + salt, 0x7ff) as u16) | u16::from(i % 3 == 0) << 15)
             .collect()
     };
     let singles = |n: usize, salt: usize| -> Vec<f32> {
