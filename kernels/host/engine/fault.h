@@ -17,7 +17,8 @@ class FaultGuard {
   FaultGuard& operator=(const FaultGuard&) = delete;
 
  private:
-  void* signal_stack_ = nullptr;  // of ours, when the OS thread had none: the fiber's own may be what overflowed
+  // Of ours, when the OS thread had none: the fiber's own may be what overflowed.
+  [[maybe_unused]] void* signal_stack_ = nullptr;
 };
 
 }  // namespace gradstone_host
