@@ -106,7 +106,7 @@ Code cuMemAlloc_v2(uint64_t* address, size_t bytes) { NEEDS_CONTEXT; return allo
 Code cuMemFree_v2(uint64_t address) { NEEDS_CONTEXT; return release(address, 0); }
 Code cuMemPoolCreate(void** pool, const unsigned* properties) {
   NEEDS_CONTEXT;
-  if (properties[0] != 1 || properties[2] != 1 || properties[3] != 0) return 1;
+  if (properties[0] != 1 || properties[2] != 1 || properties[3] >= setting("STUB_COUNT", 1)) return 1;
   pools++;
   *pool = &pools;
   return 0;

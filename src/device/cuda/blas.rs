@@ -123,6 +123,7 @@ struct Plan {
 /// cuBLASLt on one device.
 pub(super) struct Blas {
     context: Arc<Context>,
+    memory: Arc<Memory>,
     library: Arc<BlasFunctions>,
     handle: cublasLtHandle_t,
     workspace: u64,
@@ -201,13 +202,12 @@ impl Blas {
     /// Starts cuBLASLt, with its workspace; the error says why it cannot be used.
     pub(super) fn new(
         context: &Arc<Context>,
-        memory: &Memory,
+        memory: &Arc<Memory>,
         given: Option<&Path>,
         tf32: bool,
     ) -> std::result::Result<Blas, String> {
         let library = Arc::new(load(given)?);
         let text = |error: Error| error.to_string();
-        let workspace = memory.allocate(WORKSPACE_BYTES).map_err(text)?;
         let _current = context.enter().map_err(text)?;
         let mut handle = null_mut();
         // SAFETY: the result goes to a local; the context is current.
@@ -219,8 +219,11 @@ impl Blas {
         } else {
             cublasComputeType_t::CUBLAS_COMPUTE_32F
         };
-        let context = Arc::clone(context);
-        Ok(Blas { context, library, handle, workspace, compute, plans: Mutex::default() })
+        let (context, memory) = (Arc::clone(context), Arc::clone(memory));
+        let plans = Mutex::default();
+        let mut blas = Blas { context, memory, library, handle, workspace: 0, compute, plans };
+        blas.workspace = blas.memory.allocate(WORKSPACE_BYTES).map_err(text)?;
+        Ok(blas)
     }
 
     /// `out = a · b`, or added to `out`.
@@ -393,11 +396,14 @@ impl Drop for Plan {
 
 impl Drop for Blas {
     fn drop(&mut self) {
-        // The workspace goes with the device's memory, which is dropped after this.
         let _ = self.context.wait();
         if let Some(_current) = self.context.enter_to_release() {
             // SAFETY: made in `new`; nothing runs any more.
             let _ = unsafe { self.library.cublasLtDestroy(self.handle) };
+        }
+        if self.workspace != 0 {
+            // SAFETY: allocated in `new`, used by products alone.
+            unsafe { self.memory.release(self.workspace, WORKSPACE_BYTES) };
         }
     }
 }

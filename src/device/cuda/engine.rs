@@ -20,7 +20,7 @@ pub(super) struct Cuda {
     blas: std::result::Result<Blas, String>,
     modules: Modules,
     staging: Mutex<Staging>,
-    memory: Memory,
+    memory: Arc<Memory>,
     context: Arc<Context>,
 }
 
@@ -38,7 +38,7 @@ impl Cuda {
         }
         // SAFETY: the caller's promise.
         let context = Arc::new(unsafe { Context::open(driver, device, stream)? });
-        let memory = Memory::new(&context)?;
+        let memory = Arc::new(Memory::new(&context)?);
         let staging = Mutex::new(Staging::new(&context)?);
         let blas = Blas::new(&context, &memory, options.cublaslt.as_deref(), options.tf32);
         Ok(Cuda { blas, modules: Modules::new(&context), staging, memory, context })

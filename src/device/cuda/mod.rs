@@ -124,7 +124,7 @@ impl Device {
                 let why = device.to_string();
                 (device, why)
             }
-            Err(error) => (Device::Cpu, format!("the CPU: {error}")),
+            Err(error) => (Device::Cpu, format!("the CPU, since: {error}")),
         }
     }
 }
