@@ -11,6 +11,7 @@ use crate::device::cpu::memory::Buffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::kernels::matmul;
 use crate::kernels::rope::{Angles, Layout};
 use crate::nn::{Parameters, normal};
 use crate::ops;
@@ -345,8 +346,16 @@ impl Decoder {
     /// [`Error::is_shape`] when the width differs.
     pub fn raw_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), self.config().vocab_size);
+        let head = self.parameters.get(self.head).detach();
+        if let Device::Gpu(gpu) = self.device() {
+            let mut logits = Tensor::recycled_on(&[rows, vocab], DType::F32, &gpu)?;
+            let shape = [rows, vocab, width];
+            let (x, weight) = (hidden.device_slice()?, head.device_slice()?);
+            let (x, weight) = (matmul::plain(x), matmul::transposed(weight));
+            matmul::product(logits.device_slice_mut()?, x, weight, shape, 1, false)?;
+            return Ok(logits);
+        }
         let mut logits = Buffer::recycled(rows * vocab);
-        let head = self.parameters.get(self.head);
         let weight = head.to_f32s()?;
         gemm::matmul(
             &mut logits,
