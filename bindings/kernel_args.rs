@@ -67,6 +67,147 @@ const _: () = {
     ["Offset of field: ActivationGradientArgs::aligned"]
         [::core::mem::offset_of!(ActivationGradientArgs, aligned) - 52usize];
 };
+pub const ADAMW_CHUNK: AdamWShape = 16384;
+pub type AdamWShape = ::core::ffi::c_uint;
+pub const ADAMW_NO_COPY: AdamWCopy = 0;
+pub const ADAMW_F32: AdamWCopy = 1;
+pub const ADAMW_BF16: AdamWCopy = 2;
+pub const ADAMW_F16: AdamWCopy = 3;
+pub type AdamWCopy = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWParameter {
+    pub weight: *mut f32,
+    pub mean: *mut f32,
+    pub variance: *mut f32,
+    pub gradient: *const f32,
+    pub copy: *mut ::core::ffi::c_void,
+    pub len: i64,
+    pub first_chunk: i64,
+    pub copy_type: u32,
+    pub decays: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWParameter"][::core::mem::size_of::<AdamWParameter>() - 64usize];
+    ["Alignment of AdamWParameter"][::core::mem::align_of::<AdamWParameter>() - 8usize];
+    ["Offset of field: AdamWParameter::weight"]
+        [::core::mem::offset_of!(AdamWParameter, weight) - 0usize];
+    ["Offset of field: AdamWParameter::mean"]
+        [::core::mem::offset_of!(AdamWParameter, mean) - 8usize];
+    ["Offset of field: AdamWParameter::variance"]
+        [::core::mem::offset_of!(AdamWParameter, variance) - 16usize];
+    ["Offset of field: AdamWParameter::gradient"]
+        [::core::mem::offset_of!(AdamWParameter, gradient) - 24usize];
+    ["Offset of field: AdamWParameter::copy"]
+        [::core::mem::offset_of!(AdamWParameter, copy) - 32usize];
+    ["Offset of field: AdamWParameter::len"]
+        [::core::mem::offset_of!(AdamWParameter, len) - 40usize];
+    ["Offset of field: AdamWParameter::first_chunk"]
+        [::core::mem::offset_of!(AdamWParameter, first_chunk) - 48usize];
+    ["Offset of field: AdamWParameter::copy_type"]
+        [::core::mem::offset_of!(AdamWParameter, copy_type) - 56usize];
+    ["Offset of field: AdamWParameter::decays"]
+        [::core::mem::offset_of!(AdamWParameter, decays) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNorm {
+    pub norm: f64,
+    pub scale: f32,
+    pub bad: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNorm"][::core::mem::size_of::<GradientNorm>() - 16usize];
+    ["Alignment of GradientNorm"][::core::mem::align_of::<GradientNorm>() - 8usize];
+    ["Offset of field: GradientNorm::norm"][::core::mem::offset_of!(GradientNorm, norm) - 0usize];
+    ["Offset of field: GradientNorm::scale"][::core::mem::offset_of!(GradientNorm, scale) - 8usize];
+    ["Offset of field: GradientNorm::bad"][::core::mem::offset_of!(GradientNorm, bad) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientSquaresArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *mut f64,
+    pub parameters: i64,
+    pub chunks: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientSquaresArgs"][::core::mem::size_of::<GradientSquaresArgs>() - 32usize];
+    ["Alignment of GradientSquaresArgs"][::core::mem::align_of::<GradientSquaresArgs>() - 8usize];
+    ["Offset of field: GradientSquaresArgs::table"]
+        [::core::mem::offset_of!(GradientSquaresArgs, table) - 0usize];
+    ["Offset of field: GradientSquaresArgs::partial"]
+        [::core::mem::offset_of!(GradientSquaresArgs, partial) - 8usize];
+    ["Offset of field: GradientSquaresArgs::parameters"]
+        [::core::mem::offset_of!(GradientSquaresArgs, parameters) - 16usize];
+    ["Offset of field: GradientSquaresArgs::chunks"]
+        [::core::mem::offset_of!(GradientSquaresArgs, chunks) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNormArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *const f64,
+    pub result: *mut GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub most: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNormArgs"][::core::mem::size_of::<GradientNormArgs>() - 48usize];
+    ["Alignment of GradientNormArgs"][::core::mem::align_of::<GradientNormArgs>() - 8usize];
+    ["Offset of field: GradientNormArgs::table"]
+        [::core::mem::offset_of!(GradientNormArgs, table) - 0usize];
+    ["Offset of field: GradientNormArgs::partial"]
+        [::core::mem::offset_of!(GradientNormArgs, partial) - 8usize];
+    ["Offset of field: GradientNormArgs::result"]
+        [::core::mem::offset_of!(GradientNormArgs, result) - 16usize];
+    ["Offset of field: GradientNormArgs::parameters"]
+        [::core::mem::offset_of!(GradientNormArgs, parameters) - 24usize];
+    ["Offset of field: GradientNormArgs::chunks"]
+        [::core::mem::offset_of!(GradientNormArgs, chunks) - 32usize];
+    ["Offset of field: GradientNormArgs::most"]
+        [::core::mem::offset_of!(GradientNormArgs, most) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWArgs {
+    pub table: *const AdamWParameter,
+    pub result: *const GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub keep: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub fresh1: f32,
+    pub fresh2: f32,
+    pub rate: f32,
+    pub correction2: f32,
+    pub epsilon: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWArgs"][::core::mem::size_of::<AdamWArgs>() - 64usize];
+    ["Alignment of AdamWArgs"][::core::mem::align_of::<AdamWArgs>() - 8usize];
+    ["Offset of field: AdamWArgs::table"][::core::mem::offset_of!(AdamWArgs, table) - 0usize];
+    ["Offset of field: AdamWArgs::result"][::core::mem::offset_of!(AdamWArgs, result) - 8usize];
+    ["Offset of field: AdamWArgs::parameters"]
+        [::core::mem::offset_of!(AdamWArgs, parameters) - 16usize];
+    ["Offset of field: AdamWArgs::chunks"][::core::mem::offset_of!(AdamWArgs, chunks) - 24usize];
+    ["Offset of field: AdamWArgs::keep"][::core::mem::offset_of!(AdamWArgs, keep) - 32usize];
+    ["Offset of field: AdamWArgs::beta1"][::core::mem::offset_of!(AdamWArgs, beta1) - 36usize];
+    ["Offset of field: AdamWArgs::beta2"][::core::mem::offset_of!(AdamWArgs, beta2) - 40usize];
+    ["Offset of field: AdamWArgs::fresh1"][::core::mem::offset_of!(AdamWArgs, fresh1) - 44usize];
+    ["Offset of field: AdamWArgs::fresh2"][::core::mem::offset_of!(AdamWArgs, fresh2) - 48usize];
+    ["Offset of field: AdamWArgs::rate"][::core::mem::offset_of!(AdamWArgs, rate) - 52usize];
+    ["Offset of field: AdamWArgs::correction2"]
+        [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
+    ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastArgs {

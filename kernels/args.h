@@ -3,6 +3,7 @@
 #ifndef GRADSTONE_ARGS_H
 #define GRADSTONE_ARGS_H
 #include "args/activation.h"
+#include "args/adamw.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
