@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod gradient;
 mod linear_logprob;
 mod logprob;
 mod matmul;
