@@ -18,3 +18,4 @@ pub mod rms_norm;
 pub mod rope;
 pub mod sample;
 pub mod softmax;
+pub mod token_decode;
