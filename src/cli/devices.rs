@@ -1,5 +1,6 @@
 //! `gradstone devices`, and the `--device` option.
 
+use crate::device::Device;
 use crate::device::cpu::{pool, simd};
 use crate::error::{Error, Result};
 use std::fmt::Write;
@@ -37,9 +38,9 @@ impl FromStr for DeviceChoice {
 impl DeviceChoice {
     /// # Errors
     /// [`Error::is_unsupported`] for a device that this build cannot compute on.
-    pub(super) fn check(self) -> Result<()> {
+    pub(super) fn open(self) -> Result<Device> {
         match self {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Cuda(index) => Err(Error::unsupported(format!(
                 "cuda:{index}: this build computes on the CPU only\nleave --device out, or say --device cpu"
             ))),
@@ -95,6 +96,6 @@ mod tests {
         for wrong in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
         }
-        assert!(DeviceChoice::Cuda(0).check().unwrap_err().is_unsupported());
+        assert!(DeviceChoice::Cuda(0).open().unwrap_err().is_unsupported());
     }
 }

@@ -10,6 +10,7 @@ mod progress;
 mod terminal;
 mod train;
 
+use crate::device::Device;
 use crate::error::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
@@ -78,12 +79,13 @@ struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    fn apply(&self) -> crate::Result<()> {
-        self.device.check()?;
-        match self.threads {
-            0 => Ok(()),
-            threads => crate::device::cpu::pool::set_threads(threads),
+    /// Sets the threads; opens the device.
+    fn apply(&self) -> crate::Result<Device> {
+        let device = self.device.open()?;
+        if self.threads > 0 {
+            crate::device::cpu::pool::set_threads(self.threads)?;
         }
+        Ok(device)
     }
 }
 

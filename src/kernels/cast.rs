@@ -1,5 +1,7 @@
 //! Conversion between the float storage types. Widening is exact; narrowing rounds to nearest even.
 
+pub mod launch;
+
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSlice, FloatSliceMut};

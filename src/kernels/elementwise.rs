@@ -1,5 +1,7 @@
 //! Loops over equal-length runs of f32. The operations themselves are closures of the caller.
 
+pub mod launch;
+
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 

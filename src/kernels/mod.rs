@@ -1,8 +1,11 @@
 //! One module per kernel family: checked arguments, the plan, the CPU body. No tensor, no autograd.
+//!
+//! A family that has a CUDA kernel has a `launch` module with the same functions on device memory.
 
 pub mod activation;
 pub mod adamw;
 pub mod advantage;
+mod args;
 pub mod attention;
 pub mod block_noise;
 pub mod cast;
@@ -11,6 +14,7 @@ pub mod embedding;
 pub mod layer_norm;
 pub mod linear_logprob;
 pub mod logprob;
+pub mod matmul;
 mod offsets;
 pub mod policy_loss;
 pub mod reduce;

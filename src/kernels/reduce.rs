@@ -1,5 +1,7 @@
 //! Sums whose order depends on the reduced length alone.
 
+pub mod launch;
+
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};

@@ -5,11 +5,13 @@
 //! time in a fixed order, so the hidden state of a token has the same bits in both.
 
 use super::config::{Activation, Architecture, DecoderConfig};
+use crate::device::Device;
 use crate::device::cpu::gemm::{self, plain, transposed};
 use crate::device::cpu::memory::Buffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::kernels::matmul;
 use crate::kernels::rope::{Angles, Layout};
 use crate::nn::{Parameters, normal};
 use crate::ops;
@@ -239,6 +241,23 @@ impl Decoder {
         self.parameters.get(self.embedding).dtype()
     }
 
+    /// Where its weights are and its operations run.
+    pub fn device(&self) -> Device {
+        self.parameters.get(self.embedding).device()
+    }
+
+    /// Moves the weights to `device`.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when the device has no memory.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for index in 0..self.parameters.len() {
+            let moved = self.parameters.get(index).to_device(device)?;
+            self.parameters.set(index, moved)?;
+        }
+        Ok(())
+    }
+
     /// Recomputes each block in the backward pass instead of keeping its activations.
     pub fn set_checkpointed(&mut self, checkpointed: bool) {
         self.checkpointed = checkpointed;
@@ -327,8 +346,16 @@ impl Decoder {
     /// [`Error::is_shape`] when the width differs.
     pub fn raw_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), self.config().vocab_size);
+        let head = self.parameters.get(self.head).detach();
+        if let Device::Gpu(gpu) = self.device() {
+            let mut logits = Tensor::recycled_on(&[rows, vocab], DType::F32, &gpu)?;
+            let shape = [rows, vocab, width];
+            let (x, weight) = (hidden.device_slice()?, head.device_slice()?);
+            let (x, weight) = (matmul::plain(x), matmul::transposed(weight));
+            matmul::product(logits.device_slice_mut()?, x, weight, shape, 1, false)?;
+            return Ok(logits);
+        }
         let mut logits = Buffer::recycled(rows * vocab);
-        let head = self.parameters.get(self.head);
         let weight = head.to_f32s()?;
         gemm::matmul(
             &mut logits,

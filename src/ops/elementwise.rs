@@ -3,21 +3,16 @@
 use crate::DType;
 use crate::device::cpu::math;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::{elementwise, reduce};
+use crate::kernels::elementwise::launch::{self, Binary, Unary};
+use crate::kernels::{self, elementwise, reduce};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record_one};
-
-#[derive(Clone, Copy, PartialEq)]
-enum Binary {
-    Add,
-    Sub,
-    Mul,
-    Div,
-}
+use std::sync::Arc;
 
 impl Binary {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Binary::Add => "add",
             Binary::Sub => "sub",
@@ -56,6 +51,12 @@ fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
             b.shape()
         )));
     }
+    let save = || BinaryBackward { op, a: a.detach(), b: b.detach() };
+    if let Some(gpu) = Tensor::common_gpu(op.name(), &[a, b])? {
+        let mut output = Tensor::recycled_on(a.shape(), a.dtype(), gpu)?;
+        launch::binary(op, a.device_slice()?, b.device_slice()?, output.device_slice_mut()?)?;
+        return Ok(record_one(&[a, b], output, save));
+    }
     let mut out = Buffer::recycled(a.len());
     let (x, y) = (a.to_f32s()?, b.to_f32s()?);
     match op {
@@ -65,7 +66,7 @@ fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Binary::Div => elementwise::zip(&mut out, &x, &y, |x, y| x / y)?,
     }
     let output = Tensor::from_buffer(out, a.shape(), a.dtype())?;
-    Ok(record_one(&[a, b], output, || BinaryBackward { op, a: a.detach(), b: b.detach() }))
+    Ok(record_one(&[a, b], output, save))
 }
 
 struct BinaryBackward {
@@ -81,6 +82,9 @@ impl Backward for BinaryBackward {
 
     fn backward(self: Box<Self>, mut grads: Grads, wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None, None]) };
+        if let Some(gpu) = grad.gpu() {
+            return self.on_device(gpu, &grad, wanted);
+        }
         let gradient_b = if !wanted[1] {
             None
         } else if self.op == Binary::Add && self.a.shape() == self.b.shape() {
@@ -123,6 +127,40 @@ impl Backward for BinaryBackward {
     }
 }
 
+impl BinaryBackward {
+    fn on_device(&self, gpu: &Arc<Gpu>, grad: &Tensor, wanted: &[bool]) -> Result<Grads> {
+        let fresh = |wanted: bool| {
+            if wanted {
+                Tensor::recycled_on(grad.shape(), DType::F32, gpu).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let (mut da, mut db) = (fresh(wanted[0])?, fresh(wanted[1])?);
+        launch::binary_gradient(
+            self.op,
+            self.a.device_slice()?,
+            self.b.device_slice()?,
+            grad.device_slice()?,
+            da.as_mut().map(Tensor::device_slice_mut).transpose()?,
+            db.as_mut().map(Tensor::device_slice_mut).transpose()?,
+        )?;
+        let db = db.map(|per_element| fold_on(gpu, per_element, self.b.shape())).transpose()?;
+        Ok(vec![da, db])
+    }
+}
+
+/// [`fold`] on a device.
+fn fold_on(gpu: &Arc<Gpu>, per_element: Tensor, shape: &[usize]) -> Result<Tensor> {
+    let width: usize = shape.iter().product();
+    if per_element.len() == width {
+        return per_element.view(shape);
+    }
+    let mut sum = Tensor::recycled_on(shape, DType::F32, gpu)?;
+    reduce::launch::columns(per_element.device_slice()?, sum.device_slice_mut()?)?;
+    Ok(sum)
+}
+
 /// Sums a gradient over the leading dimensions that its operand was repeated over.
 fn fold(per_element: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
     let width: usize = shape.iter().product();
@@ -132,18 +170,6 @@ fn fold(per_element: Buffer<f32>, shape: &[usize]) -> Result<Tensor> {
     let mut sum = Buffer::zeroed(width);
     reduce::columns(&mut sum, &per_element)?;
     Tensor::from_buffer(sum, shape, DType::F32)
-}
-
-/// A function of one element: its value and its derivative from input and output.
-#[derive(Clone, Copy)]
-enum Unary {
-    Scale(f32),
-    Shift(f32),
-    Exp,
-    Log,
-    Sqrt,
-    Tanh,
-    Softcap(f32),
 }
 
 impl Unary {
@@ -232,11 +258,21 @@ pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
 }
 
 fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
+    let save = |output: &Tensor| UnaryBackward {
+        op,
+        saved: if matches!(op, Unary::Log) { x.detach() } else { output.clone() },
+    };
+    if let Some(gpu) = x.gpu() {
+        let mut output = Tensor::recycled_on(x.shape(), x.dtype(), gpu)?;
+        launch::unary(op, x.device_slice()?, output.device_slice_mut()?)?;
+        let saved = output.clone();
+        return Ok(record_one(&[x], output, || save(&saved)));
+    }
     let mut out = Buffer::recycled(x.len());
     op.value(&mut out, &x.to_f32s()?)?;
     let output = Tensor::from_buffer(out, x.shape(), x.dtype())?;
-    let saved = if matches!(op, Unary::Log) { x.detach() } else { output.clone() };
-    Ok(record_one(&[x], output, || UnaryBackward { op, saved }))
+    let saved = output.clone();
+    Ok(record_one(&[x], output, || save(&saved)))
 }
 
 struct UnaryBackward {
@@ -251,6 +287,12 @@ impl Backward for UnaryBackward {
 
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        if let Some(gpu) = grad.gpu() {
+            let mut dx = Tensor::recycled_on(grad.shape(), DType::F32, gpu)?;
+            let (saved, out) = (self.saved.device_slice()?, dx.device_slice_mut()?);
+            launch::unary_gradient(self.op, saved, grad.device_slice()?, out)?;
+            return Ok(vec![Some(dx)]);
+        }
         let mut slope = Buffer::recycled(grad.len());
         self.op.slope(&mut slope, &self.saved.to_f32s()?)?;
         let mut out = Buffer::recycled(grad.len());
@@ -270,7 +312,14 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype {
         return Ok(x.clone());
     }
-    let output = Tensor::from_buffer(x.detach().into_buffer()?, x.shape(), dtype)?;
+    let output = match x.gpu() {
+        None => Tensor::from_buffer(x.detach().into_buffer()?, x.shape(), dtype)?,
+        Some(gpu) => {
+            let mut output = Tensor::recycled_on(x.shape(), dtype, gpu)?;
+            kernels::cast::launch::convert(x.device_slice()?, output.device_slice_mut()?)?;
+            output
+        }
+    };
     Ok(record_one(&[x], output, || Cast))
 }
 

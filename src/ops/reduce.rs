@@ -24,7 +24,14 @@ pub fn mean(x: &Tensor) -> Result<Tensor> {
 }
 
 fn all(x: &Tensor, name: &'static str, factor: f32) -> Result<Tensor> {
-    let value = Tensor::scalar(reduce::sum(&x.to_f32s()?) * factor);
+    let value = match x.gpu() {
+        None => Tensor::scalar(reduce::sum(&x.to_f32s()?) * factor),
+        Some(gpu) => {
+            let mut value = Tensor::recycled_on(&[], DType::F32, gpu)?;
+            reduce::launch::sum(x.device_slice()?, factor, value.device_slice_mut()?)?;
+            value
+        }
+    };
     Ok(record_one(&[x], value, || Sum { name, shape: x.shape().to_vec(), width: x.len(), factor }))
 }
 
@@ -48,10 +55,19 @@ fn over_last(x: &Tensor, name: &'static str, factor: f32) -> Result<Tensor> {
     let Some((width, shape)) = x.shape().split_last() else {
         return Err(Error::shape(format!("{name} of a scalar")));
     };
-    let mut out = Buffer::recycled(x.leading());
-    reduce::last(&mut out, &x.to_f32s()?, *width)?;
-    out.iter_mut().for_each(|value| *value *= factor);
-    let value = Tensor::from_buffer(out, shape, DType::F32)?;
+    let value = match x.gpu() {
+        None => {
+            let mut out = Buffer::recycled(x.leading());
+            reduce::last(&mut out, &x.to_f32s()?, *width)?;
+            out.iter_mut().for_each(|value| *value *= factor);
+            Tensor::from_buffer(out, shape, DType::F32)?
+        }
+        Some(gpu) => {
+            let mut value = Tensor::recycled_on(shape, DType::F32, gpu)?;
+            reduce::launch::last(x.device_slice()?, *width, factor, value.device_slice_mut()?)?;
+            value
+        }
+    };
     Ok(record_one(&[x], value, || Sum { name, shape: x.shape().to_vec(), width: *width, factor }))
 }
 
@@ -70,6 +86,11 @@ impl Backward for Sum {
 
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        if let Some(gpu) = grad.gpu() {
+            let mut out = Tensor::recycled_on(&self.shape, DType::F32, gpu)?;
+            reduce::launch::spread(grad.device_slice()?, self.factor, out.device_slice_mut()?)?;
+            return Ok(vec![Some(out)]);
+        }
         let mut out = Buffer::recycled(self.shape.iter().product());
         for (out, g) in out.chunks_mut(self.width.max(1)).zip(grad.f32s()?) {
             out.fill(g * self.factor);

@@ -80,8 +80,8 @@ pub fn concat(parts: &[&Tensor]) -> Result<Tensor> {
     let mut storage = Storage::recycled(first.dtype(), shape.iter().product());
     let mut rest = storage.bytes_mut();
     for part in parts {
-        let (here, after) = rest.split_at_mut(part.bytes().len());
-        here.copy_from_slice(part.bytes());
+        let (here, after) = rest.split_at_mut(part.bytes()?.len());
+        here.copy_from_slice(part.bytes()?);
         rest = after;
     }
     let output = Tensor::new(storage, &shape)?;
@@ -129,7 +129,7 @@ pub fn gather(x: &Tensor, index: &[usize]) -> Result<Tensor> {
     let mut storage = Storage::recycled(x.dtype(), shape.iter().product());
     if size > 0 {
         for (out, row) in storage.bytes_mut().chunks_mut(size).zip(index) {
-            out.copy_from_slice(&x.bytes()[row * size..(row + 1) * size]);
+            out.copy_from_slice(&x.bytes()?[row * size..(row + 1) * size]);
         }
     }
     let output = Tensor::new(storage, &shape)?;

@@ -21,7 +21,7 @@ pub fn embedding(table: &Tensor, ids: &[i32]) -> Result<Tensor> {
         return Err(Error::shape(format!("embedding: table {:?}", table.shape())));
     };
     let mut rows = Storage::recycled(table.dtype(), ids.len() * width);
-    table_rows::gather(table.bytes(), ids, width * table.dtype().size(), rows.bytes_mut())?;
+    table_rows::gather(table.bytes()?, ids, width * table.dtype().size(), rows.bytes_mut())?;
     let output = Tensor::new(rows, &[ids.len(), width])?;
     Ok(record_one(&[table], output, || Embedding {
         shape: [table.shape()[0], width],

@@ -16,6 +16,7 @@
 use super::Tensor;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
+use crate::kernels::elementwise::launch::accumulate;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,6 +196,11 @@ fn add(mut a: Tensor, b: Tensor) -> Result<Tensor> {
             b.shape()
         )));
     }
+    if Tensor::common_gpu("gradients", &[&a, &b])?.is_some() {
+        let total = a.device_slice_mut()?;
+        accumulate(total, b.device_slice()?)?;
+        return Ok(a);
+    }
     let b = b.f32s()?;
     if let super::Storage::F32(sum) = a.storage_mut()? {
         const BLOCK: usize = 16 * 1024;
@@ -224,7 +230,7 @@ pub fn backward(loss: &Tensor, gradients: &mut Gradients) -> Result<()> {
     if loss.len() != 1 {
         return Err(Error::shape(format!("backward from {loss:?}: a loss has one element")));
     }
-    let one = Tensor::scalar(1.0).view(loss.shape())?;
+    let one = Tensor::scalar(1.0).view(loss.shape())?.to_device(&loss.device())?;
     backward_from(vec![(loss.clone(), one)], gradients)
 }
 

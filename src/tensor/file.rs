@@ -1,6 +1,7 @@
 //! Tensors to and from safetensors files. The format itself is [`files`](crate::files)'s.
 
 use super::{Storage, Tensor};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files::safetensors::{self, SafetensorsFile, TensorBytes};
 use std::path::Path;
@@ -24,23 +25,25 @@ pub fn read(file: &SafetensorsFile, name: &str) -> Result<Tensor> {
     Tensor::new(storage, &entry.shape)
 }
 
-/// Writes tensors to a file and waits until they are on the disk.
+/// Writes tensors to a file and waits until they are on the disk; device memory is copied to the host first.
 ///
 /// # Errors
-/// [`Error::is_io`] when it cannot be written (a full disk).
+/// [`Error::is_io`] when it cannot be written (a full disk), and what a device reports.
 pub fn write<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<()> {
-    let tensors: Vec<TensorBytes<'_>> = tensors
+    let tensors: Vec<(&str, Tensor)> = tensors
         .into_iter()
-        .map(|(name, tensor)| TensorBytes {
-            name,
-            dtype: tensor.dtype(),
-            shape: tensor.shape(),
-            bytes: tensor.bytes(),
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
+        .collect::<Result<_>>()?;
+    let tensors: Vec<TensorBytes<'_>> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            Ok(TensorBytes { name, dtype, shape, bytes: tensor.bytes()? })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     safetensors::write(path, &tensors, metadata)
 }

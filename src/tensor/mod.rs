@@ -1,18 +1,22 @@
 //! Tensors: contiguous, row-major, shared by reference, with run-time dtype.
 //!
 //! A [`Tensor`] is a cheap handle. Reshapes and slices of the leading dimension are views of the same storage;
-//! everything else copies. [`autograd`] records how tensors came about; the operations themselves live in
+//! everything else copies. Elements live in host memory or on a device ([`Tensor::to_device`]); an operation runs where
+//! its inputs are. [`autograd`] records how tensors came about; the operations themselves live in
 //! [`ops`](crate::ops).
 
 pub mod autograd;
 pub mod file;
+mod place;
 mod storage;
 
 pub use autograd::{Gradients, ParamId};
 pub use storage::Storage;
 pub(crate) use storage::widen;
 
+use crate::device::Device;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::DeviceBuffer;
 use crate::dtype::{DType, FloatSlice};
 use crate::error::{Error, Result};
 use autograd::Edge;
@@ -31,10 +35,17 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Arc<Storage>,
+    memory: Memory,
     offset: usize,
     shape: Arc<[usize]>,
     edge: Option<Edge>,
+}
+
+/// Where the elements are.
+#[derive(Clone)]
+enum Memory {
+    Host(Arc<Storage>),
+    Device(Arc<DeviceBuffer>),
 }
 
 impl Tensor {
@@ -49,7 +60,8 @@ impl Tensor {
                 storage.len()
             )));
         }
-        Ok(Tensor { storage: Arc::new(storage), offset: 0, shape: shape.into(), edge: None })
+        let memory = Memory::Host(Arc::new(storage));
+        Ok(Tensor { memory, offset: 0, shape: shape.into(), edge: None })
     }
 
     /// An f32 tensor; [`Error::is_shape`] when the count does not fit.
@@ -69,8 +81,8 @@ impl Tensor {
 
     /// An f32 scalar, shape `[]`.
     pub fn scalar(value: f32) -> Tensor {
-        let storage = Arc::new(Storage::F32(vec![value].into()));
-        Tensor { storage, offset: 0, shape: [].into(), edge: None }
+        let memory = Memory::Host(Arc::new(Storage::F32(vec![value].into())));
+        Tensor { memory, offset: 0, shape: [].into(), edge: None }
     }
 
     /// Zeros.
@@ -95,7 +107,10 @@ impl Tensor {
 
     /// The element type.
     pub fn dtype(&self) -> DType {
-        self.storage.dtype()
+        match &self.memory {
+            Memory::Host(storage) => storage.dtype(),
+            Memory::Device(buffer) => buffer.dtype(),
+        }
     }
 
     /// The last dimension; 1 for a scalar.
@@ -115,15 +130,28 @@ impl Tensor {
         self.offset..self.offset + self.len()
     }
 
+    /// The host memory behind it; [`Error::is_unsupported`] for a tensor on another device.
+    fn host(&self) -> Result<&Storage> {
+        match &self.memory {
+            Memory::Host(storage) => Ok(storage),
+            Memory::Device(buffer) => Err(Error::unsupported(format!(
+                "a tensor {:?} {} on {} where host memory is needed (copy it with to_device)",
+                self.shape,
+                self.dtype(),
+                buffer.gpu().describe()
+            ))),
+        }
+    }
+
     /// The elements as floats of the tensor's type; [`Error::is_dtype`] for an integer tensor.
     pub fn floats(&self) -> Result<FloatSlice<'_>> {
-        let all = self.storage.floats().ok_or_else(|| self.wrong_dtype("a float type"))?;
+        let all = self.host()?.floats().ok_or_else(|| self.wrong_dtype("a float type"))?;
         all.slice(self.range())
     }
 
     /// The elements of an f32 tensor; [`Error::is_dtype`] for another.
     pub fn f32s(&self) -> Result<&[f32]> {
-        match &*self.storage {
+        match self.host()? {
             Storage::F32(values) => Ok(&values[self.range()]),
             _ => Err(self.wrong_dtype("f32")),
         }
@@ -131,7 +159,7 @@ impl Tensor {
 
     /// The elements of an i32 tensor; [`Error::is_dtype`] for another.
     pub fn i32s(&self) -> Result<&[i32]> {
-        match &*self.storage {
+        match self.host()? {
             Storage::I32(values) => Ok(&values[self.range()]),
             _ => Err(self.wrong_dtype("i32")),
         }
@@ -139,24 +167,25 @@ impl Tensor {
 
     /// The elements as f32: borrowed from an f32 tensor, converted from bf16 and f16.
     pub fn to_f32s(&self) -> Result<F32s<'_>> {
-        match &*self.storage {
+        match self.host()? {
             Storage::F32(values) => Ok(F32s::Borrowed(&values[self.range()])),
             _ => Ok(F32s::Owned(widen(self.floats()?))),
         }
     }
 
-    /// The only element of a float tensor; [`Error::is_shape`] when there is not exactly one.
+    /// The only element of a float tensor; [`Error::is_shape`] when there is not exactly one. From another device it is
+    /// copied, which waits for everything that was started there.
     pub fn item(&self) -> Result<f32> {
-        match &*self.to_f32s()? {
+        match &*self.to_device(&Device::Cpu)?.to_f32s()? {
             [value] => Ok(*value),
             values => Err(Error::shape(format!("item of a tensor of {} elements", values.len()))),
         }
     }
 
-    /// The elements as bytes, in memory order.
-    pub fn bytes(&self) -> &[u8] {
+    /// The elements as bytes, in memory order; [`Error::is_unsupported`] for a tensor on another device.
+    pub fn bytes(&self) -> Result<&[u8]> {
         let size = self.dtype().size();
-        &self.storage.bytes()[self.offset * size..(self.offset + self.len()) * size]
+        Ok(&self.host()?.bytes()[self.offset * size..(self.offset + self.len()) * size])
     }
 
     fn wrong_dtype(&self, wanted: &str) -> Error {
@@ -165,11 +194,14 @@ impl Tensor {
 
     /// The elements as an owned f32 buffer: the tensor's own memory when nothing else holds it, a copy otherwise.
     pub fn into_buffer(self) -> Result<Buffer<f32>> {
-        let (range, whole) = (self.range(), self.len() == self.storage.len());
-        match Arc::try_unwrap(self.storage) {
-            Ok(Storage::F32(values)) if whole => Ok(values),
-            Ok(storage) => widen_range(&storage, range),
-            Err(shared) => widen_range(&shared, range),
+        let (range, whole) = (self.range(), self.len() == self.host()?.len());
+        match self.memory {
+            Memory::Device(_) => Err(Error::state("into_buffer of device memory")),
+            Memory::Host(storage) => match Arc::try_unwrap(storage) {
+                Ok(Storage::F32(values)) if whole => Ok(values),
+                Ok(storage) => widen_range(&storage, range),
+                Err(shared) => widen_range(&shared, range),
+            },
         }
     }
 
@@ -179,7 +211,7 @@ impl Tensor {
             return Err(Error::shape(format!("reshape {:?} to {shape:?}", self.shape)));
         }
         Ok(Tensor {
-            storage: Arc::clone(&self.storage),
+            memory: self.memory.clone(),
             offset: self.offset,
             shape: shape.into(),
             edge: None,
@@ -202,7 +234,7 @@ impl Tensor {
         let mut shape = self.shape.to_vec();
         shape[0] = first.len();
         Ok(Tensor {
-            storage: Arc::clone(&self.storage),
+            memory: self.memory.clone(),
             offset: self.offset + first.start * width,
             shape: shape.into(),
             edge: None,
@@ -236,16 +268,16 @@ impl Tensor {
 
     /// The storage for writing, copied first when something else holds it or when this is a part of it.
     pub(crate) fn storage_mut(&mut self) -> Result<&mut Storage> {
-        if self.len() != self.storage.len() {
-            let range = self.range();
+        if self.len() != self.host()?.len() {
             let mut own = Storage::recycled(self.dtype(), self.len());
-            let size = self.dtype().size();
-            own.bytes_mut()
-                .copy_from_slice(&self.storage.bytes()[range.start * size..range.end * size]);
-            self.storage = Arc::new(own);
+            own.bytes_mut().copy_from_slice(self.bytes()?);
+            self.memory = Memory::Host(Arc::new(own));
             self.offset = 0;
         }
-        Ok(Arc::make_mut(&mut self.storage))
+        match &mut self.memory {
+            Memory::Host(storage) => Ok(Arc::make_mut(storage)),
+            Memory::Device(_) => Err(Error::state("host storage of device memory")),
+        }
     }
 }
 
@@ -283,7 +315,11 @@ fn elements(shape: &[usize]) -> Result<usize> {
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tensor {:?} {}", self.shape, self.dtype())
+        write!(f, "Tensor {:?} {}", self.shape, self.dtype())?;
+        match &self.memory {
+            Memory::Host(_) => Ok(()),
+            Memory::Device(buffer) => write!(f, " on {}", buffer.gpu().describe()),
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub fn run(folder: &Path, case: &mut Case) -> Result<Outcome, String> {
     model.save(again.path()).map_err(text)?;
     let reloaded = Decoder::load(again.path(), None).map_err(text)?;
     for (a, b) in model.parameters().iter().zip(reloaded.parameters().iter()) {
-        if a.name() != b.name() || a.value().bytes() != b.value().bytes() {
+        if a.name() != b.name() || a.value().bytes().unwrap() != b.value().bytes().unwrap() {
             return Err(format!("`{}` changed when it was saved and loaded", a.name()));
         }
     }

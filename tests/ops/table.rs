@@ -30,6 +30,28 @@ pub struct Case {
 pub const TESTED_ELSEWHERE: &[(&str, &str)] =
     &[("cast", "tests/autograd.rs"), ("cached_attention", "tests/decoder.rs")];
 
+/// Operations that other devices do not have yet.
+pub const CPU_ONLY: &[&str] = &[
+    "embedding",
+    "rope",
+    "rope_with",
+    "gather",
+    "concat",
+    "rows",
+    "rms_norm",
+    "layer_norm",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "silu_mul",
+    "gelu_tanh_mul",
+    "softmax",
+    "log_softmax",
+    "attention",
+    "logprob",
+    "linear_logprob",
+];
+
 fn size(draws: &mut Sequence, from: u32, below: u32) -> usize {
     (from + draws.below(below - from)) as usize
 }
