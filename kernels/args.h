@@ -4,5 +4,6 @@
 #define GRADSTONE_ARGS_H
 #include "args/cast.h"
 #include "args/elementwise.h"
+#include "args/logprob.h"
 #include "args/reduce.h"
 #endif

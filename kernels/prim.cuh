@@ -85,6 +85,32 @@ __device__ __forceinline__ f16 from_float<f16>(float value) {
 #endif
 }
 
+// ---- arithmetic that CUDA C++ has no name for ----
+
+// 2^x to two units in the last place, exactly 0 below the normal numbers, NaN for NaN: one instruction.
+__device__ __forceinline__ float exp2_flushed(float x) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#elif defined(__CUDACC__)
+  return x;  // nvcc's own host pass: never run
+#else
+  return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}
+
+// The larger one, NaN when either is: fmaxf would drop it.
+__device__ __forceinline__ float max_nan(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+#else
+  return a != a || a > b ? a : b;
+#endif
+}
+
 // ---- 16-byte memory operations ----
 
 // Sixteen bytes of T, loaded and stored at once; the address must be a multiple of 16.
