@@ -136,7 +136,10 @@ fn files_round_trip_in_both_types() {
         let again = Decoder::load(dir.path(), None).unwrap();
         assert_eq!(again.dtype(), dtype);
         for (a, b) in model.parameters().iter().zip(again.parameters().iter()) {
-            assert_eq!((a.name(), a.value().bytes().unwrap()), (b.name(), b.value().bytes().unwrap()));
+            assert_eq!(
+                (a.name(), a.value().bytes().unwrap()),
+                (b.name(), b.value().bytes().unwrap())
+            );
         }
         assert_eq!(Decoder::load(dir.path(), Some(DType::Bf16)).unwrap().dtype(), DType::Bf16);
     }

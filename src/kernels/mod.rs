@@ -13,6 +13,7 @@ pub mod embedding;
 pub mod layer_norm;
 pub mod linear_logprob;
 pub mod logprob;
+pub mod matmul;
 mod offsets;
 pub mod policy_loss;
 pub mod reduce;

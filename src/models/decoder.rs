@@ -5,6 +5,7 @@
 //! time in a fixed order, so the hidden state of a token has the same bits in both.
 
 use super::config::{Activation, Architecture, DecoderConfig};
+use crate::device::Device;
 use crate::device::cpu::gemm::{self, plain, transposed};
 use crate::device::cpu::memory::Buffer;
 use crate::dtype::DType;
@@ -237,6 +238,23 @@ impl Decoder {
     /// The element type of its weights and activations.
     pub fn dtype(&self) -> DType {
         self.parameters.get(self.embedding).dtype()
+    }
+
+    /// Where its weights are and its operations run.
+    pub fn device(&self) -> Device {
+        self.parameters.get(self.embedding).device()
+    }
+
+    /// Moves the weights to `device`.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when the device has no memory.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for index in 0..self.parameters.len() {
+            let moved = self.parameters.get(index).to_device(device)?;
+            self.parameters.set(index, moved)?;
+        }
+        Ok(())
     }
 
     /// Recomputes each block in the backward pass instead of keeping its activations.

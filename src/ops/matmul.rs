@@ -4,11 +4,14 @@ use crate::DType;
 use crate::device::cpu::gemm::{self, plain, transposed};
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::{elementwise, reduce};
+use crate::kernels::elementwise::launch::accumulate;
+use crate::kernels::{elementwise, matmul as device, reduce};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record, record_one};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// `y = x · weightᵀ + bias`: every linear layer, with the weight stored as published models store it.
 ///
@@ -32,13 +35,21 @@ pub fn linears<const N: usize>(
     x: &Tensor,
     layers: [(&Tensor, Option<&Tensor>); N],
 ) -> Result<[Tensor; N]> {
-    let values = x.to_f32s()?;
-    let mut outputs = Vec::with_capacity(N);
     let mut inputs = vec![x];
     for (weight, bias) in layers {
-        outputs.push(product(x, &values, weight, bias)?);
         inputs.push(weight);
         inputs.extend(bias);
+    }
+    let mut outputs = Vec::with_capacity(N);
+    if let Some(gpu) = Tensor::common_gpu("linear", &inputs)? {
+        for (weight, bias) in layers {
+            outputs.push(product_on(gpu, x, weight, bias)?);
+        }
+    } else {
+        let values = x.to_f32s()?;
+        for (weight, bias) in layers {
+            outputs.push(product(x, &values, weight, bias)?);
+        }
     }
     let save = || Linears {
         x: x.detach(),
@@ -49,11 +60,14 @@ pub fn linears<const N: usize>(
         .map_err(|_| Error::state("linear: as many outputs as weights"))
 }
 
-/// One linear layer outside the graph; `values` are `x`'s.
-fn product(x: &Tensor, values: &[f32], weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, width) = (x.leading(), x.last_dim());
-    let out = match *weight.shape() {
-        [out, input] if input == width && !x.shape().is_empty() => out,
+/// The shape of a linear layer's result.
+fn output_shape(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Vec<usize>> {
+    let mut shape = x.shape().to_vec();
+    let out = match (weight.shape(), shape.last_mut()) {
+        (&[out, input], Some(last)) if input == *last => {
+            *last = out;
+            out
+        }
         _ => {
             return Err(Error::shape(format!(
                 "linear: weight is {:?} {} but the input is {:?} {} (the weight's second dimension must equal the \
@@ -65,20 +79,49 @@ fn product(x: &Tensor, values: &[f32], weight: &Tensor, bias: Option<&Tensor>) -
             )));
         }
     };
+    match bias {
+        Some(bias) if bias.shape() != [out] => {
+            Err(Error::shape(format!("linear: bias {:?} for {out} outputs", bias.shape())))
+        }
+        _ => Ok(shape),
+    }
+}
+
+/// One linear layer outside the graph, on a device.
+fn product_on(
+    gpu: &Arc<Gpu>,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let shape = output_shape(x, weight, bias)?;
+    let (rows, width, out) = (x.leading(), x.last_dim(), weight.leading());
+    let mut y = Tensor::recycled_on(&shape, x.dtype(), gpu)?;
+    device::product(
+        y.device_slice_mut()?,
+        device::plain(x.device_slice()?),
+        device::transposed(weight.device_slice()?),
+        [rows, out, width],
+        1,
+        false,
+    )?;
+    if let Some(bias) = bias {
+        accumulate(y.device_slice_mut()?, bias.device_slice()?)?;
+    }
+    Ok(y)
+}
+
+/// One linear layer outside the graph; `values` are `x`'s.
+fn product(x: &Tensor, values: &[f32], weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let shape = output_shape(x, weight, bias)?;
+    let (rows, width, out) = (x.leading(), x.last_dim(), weight.leading());
     let mut y = Buffer::recycled(rows * out);
     let stored = weight.to_f32s()?;
     gemm::matmul(&mut y, plain(values), transposed(&stored), [rows, out, width], false)?;
     if let Some(bias) = bias {
-        if bias.shape() != [out] {
-            return Err(Error::shape(format!("linear: bias {:?} for {out} outputs", bias.shape())));
-        }
         let product = y;
         y = Buffer::recycled(rows * out);
         elementwise::zip(&mut y, &product, &bias.to_f32s()?, |y, b| y + b)?;
-    }
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = out;
     }
     Tensor::from_buffer(y, &shape, x.dtype())
 }
@@ -95,6 +138,9 @@ impl Backward for Linears {
     }
 
     fn backward(self: Box<Self>, grads: Grads, wanted: &[bool]) -> Result<Grads> {
+        if let Some(gpu) = self.x.gpu() {
+            return self.on_device(gpu, grads, wanted);
+        }
         let (rows, width) = (self.x.leading(), self.x.last_dim());
         let x = self.x.to_f32s()?;
         let mut dx: Option<Buffer<f32>> = None;
@@ -136,6 +182,54 @@ impl Backward for Linears {
     }
 }
 
+impl Linears {
+    fn on_device(&self, gpu: &Arc<Gpu>, grads: Grads, wanted: &[bool]) -> Result<Grads> {
+        let (rows, width) = (self.x.leading(), self.x.last_dim());
+        let mut dx: Option<Tensor> = None;
+        let mut gradients = vec![None];
+        for ((weight, bias), grad) in self.layers.iter().zip(grads) {
+            let (at, out) = (gradients.len(), weight.leading());
+            let Some(grad) = grad else {
+                gradients.extend(vec![None; 1 + usize::from(*bias)]);
+                continue;
+            };
+            let rounded = device::Rounded::new(grad.device_slice()?, weight.dtype())?;
+            let g = rounded.slice();
+            if wanted[0] {
+                let add = dx.is_some();
+                let mut sum = match dx.take() {
+                    Some(sum) => sum,
+                    None => Tensor::recycled_on(self.x.shape(), DType::F32, gpu)?,
+                };
+                let weight = device::plain(weight.device_slice()?);
+                let shape = [rows, width, out];
+                device::product(sum.device_slice_mut()?, device::plain(g), weight, shape, 1, add)?;
+                dx = Some(sum);
+            }
+            gradients.push(if wanted[at] {
+                let mut dweight = Tensor::recycled_on(weight.shape(), DType::F32, gpu)?;
+                let x = device::plain(self.x.device_slice()?);
+                let (to, shape) = (dweight.device_slice_mut()?, [out, width, rows]);
+                device::product(to, device::transposed(g), x, shape, 1, false)?;
+                Some(dweight)
+            } else {
+                None
+            });
+            if *bias {
+                gradients.push(if wanted[at + 1] {
+                    let mut dbias = Tensor::recycled_on(&[out], DType::F32, gpu)?;
+                    reduce::launch::columns(grad.device_slice()?, dbias.device_slice_mut()?)?;
+                    Some(dbias)
+                } else {
+                    None
+                });
+            }
+        }
+        gradients[0] = dx;
+        Ok(gradients)
+    }
+}
+
 /// `a · b` over the last two dimensions, either operand read as its transpose.
 ///
 /// # Shapes
@@ -146,14 +240,22 @@ impl Backward for Linears {
 /// [`Error::is_shape`] when a dimension does not fit, [`Error::is_dtype`] for integers.
 pub fn matmul(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
     let plan = Plan::new(a.shape(), b.shape(), transpose_a, transpose_b)?;
-    let mut c = Buffer::recycled(plan.batch * plan.m * plan.n);
-    let Plan { m, n, k, .. } = plan;
-    products(&mut c, (&a.to_f32s()?, transpose_a), (&b.to_f32s()?, transpose_b), [m, n, k])?;
+    let Plan { m, n, k, batch } = plan;
     let mut shape = a.shape()[..a.shape().len() - 2].to_vec();
     shape.extend([m, n]);
-    let output = Tensor::from_buffer(c, &shape, a.dtype())?;
     let save =
         || Matmul { a: a.detach(), b: b.detach(), plan, transpose: (transpose_a, transpose_b) };
+    if let Some(gpu) = Tensor::common_gpu("matmul", &[a, b])? {
+        let mut output = Tensor::recycled_on(&shape, a.dtype(), gpu)?;
+        let a_operand = device::Operand { data: a.device_slice()?, transposed: transpose_a };
+        let b_operand = device::Operand { data: b.device_slice()?, transposed: transpose_b };
+        let to = output.device_slice_mut()?;
+        device::product(to, a_operand, b_operand, [m, n, k], batch, false)?;
+        return Ok(record_one(&[a, b], output, save));
+    }
+    let mut c = Buffer::recycled(batch * m * n);
+    products(&mut c, (&a.to_f32s()?, transpose_a), (&b.to_f32s()?, transpose_b), [m, n, k])?;
+    let output = Tensor::from_buffer(c, &shape, a.dtype())?;
     Ok(record_one(&[a, b], output, save))
 }
 
@@ -230,6 +332,9 @@ impl Backward for Matmul {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None, None]) };
         let Plan { m, n, k, .. } = self.plan;
         let (ta, tb) = self.transpose;
+        if let Some(gpu) = grad.gpu() {
+            return self.on_device(gpu, &grad, wanted);
+        }
         let g = (grad.f32s()?, false);
         let flipped = (grad.f32s()?, true);
         let da = if wanted[0] {
@@ -256,6 +361,33 @@ impl Backward for Matmul {
             Some(Tensor::from_buffer(db, self.b.shape(), DType::F32)?)
         } else {
             None
+        };
+        Ok(vec![da, db])
+    }
+}
+
+impl Matmul {
+    fn on_device(&self, gpu: &Arc<Gpu>, grad: &Tensor, wanted: &[bool]) -> Result<Grads> {
+        let Plan { m, n, k, batch } = self.plan;
+        let (ta, tb) = self.transpose;
+        let rounded = device::Rounded::new(grad.device_slice()?, self.a.dtype())?;
+        let operand = |data, transposed| device::Operand { data, transposed };
+        let (g, flipped) = (operand(rounded.slice(), false), operand(rounded.slice(), true));
+        let (a, b) = (self.a.device_slice()?, self.b.device_slice()?);
+        let gradient = |of: &Tensor, left, right, shape| -> Result<Option<Tensor>> {
+            let mut out = Tensor::recycled_on(of.shape(), DType::F32, gpu)?;
+            device::product(out.device_slice_mut()?, left, right, shape, batch, false)?;
+            Ok(Some(out))
+        };
+        let da = match (wanted[0], ta) {
+            (false, _) => None,
+            (true, true) => gradient(&self.a, operand(b, tb), flipped, [k, m, n])?,
+            (true, false) => gradient(&self.a, g, operand(b, !tb), [m, k, n])?,
+        };
+        let db = match (wanted[1], tb) {
+            (false, _) => None,
+            (true, true) => gradient(&self.b, flipped, operand(a, ta), [n, k, m])?,
+            (true, false) => gradient(&self.b, operand(a, !ta), g, [k, n, m])?,
         };
         Ok(vec![da, db])
     }

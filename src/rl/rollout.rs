@@ -4,7 +4,10 @@
 //! sequences leave the batch. The token at position p of sequence s is a function of (seed, s, p) and the weights
 //! alone: neither the other sequences of the batch nor the number of threads can change it.
 
+use crate::device::Device;
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
+use crate::kernels::attention::KvCache;
 use crate::kernels::logprob::Outputs;
 use crate::kernels::sample::{self, Sample, Truncation};
 use crate::models::{Decoder, Tokens};
@@ -12,6 +15,7 @@ use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
+use rayon::prelude::*;
 
 /// How completions are drawn.
 #[derive(Clone, Debug)]
@@ -58,7 +62,7 @@ pub fn rollouts(
     per_prompt: usize,
     sampling: &Sampling,
 ) -> Result<Vec<Rollout>> {
-    stream(model, prompts, per_prompt, sampling, &mut |_, _| {})
+    draw_all(model, prompts, per_prompt, sampling, None)
 }
 
 /// [`rollouts`] that tells every token as it is drawn: `told(completion, token)`.
@@ -71,6 +75,19 @@ pub fn stream(
     per_prompt: usize,
     sampling: &Sampling,
     told: &mut dyn FnMut(usize, i32),
+) -> Result<Vec<Rollout>> {
+    draw_all(model, prompts, per_prompt, sampling, Some(told))
+}
+
+/// Sequences that are decoded together by one thread at least; fewer are not worth a thread of their own.
+const FEWEST_TOGETHER: usize = 8;
+
+fn draw_all(
+    model: &Decoder,
+    prompts: &[Vec<i32>],
+    per_prompt: usize,
+    sampling: &Sampling,
+    told: Option<&mut dyn FnMut(usize, i32)>,
 ) -> Result<Vec<Rollout>> {
     if prompts.is_empty() || per_prompt == 0 {
         return Ok(Vec::new());
@@ -95,25 +112,73 @@ pub fn stream(
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest.saturating_add(sampling.max_new_tokens).min(context);
         let mut cache = model.cache(prompts.len(), capacity)?;
-        let mut hidden = {
+        let hidden = {
             let packed = Packed::new(prompts.iter().map(|prompt| (0, &**prompt)));
             let all = model.continued(packed.tokens(), &mut cache)?;
             let last: Vec<usize> = packed.segments[1..].iter().map(|end| end - 1).collect();
             ops::gather(&all, &last)?
         };
+        let batch = Batch { model, prompts, sampling, cache: &cache, hidden: &hidden };
+        let Some(told) = told else { return batch.decode_in_parallel(done) };
+        batch.decode(0, &mut done, told)?;
+        Ok(done)
+    })
+}
+
+/// Prompts that have been run, and how to go on from them.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    model: &'a Decoder,
+    prompts: &'a [Vec<i32>],
+    sampling: &'a Sampling,
+    /// One sequence a prompt.
+    cache: &'a KvCache,
+    /// The hidden state of the last token of each prompt.
+    hidden: &'a Tensor,
+}
+
+impl Batch<'_> {
+    /// Decodes a share of the completions on each thread of the pool. A sequence's tokens do not depend on what is
+    /// beside it, so the shares are free, and a thread that goes through a whole step alone waits for nobody, where
+    /// sharing every small operation costs a hand-over each.
+    fn decode_in_parallel(self, mut done: Vec<Rollout>) -> Result<Vec<Rollout>> {
+        let shares = pool::threads().min(done.len() / FEWEST_TOGETHER).max(1);
+        let share = done.len().div_ceil(shares);
+        if shares == 1 || self.model.device() != Device::Cpu {
+            self.decode(0, &mut done, &mut |_, _| {})?;
+            return Ok(done);
+        }
+        pool::install(|| {
+            done.par_chunks_mut(share)
+                .enumerate()
+                .try_for_each(|(i, part)| no_grad(|| self.decode(i * share, part, &mut |_, _| {})))
+        })?;
+        Ok(done)
+    }
+
+    /// Fills `done`, the completions from number `first` on.
+    fn decode(
+        self,
+        first: usize,
+        done: &mut [Rollout],
+        told: &mut dyn FnMut(usize, i32),
+    ) -> Result<()> {
+        let Batch { model, prompts, sampling, .. } = self;
+        let context = model.config().max_position_embeddings;
         // Fork: every completion gets its prompt's cache and last hidden state.
         let fork: Vec<usize> = done.iter().map(|rollout| rollout.prompt).collect();
+        let mut cache = self.cache.clone();
         cache.keep(&fork)?;
-        hidden = ops::gather(&hidden, &fork)?;
+        let mut hidden = ops::gather(self.hidden, &fork)?;
         let mut live: Vec<usize> = (0..done.len()).collect();
         loop {
-            let drawn = draw(model, &hidden, sampling, &live, &done)?;
+            let drawn = draw(model, &hidden, sampling, first, &live, done)?;
             let mut kept = Vec::new();
             for (row, (id, logprob)) in drawn.into_iter().enumerate() {
                 let rollout = &mut done[live[row]];
                 rollout.tokens.push(id);
                 rollout.logprob.push(logprob);
-                told(live[row], id);
+                told(first + live[row], id);
                 let length = prompts[rollout.prompt].len() + rollout.tokens.len();
                 if sampling.stop.contains(&id) {
                     continue;
@@ -125,7 +190,7 @@ pub fn stream(
                 kept.push(row);
             }
             if kept.is_empty() {
-                return Ok(done);
+                return Ok(());
             }
             if kept.len() < live.len() {
                 cache.keep(&kept)?;
@@ -138,7 +203,7 @@ pub fn stream(
             }));
             hidden = model.continued(packed.tokens(), &mut cache)?;
         }
-    })
+    }
 }
 
 /// One token and its log-prob for every live sequence.
@@ -146,12 +211,14 @@ fn draw(
     model: &Decoder,
     hidden: &Tensor,
     sampling: &Sampling,
+    first: usize,
     live: &[usize],
     done: &[Rollout],
 ) -> Result<Vec<(i32, f32)>> {
     let logits = model.raw_logits(hidden)?;
     let rows = live.len();
-    let sequences: Vec<u64> = live.iter().map(|i| sampling.first_sequence + *i as u64).collect();
+    let sequences: Vec<u64> =
+        live.iter().map(|i| sampling.first_sequence + (first + *i) as u64).collect();
     let positions: Vec<u32> = live.iter().map(|i| done[*i].tokens.len() as u32).collect();
     let mut ids = vec![0i32; rows];
     let (mut logprob, mut logsumexp) = (vec![0f32; rows], vec![0f32; rows]);

@@ -1,0 +1,101 @@
+//! Compiles the kernels and the engine that runs them, plain or with a sanitizer.
+//!
+//! `GRADSTONE_HOST_SANITIZER=address|thread` instruments the kernels, and only them: what the engine does on behalf of
+//! many CUDA threads would look like races. Both are libraries of their own for that reason, and because the kernels
+//! have to be linked whole (nothing refers to the table entries by which a launch finds them).
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let host = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let kernels = host.parent().ok_or("the crate lies in kernels/")?.to_path_buf();
+    println!("cargo:rerun-if-env-changed=GRADSTONE_HOST_SANITIZER");
+    println!("cargo:rerun-if-changed={}", host.join("build.rs").display());
+    // A directory is watched with all below it; of kernels/ only the files that are compiled.
+    for part in ["cuda", "engine", "planted", "probes", "cuda_on_host.h"] {
+        println!("cargo:rerun-if-changed={}", host.join(part).display());
+    }
+    for entry in fs::read_dir(&kernels)? {
+        let path = entry?.path();
+        if path != host {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
+    }
+
+    let sanitizer = match env::var("GRADSTONE_HOST_SANITIZER").unwrap_or_default().as_str() {
+        "" | "none" => None,
+        "address" => Some(("GRADSTONE_HOST_ASAN", "-fsanitize=address,undefined")),
+        "thread" => Some(("GRADSTONE_HOST_TSAN", "-fsanitize=thread")),
+        other => {
+            return Err(format!(
+                "GRADSTONE_HOST_SANITIZER is `{other}`: address, thread or nothing"
+            )
+            .into());
+        }
+    };
+    if sanitizer.is_some() && Command::new("clang++").arg("--version").output().is_err() {
+        return Err("GRADSTONE_HOST_SANITIZER needs clang++ and its sanitizer runtimes: \
+                    apt-get install clang libclang-rt-14-dev (Debian 12), or your system's clang and compiler-rt"
+            .into());
+    }
+
+    let build = || {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").warnings(false).extra_warnings(false);
+        build.flag("-Wall").flag("-Wextra").flag("-Werror").flag("-Wno-unknown-pragmas");
+        if let Some((define, _)) = sanitizer {
+            build.compiler("clang++").define(define, None);
+        }
+        build
+    };
+
+    let mut kernel_build = build();
+    kernel_build
+        .include(&kernels)
+        .include(&host)
+        .flag("-ffp-contract=off")
+        .flag("-fno-strict-aliasing")
+        .flag("-fno-exceptions")
+        .flag("-x")
+        .flag("c++");
+    match sanitizer {
+        None => {
+            // The two checks that cost little stay on: engine/misuse.cpp makes errors of a launch of them.
+            kernel_build.opt_level(2).debug(false);
+            kernel_build.flag("-fsanitize=alignment,bounds").flag("-fno-sanitize-recover=all");
+        }
+        Some((_, flag)) => {
+            kernel_build.opt_level(1).debug(true).flag("-fno-omit-frame-pointer");
+            kernel_build.flag(flag).flag("-fno-sanitize-recover=all").flag("-fno-sanitize=vptr");
+        }
+    }
+    for folder in [kernels.as_path(), &host.join("planted"), &host.join("probes")] {
+        kernel_build.files(sources(folder, "cu")?);
+    }
+    kernel_build.link_lib_modifier("+whole-archive");
+    kernel_build.try_compile("gradstone_host_kernels")?;
+
+    build()
+        .opt_level(2)
+        .debug(true)
+        .files(sources(&host.join("engine"), "cpp")?)
+        .try_compile("gradstone_host_engine")?;
+    Ok(())
+}
+
+/// The files of `folder` with this ending, sorted, so that the link order is the same everywhere.
+fn sources(folder: &Path, ending: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,78 @@
+//! A launch: the checks before it, the orders of threads, the shared work of OS threads.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use gradstone_host::{Order, kernels, launch, with_order, with_workers};
+
+/// `BlockSumArgs` of `probes/block_sum.cu`.
+#[repr(C)]
+struct BlockSum {
+    values: *const f32,
+    sums: *mut f32,
+}
+
+fn block_sum(blocks: usize, threads: usize) -> Vec<f32> {
+    let values: Vec<f32> = (0..blocks * threads).map(|i| (i as f32 * 0.37).sin()).collect();
+    let mut sums = vec![0.0; blocks];
+    let args = BlockSum { values: values.as_ptr(), sums: sums.as_mut_ptr() };
+    run("probe_block_sum", [blocks as u32, 1, 1], [threads as u32, 1, 1], 0, &args).unwrap();
+    for (block, sum) in sums.iter().enumerate() {
+        let exact: f64 = values[block * threads..][..threads].iter().map(|&v| f64::from(v)).sum();
+        assert!((f64::from(*sum) - exact).abs() < 1e-4, "block {block}: {sum} is not {exact}");
+    }
+    sums
+}
+
+fn run<T>(
+    kernel: &str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    args: &T,
+) -> Result<(), String> {
+    // SAFETY: each test passes the kernel's own struct with pointers to vectors that outlive the call.
+    unsafe { launch(kernel, grid, block, shared, std::ptr::from_ref(args).cast(), size_of::<T>()) }
+}
+
+#[test]
+fn bits_are_equal_in_every_order_and_for_any_number_of_os_threads() {
+    let expected = block_sum(7, 256);
+    for order in Order::ALL {
+        for workers in [1, 2, 5] {
+            let sums = with_order(order, || with_workers(workers, || block_sum(7, 256)));
+            assert_eq!(sums, expected, "{order:?}, {workers} workers");
+        }
+    }
+}
+
+#[test]
+fn a_launch_outside_the_limits_is_refused_and_the_next_one_works() {
+    let (values, mut sums) = ([1.0f32; 2048], [0.0f32; 1]);
+    let args = BlockSum { values: values.as_ptr(), sums: sums.as_mut_ptr() };
+    let cases: [(&str, [u32; 3], [u32; 3], u32, &str); 9] = [
+        ("no_such_kernel", [1; 3], [32, 1, 1], 0, "no kernel of this name"),
+        ("probe_block_sum", [0, 1, 1], [32, 1, 1], 0, "grid (0, 1, 1)"),
+        ("probe_block_sum", [1 << 31, 1, 1], [32, 1, 1], 0, "grid (2147483648, 1, 1)"),
+        ("probe_block_sum", [1, 65536, 1], [32, 1, 1], 0, "grid (1, 65536, 1)"),
+        ("probe_block_sum", [1, 1, 65536], [32, 1, 1], 0, "grid (1, 1, 65536)"),
+        ("probe_block_sum", [1; 3], [32, 0, 1], 0, "block (32, 0, 1)"),
+        ("probe_block_sum", [1; 3], [1, 1, 65], 0, "block (1, 1, 65)"),
+        ("probe_block_sum", [1; 3], [1024, 2, 1], 0, "2048 threads"),
+        ("probe_block_sum", [1; 3], [32, 1, 1], 227 * 1024 + 1, "dynamic shared memory"),
+    ];
+    for (kernel, grid, block, shared, says) in cases {
+        let error = run(kernel, grid, block, shared, &args).unwrap_err();
+        assert!(error.contains(says) && error.contains(kernel), "{error:?} should say {says:?}");
+    }
+    let error = run("probe_block_sum", [1; 3], [32, 1, 1], 0, &0u32).unwrap_err();
+    assert!(error.contains("got 4 bytes of arguments, its struct has 16"), "{error}");
+    assert!(run("probe\0", [1; 3], [32, 1, 1], 0, &args).is_err());
+    block_sum(2, 64);
+}
+
+#[test]
+fn the_table_tells_name_size_and_block() {
+    let table = kernels();
+    let probe = table.iter().find(|k| k.name == "probe_block_sum").unwrap();
+    assert_eq!((probe.args_size, probe.max_threads), (16, 1024));
+}
