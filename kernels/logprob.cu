@@ -20,11 +20,13 @@
 #include "softmax_row.cuh"
 
 constexpr int THREADS = LOGPROB_CHAINS * WARP;
+constexpr int RESIDENT = 3;  // blocks: 24 warps with 2 KB of loads each, above what hides the memory's latency
+constexpr int RESIDENT_BOTH = 2;  // the pass that writes needs more registers, and fewer loads in flight
 
 // What row `i` of the logits is for.
 struct RowTask {
   int64_t output;  // row of targets and outputs; negative: none
-  int64_t target;  // negative: masked
+  int32_t target;  // negative: masked
   float temperature;
   uint32_t status;
 };
@@ -33,7 +35,7 @@ __device__ __forceinline__ RowTask row_task(const int32_t* targets, const int32_
                                             int64_t vocab, int64_t i) {
   const int64_t output = row_of ? int64_t(row_of[i]) : i;
   if (output < 0) return RowTask{-1, -1, 1.0f, 0};
-  const int64_t target = targets[output];
+  const int32_t target = targets[output];
   if (target < 0) return RowTask{output, -1, 1.0f, 0};
   if (target >= vocab) return RowTask{output, -1, 1.0f, STATUS_BAD_TARGET};
   const float temperature = rule.temperatures ? rule.temperatures[output] : rule.temperature;
@@ -75,12 +77,12 @@ template <class T>
 __device__ __forceinline__ void units(const LogprobForwardArgs& a) {
   const int64_t units = units_of(a.vocab), warps = threads_in_grid() / WARP;
   for (int64_t item = thread_in_grid() / WARP; item < a.rows * units; item += warps) {
-    const int64_t i = item / units, unit = item % units;
+    const int64_t i = item / units;
     const RowTask task = row_task(a.targets, a.row_of, a.softmax, a.vocab, i);
     if (task.target < 0) continue;  // the whole warp
     const RowRule rule = row_rule(a.softmax, task.temperature);
     const T* row = static_cast<const T*>(a.logits) + i * a.vocab;
-    const OnlineSoftmax sums = sum_unit(row, a.vocab, unit, rule);
+    const OnlineSoftmax sums = sum_unit(row, a.vocab, unsigned(item % units), rule);
     if (lane_id() == 0) a.units[item] = sums;
   }
 }
@@ -88,7 +90,7 @@ __device__ __forceinline__ void units(const LogprobForwardArgs& a) {
 template <class T>
 __device__ __forceinline__ void merge_units(const LogprobForwardArgs& a) {
   const int64_t units = units_of(a.vocab), warps = threads_in_grid() / WARP;
-  const int chains = chains_of(units);
+  const int chains = chains_of(unsigned(units));
   for (int64_t i = thread_in_grid() / WARP; i < a.rows; i += warps) {
     const RowTask task = row_task(a.targets, a.row_of, a.softmax, a.vocab, i);
     if (task.target < 0) {
@@ -117,16 +119,16 @@ __device__ __forceinline__ void merge_units(const LogprobForwardArgs& a) {
 // dz = p (constant + slope y) with p = 2^y, and `once` more at the target.
 struct Gradient {
   float inverse_temperature, logsumexp, constant, slope, once;
-  int64_t target;
+  int32_t target;
   bool zero;  // the row gets 0 and is not read
 };
 
 __device__ __forceinline__ Gradient zero_gradient() { return Gradient{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, -1, true}; }
 
-__device__ __forceinline__ Gradient gradient_of(const RowRule& rule, int64_t target, float logsumexp, float entropy,
+__device__ __forceinline__ Gradient gradient_of(const RowRule& rule, int32_t target, float logsumexp, float entropy,
                                                 float dlogprob, float dentropy) {
   if ((dlogprob == 0.0f && dentropy == 0.0f) || logsumexp == -INFINITY_F) return zero_gradient();
-  const double inverse = rule.inverse_temperature;
+  const double inverse = inverse_temperature(rule);
   // With no entropy gradient the saved entropy may be anything.
   const double constant = dentropy == 0.0f ? double(dlogprob) : fma(double(dentropy), double(entropy), double(dlogprob));
   return Gradient{float(inverse),
@@ -266,9 +268,9 @@ __device__ __forceinline__ void both(const LogprobBothArgs& all) {
   }
 }
 
-#define LOGPROB(T, suffix)                                                       \
-  KERNEL(logprob_forward_##suffix, LogprobForwardArgs, THREADS) { forward<T>(a); } \
-  KERNEL(logprob_units_##suffix, LogprobForwardArgs, THREADS) { units<T>(a); }     \
+#define LOGPROB(T, suffix)                                                                           \
+  KERNEL_RESIDENT(logprob_forward_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { forward<T>(a); } \
+  KERNEL_RESIDENT(logprob_units_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { units<T>(a); }     \
   KERNEL(logprob_merge_##suffix, LogprobForwardArgs, THREADS) { merge_units<T>(a); }
 LOGPROB(float, f32)
 LOGPROB(bf16, bf16)
@@ -285,7 +287,7 @@ LOGPROB_BACKWARD(bf16, float, bf16_f32)
 LOGPROB_BACKWARD(f16, float, f16_f32)
 
 #define LOGPROB_BOTH(In, Out, suffix) \
-  KERNEL(logprob_both_##suffix, LogprobBothArgs, THREADS) { both<In, Out>(a); }
+  KERNEL_RESIDENT(logprob_both_##suffix, LogprobBothArgs, THREADS, RESIDENT_BOTH) { both<In, Out>(a); }
 LOGPROB_BOTH(float, float, f32)
 LOGPROB_BOTH(bf16, bf16, bf16)
 LOGPROB_BOTH(f16, f16, f16)

@@ -4,6 +4,7 @@
 // host/, which runs every CUDA thread as a fiber. What differs between the two worlds differs here and in no kernel:
 //   KERNEL(name, Args, threads)   declares a kernel that takes one plain struct `a` and is launched with at most
 //                                 `threads` threads a block;
+//   KERNEL_RESIDENT(..., blocks)  the same, with so few registers that `blocks` fit on a multiprocessor at once;
 //   block_shared<T>()             a T in shared memory, one for each type T (declare a local struct for each use);
 //   dynamic_shared<T>()           the shared memory that the launch asked for;
 //   cp_async*, mma_*              wrappers around PTX, with portable bodies in host/.
@@ -13,6 +14,8 @@
 #if defined(__CUDACC__)
 #define KERNEL(name, Args, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define KERNEL_RESIDENT(name, Args, threads, blocks) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #define INFINITY_F __int_as_float(0x7f800000)
 #define NAN_F __int_as_float(0x7fffffff)
 template <class T>
@@ -27,6 +30,7 @@ __device__ __forceinline__ T* dynamic_shared() {
 }
 #else
 #include "cuda_on_host.h"
+#define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
 #define INFINITY_F __builtin_inff()
 #define NAN_F __builtin_nanf("")
 #endif

@@ -16,18 +16,20 @@ constexpr float LEAST_EXPONENT = -127.0f;
 // ---- a row's rule ----
 
 struct RowRule {
-  double inverse_temperature;
+  float temperature;
   float scale;  // log2(e) / temperature
   float softcap;
   const int32_t* banned;
-  int64_t banned_count;
+  unsigned banned_count;
 };
+
+__device__ __forceinline__ double inverse_temperature(const RowRule& rule) { return 1.0 / double(rule.temperature); }
 
 __device__ __forceinline__ bool positive_and_finite(float x) { return x > 0.0f && x < INFINITY_F; }
 
 __device__ __forceinline__ RowRule row_rule(const SoftmaxRule& rule, float temperature) {
-  const double inverse = 1.0 / double(temperature);
-  return RowRule{inverse, float(1.4426950408889634 * inverse), rule.softcap, rule.banned, rule.banned_count};
+  const float scale = float(1.4426950408889634 / double(temperature));
+  return RowRule{temperature, scale, rule.softcap, rule.banned, unsigned(rule.banned_count)};
 }
 
 // Places [from, to) of the ascending banned ids that lie in [first, end).
@@ -36,7 +38,7 @@ struct BannedRange {
 };
 
 __device__ __forceinline__ unsigned banned_below(const RowRule& rule, int64_t id) {
-  unsigned low = 0, high = unsigned(rule.banned_count);
+  unsigned low = 0, high = rule.banned_count;
   while (low < high) {
     const unsigned middle = (low + high) / 2;
     if (rule.banned[middle] < id) {
@@ -95,47 +97,42 @@ __device__ __forceinline__ OnlineSoftmax merge(OnlineSoftmax a, OnlineSoftmax b,
   return OnlineSoftmax{max, __fadd_rn(a.sum, b.sum), __fadd_rn(a.weighted, b.weighted), argmax};
 }
 
-// A lane's running sums. `reference` is reference_of(sums.max), kept.
-struct LaneState {
-  OnlineSoftmax sums;
-  float reference;
-};
-
 // Adds SIZE logits, the first of which is id `first`. -inf adds exactly nothing.
 template <int SIZE>
-__device__ __forceinline__ void push(LaneState& state, const float (&z)[SIZE], unsigned first, float scale) {
+__device__ __forceinline__ void push(OnlineSoftmax& state, const float (&z)[SIZE], unsigned first, float scale) {
   float most = z[0];
 #pragma unroll
   for (int e = 1; e < SIZE; e++) most = fmaxf(most, z[e]);
-  if (most > state.sums.max) {  // rare: a few times a lane
-    rescale(state.sums, most, scale);
-    state.sums.max = state.reference = most;
+  if (most > state.max) {  // rare: a few times a lane
+    rescale(state, most, scale);
+    state.max = most;
 #pragma unroll
     for (int e = SIZE - 1; e >= 0; e--) {
-      if (z[e] == most) state.sums.argmax = int32_t(first + unsigned(e));
+      if (z[e] == most) state.argmax = int32_t(first + unsigned(e));
     }
   }
+  const float reference = reference_of(state.max);
 #pragma unroll
   for (int e = 0; e < SIZE; e++) {
-    const float y = exponent(z[e], state.reference, scale), power = exp2_flushed(y);
-    state.sums.sum = __fadd_rn(state.sums.sum, power);
-    state.sums.weighted = fmaf(power, y, state.sums.weighted);
+    const float y = exponent(z[e], reference, scale), power = exp2_flushed(y);
+    state.sum = __fadd_rn(state.sum, power);
+    state.weighted = fmaf(power, y, state.weighted);
   }
 }
 
 // The states of all lanes of a warp as one; every lane gets it.
-__device__ __forceinline__ OnlineSoftmax merge_warp(LaneState (&state)[STATES], float scale) {
+__device__ __forceinline__ OnlineSoftmax merge_warp(OnlineSoftmax (&state)[STATES], float scale) {
   static_assert(STATES == 4, "the tree below");
-  float max = fmaxf(fmaxf(state[0].sums.max, state[1].sums.max), fmaxf(state[2].sums.max, state[3].sums.max));
+  float max = fmaxf(fmaxf(state[0].max, state[1].max), fmaxf(state[2].max, state[3].max));
   max = warp_reduce(max, Max());
   const float reference = reference_of(max);
   unsigned argmax = 0xffffffffu;  // -1
 #pragma unroll
   for (int j = 0; j < STATES; j++) {
-    if (state[j].sums.max == max) argmax = min(argmax, unsigned(state[j].sums.argmax));
-    rescale(state[j].sums, reference, scale);
+    if (state[j].max == max) argmax = min(argmax, unsigned(state[j].argmax));
+    rescale(state[j], reference, scale);
   }
-  const OnlineSoftmax &a = state[0].sums, &b = state[1].sums, &c = state[2].sums, &d = state[3].sums;
+  const OnlineSoftmax &a = state[0], &b = state[1], &c = state[2], &d = state[3];
   const float sum = __fadd_rn(__fadd_rn(a.sum, b.sum), __fadd_rn(c.sum, d.sum));
   const float weighted = __fadd_rn(__fadd_rn(a.weighted, b.weighted), __fadd_rn(c.weighted, d.weighted));
   return OnlineSoftmax{max, warp_reduce(sum, Sum()), warp_reduce(weighted, Sum()),
@@ -247,17 +244,17 @@ __device__ __forceinline__ void restrict_logits(float (&z)[SIZE], unsigned at, c
 
 // The sums of one unit of a row, by one warp.
 template <class T>
-__device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, int64_t unit, const RowRule& rule) {
+__device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, unsigned unit, const RowRule& rule) {
   constexpr unsigned SIZE = Vec16<T>::SIZE, STEP = WARP * SIZE;
   static_assert(LOGPROB_UNIT % (STATES * STEP) == 0, "only the last unit has a round that is not full");
-  const unsigned first = unsigned(unit) * LOGPROB_UNIT;
+  const unsigned first = unit * LOGPROB_UNIT;
   const unsigned end = unsigned(vocab) - first < LOGPROB_UNIT ? unsigned(vocab) : first + LOGPROB_UNIT;
   const RowReader<T> reader(row, unsigned(vocab));
   const BannedRange banned = banned_within(rule, first, end);
   const bool restricted = rule.softcap > 0.0f || banned.from < banned.to;
-  LaneState state[STATES];
+  OnlineSoftmax state[STATES];
 #pragma unroll
-  for (int j = 0; j < STATES; j++) state[j] = LaneState{empty_softmax(), 0.0f};
+  for (int j = 0; j < STATES; j++) state[j] = empty_softmax();
   for (unsigned round = first; round < end; round += STATES * STEP) {
     const unsigned at = round + unsigned(lane_id()) * SIZE;
     uint4 vector[STATES];
@@ -279,37 +276,29 @@ __device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, i
   return merge_warp(state, rule.scale);
 }
 
-__device__ __forceinline__ int64_t units_of(int64_t vocab) { return (vocab + LOGPROB_UNIT - 1) / LOGPROB_UNIT; }
-__device__ __forceinline__ int chains_of(int64_t units) { return units < LOGPROB_CHAINS ? int(units) : LOGPROB_CHAINS; }
-
-// The sums of every LOGPROB_CHAINS-th unit from `chain` on, by one warp. Unit sums are kept in `units` where that is not
-// null.
-template <class T>
-__device__ __forceinline__ OnlineSoftmax sum_chain(const T* row, int64_t vocab, int chain, const RowRule& rule,
-                                                   OnlineSoftmax* units) {
-  OnlineSoftmax sums = empty_softmax();
-  for (int64_t unit = chain; unit < units_of(vocab); unit += LOGPROB_CHAINS) {
-    const OnlineSoftmax of_unit = sum_unit(row, vocab, unit, rule);
-    if (units && lane_id() == 0) units[unit] = of_unit;
-    sums = unit == chain ? of_unit : merge(sums, of_unit, rule.scale);
-  }
-  return sums;
-}
+__device__ __forceinline__ unsigned units_of(int64_t vocab) { return (unsigned(vocab) + LOGPROB_UNIT - 1) / LOGPROB_UNIT; }
+__device__ __forceinline__ int chains_of(unsigned units) { return units < LOGPROB_CHAINS ? int(units) : LOGPROB_CHAINS; }
 
 struct RowChains {
   OnlineSoftmax chain[LOGPROB_CHAINS];
 };
 
-// The sums of a row, by a block that has at least one warp for each chain. All threads call it and get the result.
-// Has a barrier before and after: what a thread wrote before is seen by all after.
+// The sums of a row, by a block that has at least one warp for each chain. All threads call it and get the result. Unit
+// sums are kept in `units` where that is not null. Has a barrier before and after: what a thread wrote before is seen by
+// all after.
 template <class T>
 __device__ __forceinline__ OnlineSoftmax sum_row(const T* row, int64_t vocab, const RowRule& rule, OnlineSoftmax* units) {
   RowChains& shared = block_shared<RowChains>();
-  const int chains = chains_of(units_of(vocab));
+  const unsigned count = units_of(vocab);
+  const int chains = chains_of(count);
   __syncthreads();  // the readers of an earlier row are done
-  if (warp_id() < chains) {
-    const OnlineSoftmax sums = sum_chain(row, vocab, warp_id(), rule, units);
-    if (lane_id() == 0) shared.chain[warp_id()] = sums;
+  for (unsigned unit = unsigned(warp_id()); warp_id() < chains && unit < count; unit += LOGPROB_CHAINS) {
+    const OnlineSoftmax of_unit = sum_unit(row, vocab, unit, rule);
+    if (lane_id() == 0) {  // the chain waits in shared memory: registers are for loads
+      OnlineSoftmax& chain = shared.chain[warp_id()];
+      chain = unit < LOGPROB_CHAINS ? of_unit : merge(chain, of_unit, rule.scale);
+      if (units) units[unit] = of_unit;
+    }
   }
   __syncthreads();
   OnlineSoftmax sums = chains > 0 ? shared.chain[0] : empty_softmax();
@@ -328,8 +317,8 @@ struct RowSummary {
 // -inf and entropy 0.
 __device__ __forceinline__ RowSummary summarize(const OnlineSoftmax& row, float target, const RowRule& rule) {
   if (row.sum == 0.0f) return RowSummary{-INFINITY_F, 0.0f, -INFINITY_F, row.argmax};
-  const double log_sum = log(double(row.sum)), max = double(row.max);
+  const double log_sum = log(double(row.sum)), max = double(row.max), inverse = inverse_temperature(rule);
   const double entropy = fma(-0.6931471805599453, double(row.weighted) / double(row.sum), log_sum);
-  return RowSummary{float(fma(double(target) - max, rule.inverse_temperature, -log_sum)),
-                    entropy < 0.0 ? 0.0f : float(entropy), float(fma(max, rule.inverse_temperature, log_sum)), row.argmax};
+  return RowSummary{float(fma(double(target) - max, inverse, -log_sum)),
+                    entropy < 0.0 ? 0.0f : float(entropy), float(fma(max, inverse, log_sum)), row.argmax};
 }
