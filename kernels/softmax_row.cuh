@@ -228,10 +228,11 @@ struct RowReader {
 };
 
 template <int SIZE>
-__device__ __forceinline__ void restrict_logits(float (&z)[SIZE], unsigned at, const RowRule& rule, BannedRange banned) {
-  if (rule.softcap > 0.0f) {
+__device__ __forceinline__ void restrict_logits(float (&z)[SIZE], unsigned at, unsigned vocab, const RowRule& rule,
+                                                BannedRange banned) {
+  if (rule.softcap > 0.0f) {  // what lies beyond the row stays -inf: a cap would make it finite
 #pragma unroll
-    for (int e = 0; e < SIZE; e++) z[e] = capped(z[e], rule.softcap);
+    for (int e = 0; e < SIZE; e++) z[e] = at + unsigned(e) < vocab ? capped(z[e], rule.softcap) : -INFINITY_F;
   }
   for (unsigned place = banned.from; place < banned.to; place++) {
     const unsigned e_banned = unsigned(rule.banned[place]) - at;
@@ -269,7 +270,7 @@ __device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, u
       float z[SIZE];
 #pragma unroll
       for (unsigned e = 0; e < SIZE; e++) z[e] = to_float(both.vec.at[e]);
-      if (restricted) restrict_logits(z, at + j * STEP, rule, banned);
+      if (restricted) restrict_logits(z, at + j * STEP, unsigned(vocab), rule, banned);
       push(state[j], z, at + j * STEP, rule.scale);
     }
   }
