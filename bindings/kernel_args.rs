@@ -440,6 +440,160 @@ const _: () = {
     ["Offset of field: LayerNormWeightArgs::width"]
         [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
 };
+pub const LOGPROB_UNIT: LogprobShape = 4096;
+pub const LOGPROB_CHAINS: LogprobShape = 8;
+pub const LOGPROB_TILE: LogprobShape = 8192;
+pub type LogprobShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxRule {
+    pub temperatures: *const f32,
+    pub banned: *const i32,
+    pub banned_count: i64,
+    pub temperature: f32,
+    pub softcap: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxRule"][::core::mem::size_of::<SoftmaxRule>() - 32usize];
+    ["Alignment of SoftmaxRule"][::core::mem::align_of::<SoftmaxRule>() - 8usize];
+    ["Offset of field: SoftmaxRule::temperatures"]
+        [::core::mem::offset_of!(SoftmaxRule, temperatures) - 0usize];
+    ["Offset of field: SoftmaxRule::banned"][::core::mem::offset_of!(SoftmaxRule, banned) - 8usize];
+    ["Offset of field: SoftmaxRule::banned_count"]
+        [::core::mem::offset_of!(SoftmaxRule, banned_count) - 16usize];
+    ["Offset of field: SoftmaxRule::temperature"]
+        [::core::mem::offset_of!(SoftmaxRule, temperature) - 24usize];
+    ["Offset of field: SoftmaxRule::softcap"]
+        [::core::mem::offset_of!(SoftmaxRule, softcap) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct OnlineSoftmax {
+    pub max: f32,
+    pub sum: f32,
+    pub weighted: f32,
+    pub argmax: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OnlineSoftmax"][::core::mem::size_of::<OnlineSoftmax>() - 16usize];
+    ["Alignment of OnlineSoftmax"][::core::mem::align_of::<OnlineSoftmax>() - 4usize];
+    ["Offset of field: OnlineSoftmax::max"][::core::mem::offset_of!(OnlineSoftmax, max) - 0usize];
+    ["Offset of field: OnlineSoftmax::sum"][::core::mem::offset_of!(OnlineSoftmax, sum) - 4usize];
+    ["Offset of field: OnlineSoftmax::weighted"]
+        [::core::mem::offset_of!(OnlineSoftmax, weighted) - 8usize];
+    ["Offset of field: OnlineSoftmax::argmax"]
+        [::core::mem::offset_of!(OnlineSoftmax, argmax) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobForwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logprob: *mut f32,
+    pub entropy: *mut f32,
+    pub logsumexp: *mut f32,
+    pub argmax: *mut i32,
+    pub units: *mut OnlineSoftmax,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobForwardArgs"][::core::mem::size_of::<LogprobForwardArgs>() - 120usize];
+    ["Alignment of LogprobForwardArgs"][::core::mem::align_of::<LogprobForwardArgs>() - 8usize];
+    ["Offset of field: LogprobForwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobForwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobForwardArgs, targets) - 8usize];
+    ["Offset of field: LogprobForwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobForwardArgs, row_of) - 16usize];
+    ["Offset of field: LogprobForwardArgs::logprob"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logprob) - 24usize];
+    ["Offset of field: LogprobForwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobForwardArgs, entropy) - 32usize];
+    ["Offset of field: LogprobForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logsumexp) - 40usize];
+    ["Offset of field: LogprobForwardArgs::argmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, argmax) - 48usize];
+    ["Offset of field: LogprobForwardArgs::units"]
+        [::core::mem::offset_of!(LogprobForwardArgs, units) - 56usize];
+    ["Offset of field: LogprobForwardArgs::status"]
+        [::core::mem::offset_of!(LogprobForwardArgs, status) - 64usize];
+    ["Offset of field: LogprobForwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobForwardArgs, rows) - 72usize];
+    ["Offset of field: LogprobForwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobForwardArgs, vocab) - 80usize];
+    ["Offset of field: LogprobForwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, softmax) - 88usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBackwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logsumexp: *const f32,
+    pub entropy: *const f32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBackwardArgs"][::core::mem::size_of::<LogprobBackwardArgs>() - 112usize];
+    ["Alignment of LogprobBackwardArgs"][::core::mem::align_of::<LogprobBackwardArgs>() - 8usize];
+    ["Offset of field: LogprobBackwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobBackwardArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogits) - 8usize];
+    ["Offset of field: LogprobBackwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, targets) - 16usize];
+    ["Offset of field: LogprobBackwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, row_of) - 24usize];
+    ["Offset of field: LogprobBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logsumexp) - 32usize];
+    ["Offset of field: LogprobBackwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, entropy) - 40usize];
+    ["Offset of field: LogprobBackwardArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogprob) - 48usize];
+    ["Offset of field: LogprobBackwardArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dentropy) - 56usize];
+    ["Offset of field: LogprobBackwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, rows) - 64usize];
+    ["Offset of field: LogprobBackwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, vocab) - 72usize];
+    ["Offset of field: LogprobBackwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, softmax) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBothArgs {
+    pub forward: LogprobForwardArgs,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBothArgs"][::core::mem::size_of::<LogprobBothArgs>() - 144usize];
+    ["Alignment of LogprobBothArgs"][::core::mem::align_of::<LogprobBothArgs>() - 8usize];
+    ["Offset of field: LogprobBothArgs::forward"]
+        [::core::mem::offset_of!(LogprobBothArgs, forward) - 0usize];
+    ["Offset of field: LogprobBothArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogits) - 120usize];
+    ["Offset of field: LogprobBothArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogprob) - 128usize];
+    ["Offset of field: LogprobBothArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RowSumArgs {

@@ -7,6 +7,7 @@
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
+#include "args/logprob.h"
 #include "args/reduce.h"
 #include "args/rms_norm.h"
 #include "args/rope.h"
