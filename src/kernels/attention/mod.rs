@@ -4,7 +4,7 @@
 //!
 //! Here live the description, its checks and the plan; [`forward`](forward()) computes packed sequences,
 //! [`backward`](backward()) their gradients, [`KvCache`] holds the keys and values of sequences that are being
-//! generated and attends to them. Projections, rotations and norms of q and k are elsewhere.
+//! generated and attends to them; [`launch`] has the same on a device. Projections, rotations and norms of q and k are elsewhere.
 //!
 //! **Bit agreement.** All of them compute a query with the same function (`tile`), one tile of 64 keys after the
 //! other, tiles counted from the start of the query's own sequence. Nothing in it depends on other queries, on how
@@ -14,6 +14,8 @@
 mod backward;
 mod cache;
 mod forward;
+pub mod launch;
+mod paged;
 mod products;
 mod tile;
 
@@ -216,10 +218,12 @@ fn check_segments(mask: Mask, segments: &[usize], tokens: usize) -> Result<()> {
     }
     let odd = |bounds: &[usize]| !(bounds[1] - bounds[0]).is_multiple_of(2);
     match segments.windows(2).position(odd) {
-        Some(sequence) if matches!(mask, Mask::BlockDiffusion { .. }) => Err(Error::shape(format!(
-            "attention: sequence {sequence} has {} tokens; block diffusion needs a noised and a clean copy of equal length",
-            segments[sequence + 1] - segments[sequence]
-        ))),
+        Some(sequence) if matches!(mask, Mask::BlockDiffusion { .. }) => {
+            Err(Error::shape(format!(
+                "attention: sequence {sequence} has {} tokens; block diffusion needs a noised and a clean copy of equal length",
+                segments[sequence + 1] - segments[sequence]
+            )))
+        }
         _ => Ok(()),
     }
 }
