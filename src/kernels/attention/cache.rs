@@ -6,7 +6,7 @@
 
 use super::forward::{Scratch, Tiles, tasks};
 use super::products::TILE;
-use super::{Attention, check_len, check_segments};
+use super::{Attention, Mask, check_len, check_segments};
 use crate::device::cpu::memory::{Buffer, Element};
 use crate::device::cpu::pool;
 use crate::dtype::{DType, Float, FloatSlice, FloatSliceMut};
@@ -187,6 +187,11 @@ impl KvCache {
     ) -> Result<()> {
         spec.check()?;
         self.check(layer, segments)?;
+        if matches!(spec.mask, Mask::BlockDiffusion { .. }) {
+            return Err(Error::unsupported(
+                "KV cache: two copies of a sequence are for training; generate with the block-causal mask",
+            ));
+        }
         if [spec.kv_heads, spec.head_dim] != [self.kv_heads, self.head_dim] {
             return Err(Error::shape(format!(
                 "KV cache: holds {} heads of {}, attention has {} of {}",
@@ -250,7 +255,7 @@ impl KvCache {
                 self.sequences()
             )));
         }
-        check_segments(segments, segments.last().copied().unwrap_or(0))
+        check_segments(Mask::Causal, segments, segments.last().copied().unwrap_or(0))
     }
 
     fn wrong_dtype(&self, given: &[(&str, DType)]) -> Error {
