@@ -86,10 +86,8 @@ fn noises() -> impl Strategy<Value = Noise> {
     let rate = prop_oneof![
         Just(Rate::Clip),
         Just(Rate::Affine),
-        (0.01f32..1.0, 0.0f32..1.0).prop_map(|(high, part)| Rate::Range {
-            low: (high * part).max(1e-3),
-            high
-        }),
+        (0.01f32..1.0, 0.0f32..1.0)
+            .prop_map(|(high, part)| Rate::Range { low: (high * part).max(1e-3), high }),
     ];
     let draw = prop_oneof![
         any::<bool>().prop_map(|forced| Draw::Independent { forced }),
@@ -98,8 +96,10 @@ fn noises() -> impl Strategy<Value = Noise> {
     ];
     let weight = prop::sample::select(vec![Weight::Rate, Weight::Unbiased, Weight::One]);
     let order = prop::sample::select(vec![Order::CapThenRate, Order::RateThenCap]);
-    let warm_up =
-        prop::option::weighted(0.3, (1e-3f32..=1.0, order).prop_map(|(cap, order)| WarmUp { cap, order }));
+    let warm_up = prop::option::weighted(
+        0.3,
+        (1e-3f32..=1.0, order).prop_map(|(cap, order)| WarmUp { cap, order }),
+    );
     let strata = prop::sample::select(vec![1u32, 1, 2, 16, 65536]);
     (block, rate, draw, weight, warm_up, strata, any::<u64>()).prop_map(
         |(block, rate, draw, weight, warm_up, strata, seed)| Noise {
@@ -119,7 +119,10 @@ fn batches() -> impl Strategy<Value = Batch> {
             // Above one piece of the walk for the longest.
             let length = noise.block * blocks.min(5000 / noise.block);
             let mut batch = Batch::new(noise, rows, length);
-            batch.sequences.iter_mut().for_each(|s| *s = s.wrapping_mul(0x9E37).wrapping_add(number));
+            batch
+                .sequences
+                .iter_mut()
+                .for_each(|s| *s = s.wrapping_mul(0x9E37).wrapping_add(number));
             batch.eligible = prompt.map(|kind| {
                 (0..rows * length)
                     .map(|i| match kind {

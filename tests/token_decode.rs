@@ -14,8 +14,30 @@ use std::path::PathBuf;
 
 /// Tokens of every kind: words, spaces, bytes, cut characters, long ones.
 const WORDS: [&str; 24] = [
-    "a", "b", " ", "▁", "▁▁", "▁the", "##ing", "##s", ".", " .", "n't", "'s", "é", "日本", "Ġ", "Ġa", "Ã", "©", "ð",
-    "Ł", "ĺ", "Ģ", "a token that does not fit sixteen bytes", "▁a token of even more than twenty bytes",
+    "a",
+    "b",
+    " ",
+    "▁",
+    "▁▁",
+    "▁the",
+    "##ing",
+    "##s",
+    ".",
+    " .",
+    "n't",
+    "'s",
+    "é",
+    "日本",
+    "Ġ",
+    "Ġa",
+    "Ã",
+    "©",
+    "ð",
+    "Ł",
+    "ĺ",
+    "Ģ",
+    "a token that does not fit sixteen bytes",
+    "▁a token of even more than twenty bytes",
 ];
 
 /// A tokenizer with those words, 256 byte tokens, three special tokens and a decoder.
@@ -90,7 +112,8 @@ fn decoders() -> Vec<Value> {
 fn golden(name: &str) -> Option<(PathBuf, PathBuf)> {
     let folder = std::env::var("GRADSTONE_GOLDEN_DIR")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden").into());
-    let file = |end: &str| PathBuf::from(&folder).join(format!("text_decode__tokenizers__{name}{end}"));
+    let file =
+        |end: &str| PathBuf::from(&folder).join(format!("text_decode__tokenizers__{name}{end}"));
     let (tokenizer, cases) = (file(".tokenizer.json"), file(".json"));
     if !tokenizer.exists() {
         eprintln!("SKIPPED: no golden file {}", tokenizer.display());
@@ -169,7 +192,9 @@ proptest! {
 
 #[test]
 fn each_token_begins_where_its_bytes_are() {
-    let (ours, _) = tokenizer(sequence(json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)])));
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
     let table = ours.decode_table().unwrap();
     let byte = |b: i32| b + 27;
     // ▁the, é in two bytes with a special token between, b, a broken byte, long.
@@ -210,7 +235,9 @@ fn golden_texts_whole_and_streamed() {
 
 #[test]
 fn threads_change_nothing() {
-    let (ours, _) = tokenizer(sequence(json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)])));
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
     let table = ours.decode_table().unwrap();
     let mut draws = Sequence::new(5, Draws::Free, 0);
     let ids: Vec<i32> = (0..300_000).map(|_| draws.below(300) as i32).collect();

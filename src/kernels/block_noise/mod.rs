@@ -255,7 +255,9 @@ impl Forward<'_> {
         }
         let outside = |rate: &f32| !(*rate > 0.0 && *rate <= 1.0);
         match self.given.and_then(|given| given.rate.iter().copied().find(outside)) {
-            Some(rate) => Err(Error::invalid(format!("{OP}: a given rate is {rate}, not above 0 and at most 1"))),
+            Some(rate) => Err(Error::invalid(format!(
+                "{OP}: a given rate is {rate}, not above 0 and at most 1"
+            ))),
             None => Ok(()),
         }
     }
