@@ -4,6 +4,7 @@
 #define GRADSTONE_ARGS_H
 #include "args/activation.h"
 #include "args/adamw.h"
+#include "args/attention.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
