@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 15] = [
     &["tasks"],
     &["rl"],
     &["train"],
-    &["recipes"],
+    &["recipes", "bench"],
     &["cli"],
 ];
 
