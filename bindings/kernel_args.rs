@@ -208,6 +208,273 @@ const _: () = {
         [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
     ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
 };
+pub const MASK_CAUSAL: AttentionMask = 0;
+pub const MASK_FULL: AttentionMask = 1;
+pub type AttentionMask = ::core::ffi::c_uint;
+pub const ATTENTION_PAGE: AttentionSize = 64;
+pub const ATTENTION_GROUP: AttentionSize = 512;
+pub const ATTENTION_TILE_ROWS: AttentionSize = 16;
+pub type AttentionSize = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionShape {
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub tokens: i64,
+    pub sequences: i32,
+    pub query_heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub mask: u32,
+    pub window: i32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub status: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 64usize];
+    ["Alignment of AttentionShape"][::core::mem::align_of::<AttentionShape>() - 8usize];
+    ["Offset of field: AttentionShape::segments"]
+        [::core::mem::offset_of!(AttentionShape, segments) - 0usize];
+    ["Offset of field: AttentionShape::lengths"]
+        [::core::mem::offset_of!(AttentionShape, lengths) - 8usize];
+    ["Offset of field: AttentionShape::tokens"]
+        [::core::mem::offset_of!(AttentionShape, tokens) - 16usize];
+    ["Offset of field: AttentionShape::sequences"]
+        [::core::mem::offset_of!(AttentionShape, sequences) - 24usize];
+    ["Offset of field: AttentionShape::query_heads"]
+        [::core::mem::offset_of!(AttentionShape, query_heads) - 28usize];
+    ["Offset of field: AttentionShape::kv_heads"]
+        [::core::mem::offset_of!(AttentionShape, kv_heads) - 32usize];
+    ["Offset of field: AttentionShape::head_dim"]
+        [::core::mem::offset_of!(AttentionShape, head_dim) - 36usize];
+    ["Offset of field: AttentionShape::mask"]
+        [::core::mem::offset_of!(AttentionShape, mask) - 40usize];
+    ["Offset of field: AttentionShape::window"]
+        [::core::mem::offset_of!(AttentionShape, window) - 44usize];
+    ["Offset of field: AttentionShape::scale"]
+        [::core::mem::offset_of!(AttentionShape, scale) - 48usize];
+    ["Offset of field: AttentionShape::softcap"]
+        [::core::mem::offset_of!(AttentionShape, softcap) - 52usize];
+    ["Offset of field: AttentionShape::status"]
+        [::core::mem::offset_of!(AttentionShape, status) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionForwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub pages: *const u64,
+    pub out: *mut ::core::ffi::c_void,
+    pub logsumexp: *mut f32,
+    pub partial: *mut f32,
+    pub statistics: *mut f32,
+    pub page_offset: i64,
+    pub pages_per_sequence: i32,
+    pub groups: i32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 152usize];
+    ["Alignment of AttentionForwardArgs"][::core::mem::align_of::<AttentionForwardArgs>() - 8usize];
+    ["Offset of field: AttentionForwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionForwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionForwardArgs::q"]
+        [::core::mem::offset_of!(AttentionForwardArgs, q) - 64usize];
+    ["Offset of field: AttentionForwardArgs::k"]
+        [::core::mem::offset_of!(AttentionForwardArgs, k) - 72usize];
+    ["Offset of field: AttentionForwardArgs::v"]
+        [::core::mem::offset_of!(AttentionForwardArgs, v) - 80usize];
+    ["Offset of field: AttentionForwardArgs::pages"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 88usize];
+    ["Offset of field: AttentionForwardArgs::out"]
+        [::core::mem::offset_of!(AttentionForwardArgs, out) - 96usize];
+    ["Offset of field: AttentionForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 104usize];
+    ["Offset of field: AttentionForwardArgs::partial"]
+        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 112usize];
+    ["Offset of field: AttentionForwardArgs::statistics"]
+        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 120usize];
+    ["Offset of field: AttentionForwardArgs::page_offset"]
+        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 128usize];
+    ["Offset of field: AttentionForwardArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 136usize];
+    ["Offset of field: AttentionForwardArgs::groups"]
+        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 140usize];
+    ["Offset of field: AttentionForwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 144usize];
+    ["Offset of field: AttentionForwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 148usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionMergeArgs {
+    pub partial: *const f32,
+    pub statistics: *const f32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionMergeArgs"][::core::mem::size_of::<AttentionMergeArgs>() - 40usize];
+    ["Alignment of AttentionMergeArgs"][::core::mem::align_of::<AttentionMergeArgs>() - 8usize];
+    ["Offset of field: AttentionMergeArgs::partial"]
+        [::core::mem::offset_of!(AttentionMergeArgs, partial) - 0usize];
+    ["Offset of field: AttentionMergeArgs::statistics"]
+        [::core::mem::offset_of!(AttentionMergeArgs, statistics) - 8usize];
+    ["Offset of field: AttentionMergeArgs::out"]
+        [::core::mem::offset_of!(AttentionMergeArgs, out) - 16usize];
+    ["Offset of field: AttentionMergeArgs::rows"]
+        [::core::mem::offset_of!(AttentionMergeArgs, rows) - 24usize];
+    ["Offset of field: AttentionMergeArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionMergeArgs, head_dim) - 32usize];
+    ["Offset of field: AttentionMergeArgs::groups"]
+        [::core::mem::offset_of!(AttentionMergeArgs, groups) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionDeltaArgs {
+    pub out: *const ::core::ffi::c_void,
+    pub dout: *const f32,
+    pub delta: *mut f32,
+    pub rounded: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionDeltaArgs"][::core::mem::size_of::<AttentionDeltaArgs>() - 48usize];
+    ["Alignment of AttentionDeltaArgs"][::core::mem::align_of::<AttentionDeltaArgs>() - 8usize];
+    ["Offset of field: AttentionDeltaArgs::out"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, out) - 0usize];
+    ["Offset of field: AttentionDeltaArgs::dout"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, dout) - 8usize];
+    ["Offset of field: AttentionDeltaArgs::delta"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, delta) - 16usize];
+    ["Offset of field: AttentionDeltaArgs::rounded"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rounded) - 24usize];
+    ["Offset of field: AttentionDeltaArgs::rows"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rows) - 32usize];
+    ["Offset of field: AttentionDeltaArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, head_dim) - 40usize];
+    ["Offset of field: AttentionDeltaArgs::unused"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, unused) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionBackwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub dout: *const ::core::ffi::c_void,
+    pub logsumexp: *const f32,
+    pub delta: *const f32,
+    pub dq: *mut f32,
+    pub dk: *mut f32,
+    pub dv: *mut f32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 144usize];
+    ["Alignment of AttentionBackwardArgs"]
+        [::core::mem::align_of::<AttentionBackwardArgs>() - 8usize];
+    ["Offset of field: AttentionBackwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionBackwardArgs::q"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 64usize];
+    ["Offset of field: AttentionBackwardArgs::k"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 72usize];
+    ["Offset of field: AttentionBackwardArgs::v"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 80usize];
+    ["Offset of field: AttentionBackwardArgs::dout"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 88usize];
+    ["Offset of field: AttentionBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 96usize];
+    ["Offset of field: AttentionBackwardArgs::delta"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 104usize];
+    ["Offset of field: AttentionBackwardArgs::dq"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 112usize];
+    ["Offset of field: AttentionBackwardArgs::dk"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 120usize];
+    ["Offset of field: AttentionBackwardArgs::dv"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 128usize];
+    ["Offset of field: AttentionBackwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 136usize];
+    ["Offset of field: AttentionBackwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 140usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheAppendArgs {
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub pages: *const u64,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub page_offset: i64,
+    pub sequences: i32,
+    pub pages_per_sequence: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheAppendArgs"][::core::mem::size_of::<CacheAppendArgs>() - 80usize];
+    ["Alignment of CacheAppendArgs"][::core::mem::align_of::<CacheAppendArgs>() - 8usize];
+    ["Offset of field: CacheAppendArgs::k"][::core::mem::offset_of!(CacheAppendArgs, k) - 0usize];
+    ["Offset of field: CacheAppendArgs::v"][::core::mem::offset_of!(CacheAppendArgs, v) - 8usize];
+    ["Offset of field: CacheAppendArgs::segments"]
+        [::core::mem::offset_of!(CacheAppendArgs, segments) - 16usize];
+    ["Offset of field: CacheAppendArgs::lengths"]
+        [::core::mem::offset_of!(CacheAppendArgs, lengths) - 24usize];
+    ["Offset of field: CacheAppendArgs::pages"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages) - 32usize];
+    ["Offset of field: CacheAppendArgs::status"]
+        [::core::mem::offset_of!(CacheAppendArgs, status) - 40usize];
+    ["Offset of field: CacheAppendArgs::tokens"]
+        [::core::mem::offset_of!(CacheAppendArgs, tokens) - 48usize];
+    ["Offset of field: CacheAppendArgs::page_offset"]
+        [::core::mem::offset_of!(CacheAppendArgs, page_offset) - 56usize];
+    ["Offset of field: CacheAppendArgs::sequences"]
+        [::core::mem::offset_of!(CacheAppendArgs, sequences) - 64usize];
+    ["Offset of field: CacheAppendArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages_per_sequence) - 68usize];
+    ["Offset of field: CacheAppendArgs::kv_heads"]
+        [::core::mem::offset_of!(CacheAppendArgs, kv_heads) - 72usize];
+    ["Offset of field: CacheAppendArgs::head_dim"]
+        [::core::mem::offset_of!(CacheAppendArgs, head_dim) - 76usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheCopyArgs {
+    pub pairs: *const u64,
+    pub count: i64,
+    pub page_bytes: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheCopyArgs"][::core::mem::size_of::<CacheCopyArgs>() - 24usize];
+    ["Alignment of CacheCopyArgs"][::core::mem::align_of::<CacheCopyArgs>() - 8usize];
+    ["Offset of field: CacheCopyArgs::pairs"]
+        [::core::mem::offset_of!(CacheCopyArgs, pairs) - 0usize];
+    ["Offset of field: CacheCopyArgs::count"]
+        [::core::mem::offset_of!(CacheCopyArgs, count) - 8usize];
+    ["Offset of field: CacheCopyArgs::page_bytes"]
+        [::core::mem::offset_of!(CacheCopyArgs, page_bytes) - 16usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastArgs {
@@ -439,6 +706,160 @@ const _: () = {
         [::core::mem::offset_of!(LayerNormWeightArgs, rows) - 32usize];
     ["Offset of field: LayerNormWeightArgs::width"]
         [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
+};
+pub const LOGPROB_UNIT: LogprobShape = 4096;
+pub const LOGPROB_CHAINS: LogprobShape = 8;
+pub const LOGPROB_TILE: LogprobShape = 8192;
+pub type LogprobShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxRule {
+    pub temperatures: *const f32,
+    pub banned: *const i32,
+    pub banned_count: i64,
+    pub temperature: f32,
+    pub softcap: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxRule"][::core::mem::size_of::<SoftmaxRule>() - 32usize];
+    ["Alignment of SoftmaxRule"][::core::mem::align_of::<SoftmaxRule>() - 8usize];
+    ["Offset of field: SoftmaxRule::temperatures"]
+        [::core::mem::offset_of!(SoftmaxRule, temperatures) - 0usize];
+    ["Offset of field: SoftmaxRule::banned"][::core::mem::offset_of!(SoftmaxRule, banned) - 8usize];
+    ["Offset of field: SoftmaxRule::banned_count"]
+        [::core::mem::offset_of!(SoftmaxRule, banned_count) - 16usize];
+    ["Offset of field: SoftmaxRule::temperature"]
+        [::core::mem::offset_of!(SoftmaxRule, temperature) - 24usize];
+    ["Offset of field: SoftmaxRule::softcap"]
+        [::core::mem::offset_of!(SoftmaxRule, softcap) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct OnlineSoftmax {
+    pub max: f32,
+    pub sum: f32,
+    pub weighted: f32,
+    pub argmax: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OnlineSoftmax"][::core::mem::size_of::<OnlineSoftmax>() - 16usize];
+    ["Alignment of OnlineSoftmax"][::core::mem::align_of::<OnlineSoftmax>() - 4usize];
+    ["Offset of field: OnlineSoftmax::max"][::core::mem::offset_of!(OnlineSoftmax, max) - 0usize];
+    ["Offset of field: OnlineSoftmax::sum"][::core::mem::offset_of!(OnlineSoftmax, sum) - 4usize];
+    ["Offset of field: OnlineSoftmax::weighted"]
+        [::core::mem::offset_of!(OnlineSoftmax, weighted) - 8usize];
+    ["Offset of field: OnlineSoftmax::argmax"]
+        [::core::mem::offset_of!(OnlineSoftmax, argmax) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobForwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logprob: *mut f32,
+    pub entropy: *mut f32,
+    pub logsumexp: *mut f32,
+    pub argmax: *mut i32,
+    pub units: *mut OnlineSoftmax,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobForwardArgs"][::core::mem::size_of::<LogprobForwardArgs>() - 120usize];
+    ["Alignment of LogprobForwardArgs"][::core::mem::align_of::<LogprobForwardArgs>() - 8usize];
+    ["Offset of field: LogprobForwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobForwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobForwardArgs, targets) - 8usize];
+    ["Offset of field: LogprobForwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobForwardArgs, row_of) - 16usize];
+    ["Offset of field: LogprobForwardArgs::logprob"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logprob) - 24usize];
+    ["Offset of field: LogprobForwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobForwardArgs, entropy) - 32usize];
+    ["Offset of field: LogprobForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logsumexp) - 40usize];
+    ["Offset of field: LogprobForwardArgs::argmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, argmax) - 48usize];
+    ["Offset of field: LogprobForwardArgs::units"]
+        [::core::mem::offset_of!(LogprobForwardArgs, units) - 56usize];
+    ["Offset of field: LogprobForwardArgs::status"]
+        [::core::mem::offset_of!(LogprobForwardArgs, status) - 64usize];
+    ["Offset of field: LogprobForwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobForwardArgs, rows) - 72usize];
+    ["Offset of field: LogprobForwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobForwardArgs, vocab) - 80usize];
+    ["Offset of field: LogprobForwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, softmax) - 88usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBackwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logsumexp: *const f32,
+    pub entropy: *const f32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBackwardArgs"][::core::mem::size_of::<LogprobBackwardArgs>() - 112usize];
+    ["Alignment of LogprobBackwardArgs"][::core::mem::align_of::<LogprobBackwardArgs>() - 8usize];
+    ["Offset of field: LogprobBackwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobBackwardArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogits) - 8usize];
+    ["Offset of field: LogprobBackwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, targets) - 16usize];
+    ["Offset of field: LogprobBackwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, row_of) - 24usize];
+    ["Offset of field: LogprobBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logsumexp) - 32usize];
+    ["Offset of field: LogprobBackwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, entropy) - 40usize];
+    ["Offset of field: LogprobBackwardArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogprob) - 48usize];
+    ["Offset of field: LogprobBackwardArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dentropy) - 56usize];
+    ["Offset of field: LogprobBackwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, rows) - 64usize];
+    ["Offset of field: LogprobBackwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, vocab) - 72usize];
+    ["Offset of field: LogprobBackwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, softmax) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBothArgs {
+    pub forward: LogprobForwardArgs,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBothArgs"][::core::mem::size_of::<LogprobBothArgs>() - 144usize];
+    ["Alignment of LogprobBothArgs"][::core::mem::align_of::<LogprobBothArgs>() - 8usize];
+    ["Offset of field: LogprobBothArgs::forward"]
+        [::core::mem::offset_of!(LogprobBothArgs, forward) - 0usize];
+    ["Offset of field: LogprobBothArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogits) - 120usize];
+    ["Offset of field: LogprobBothArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogprob) - 128usize];
+    ["Offset of field: LogprobBothArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -4,9 +4,11 @@
 #define GRADSTONE_ARGS_H
 #include "args/activation.h"
 #include "args/adamw.h"
+#include "args/attention.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
+#include "args/logprob.h"
 #include "args/reduce.h"
 #include "args/rms_norm.h"
 #include "args/rope.h"

@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let build = || {
         let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").warnings(false).extra_warnings(false);
-        build.flag("-Wall").flag("-Wextra").flag("-Werror").flag("-Wno-unknown-pragmas");
+        build.cpp(true).std("c++17").warnings(true).extra_warnings(true);
+        build.flag("-Werror").flag("-Wno-unknown-pragmas");
         if let Some((define, _)) = sanitizer {
             build.compiler("clang++").define(define, None);
         }
@@ -57,16 +57,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     kernel_build
         .include(&kernels)
         .include(&host)
+        // Messages say kernels/logprob.cu:12, wherever the checkout lies.
+        .flag(format!("-fmacro-prefix-map={}/=", kernels.parent().unwrap_or(&kernels).display()))
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
+        // A constant that only __launch_bounds__ reads is unused here.
+        .flag("-Wno-unused-const-variable")
         .flag("-fno-exceptions")
         .flag("-x")
         .flag("c++");
     match sanitizer {
         None => {
-            // The two checks that cost little stay on: engine/misuse.cpp makes errors of a launch of them.
+            // The checks that cost little stay on: engine/misuse.cpp makes errors of a launch of them.
             kernel_build.opt_level(2).debug(false);
-            kernel_build.flag("-fsanitize=alignment,bounds").flag("-fno-sanitize-recover=all");
+            kernel_build.flag("-fsanitize=alignment,bounds,null").flag("-fno-sanitize-recover=all");
         }
         Some((_, flag)) => {
             kernel_build.opt_level(1).debug(true).flag("-fno-omit-frame-pointer");
@@ -83,6 +87,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .opt_level(2)
         .debug(true)
         .files(sources(&host.join("engine"), "cpp")?)
+        // Whole too: the kernels refer to it, and rustc may put it before them.
+        .link_lib_modifier("+whole-archive")
         .try_compile("gradstone_host_engine")?;
     Ok(())
 }
