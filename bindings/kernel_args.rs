@@ -210,6 +210,8 @@ const _: () = {
 };
 pub const MASK_CAUSAL: AttentionMask = 0;
 pub const MASK_FULL: AttentionMask = 1;
+pub const MASK_BLOCK_CAUSAL: AttentionMask = 2;
+pub const MASK_BLOCK_DIFFUSION: AttentionMask = 3;
 pub type AttentionMask = ::core::ffi::c_uint;
 pub const ATTENTION_PAGE: AttentionSize = 64;
 pub const ATTENTION_GROUP: AttentionSize = 512;
@@ -227,13 +229,15 @@ pub struct AttentionShape {
     pub head_dim: i32,
     pub mask: u32,
     pub window: i32,
+    pub block: i32,
+    pub unused: i32,
     pub scale: f32,
     pub softcap: f32,
     pub status: *mut u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 64usize];
+    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 72usize];
     ["Alignment of AttentionShape"][::core::mem::align_of::<AttentionShape>() - 8usize];
     ["Offset of field: AttentionShape::segments"]
         [::core::mem::offset_of!(AttentionShape, segments) - 0usize];
@@ -253,12 +257,16 @@ const _: () = {
         [::core::mem::offset_of!(AttentionShape, mask) - 40usize];
     ["Offset of field: AttentionShape::window"]
         [::core::mem::offset_of!(AttentionShape, window) - 44usize];
+    ["Offset of field: AttentionShape::block"]
+        [::core::mem::offset_of!(AttentionShape, block) - 48usize];
+    ["Offset of field: AttentionShape::unused"]
+        [::core::mem::offset_of!(AttentionShape, unused) - 52usize];
     ["Offset of field: AttentionShape::scale"]
-        [::core::mem::offset_of!(AttentionShape, scale) - 48usize];
+        [::core::mem::offset_of!(AttentionShape, scale) - 56usize];
     ["Offset of field: AttentionShape::softcap"]
-        [::core::mem::offset_of!(AttentionShape, softcap) - 52usize];
+        [::core::mem::offset_of!(AttentionShape, softcap) - 60usize];
     ["Offset of field: AttentionShape::status"]
-        [::core::mem::offset_of!(AttentionShape, status) - 56usize];
+        [::core::mem::offset_of!(AttentionShape, status) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -280,36 +288,36 @@ pub struct AttentionForwardArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 152usize];
+    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 160usize];
     ["Alignment of AttentionForwardArgs"][::core::mem::align_of::<AttentionForwardArgs>() - 8usize];
     ["Offset of field: AttentionForwardArgs::shape"]
         [::core::mem::offset_of!(AttentionForwardArgs, shape) - 0usize];
     ["Offset of field: AttentionForwardArgs::q"]
-        [::core::mem::offset_of!(AttentionForwardArgs, q) - 64usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, q) - 72usize];
     ["Offset of field: AttentionForwardArgs::k"]
-        [::core::mem::offset_of!(AttentionForwardArgs, k) - 72usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, k) - 80usize];
     ["Offset of field: AttentionForwardArgs::v"]
-        [::core::mem::offset_of!(AttentionForwardArgs, v) - 80usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, v) - 88usize];
     ["Offset of field: AttentionForwardArgs::pages"]
-        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 88usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 96usize];
     ["Offset of field: AttentionForwardArgs::out"]
-        [::core::mem::offset_of!(AttentionForwardArgs, out) - 96usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, out) - 104usize];
     ["Offset of field: AttentionForwardArgs::logsumexp"]
-        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 104usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 112usize];
     ["Offset of field: AttentionForwardArgs::partial"]
-        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 112usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 120usize];
     ["Offset of field: AttentionForwardArgs::statistics"]
-        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 120usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 128usize];
     ["Offset of field: AttentionForwardArgs::page_offset"]
-        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 128usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 136usize];
     ["Offset of field: AttentionForwardArgs::pages_per_sequence"]
-        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 136usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 144usize];
     ["Offset of field: AttentionForwardArgs::groups"]
-        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 140usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 148usize];
     ["Offset of field: AttentionForwardArgs::vector"]
-        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 144usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 152usize];
     ["Offset of field: AttentionForwardArgs::unused"]
-        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 148usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 156usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -386,33 +394,33 @@ pub struct AttentionBackwardArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 144usize];
+    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 152usize];
     ["Alignment of AttentionBackwardArgs"]
         [::core::mem::align_of::<AttentionBackwardArgs>() - 8usize];
     ["Offset of field: AttentionBackwardArgs::shape"]
         [::core::mem::offset_of!(AttentionBackwardArgs, shape) - 0usize];
     ["Offset of field: AttentionBackwardArgs::q"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 64usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 72usize];
     ["Offset of field: AttentionBackwardArgs::k"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 72usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 80usize];
     ["Offset of field: AttentionBackwardArgs::v"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 80usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 88usize];
     ["Offset of field: AttentionBackwardArgs::dout"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 88usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 96usize];
     ["Offset of field: AttentionBackwardArgs::logsumexp"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 96usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 104usize];
     ["Offset of field: AttentionBackwardArgs::delta"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 104usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 112usize];
     ["Offset of field: AttentionBackwardArgs::dq"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 112usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 120usize];
     ["Offset of field: AttentionBackwardArgs::dk"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 120usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 128usize];
     ["Offset of field: AttentionBackwardArgs::dv"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 128usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 136usize];
     ["Offset of field: AttentionBackwardArgs::vector"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 136usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 144usize];
     ["Offset of field: AttentionBackwardArgs::unused"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 140usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

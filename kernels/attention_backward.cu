@@ -166,15 +166,17 @@ struct Gradient {
         float weights[INNER / 8][4], slopes[INNER / 8][4];
         row_products<E, WIDTH, INNER>(weights, mine(left), tile_of(parity, 0));
         row_products<E, WIDTH, INNER>(slopes, mine(left_other), tile_of(parity, 1));
+        Seen of_row[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) of_row[r] = seen_by(shape, sequence.length, (warp_row + row_in_warp() + 8 * r) / heads_per_group);
 #pragma unroll
         for (int n = 0; n < INNER / 8; n++) {
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int key = tile * INNER + n * 8 + column_in_tile() + i % 2;
-            const int query = (warp_row + row_in_warp() + 8 * (i / 2)) / heads_per_group;
             const float score = scoring(weights[n][i]);
             const float slope = exp2f(score - logsumexp[i / 2]) * (slopes[n][i] - delta[i / 2]) * scoring.slope(score);
-            slopes[n][i] = seen == Cover::FULL || sees(shape, sequence.length, query, key) ? slope : 0.0f;
+            slopes[n][i] = seen == Cover::FULL || of_row[i / 2].has(key) ? slope : 0.0f;
           }
         }
         add_weighted<E, WIDTH, INNER>(dq, slopes, tile_of(parity, 0), exchange);
@@ -245,13 +247,16 @@ struct Gradient {
 #pragma unroll
         for (int n = 0; n < INNER / 8; n++) {
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const int column = n * 8 + column_in_tile() + i % 2;
-            const int row = tile * INNER + column, key = warp_key + row_in_warp() + 8 * (i / 2);
-            const float score = scoring(weights[n][i]);
-            const bool counts = seen == Cover::FULL || sees(shape, sequence.length, row / heads_per_group, key);
-            weights[n][i] = counts && row < all_rows ? exp2f(score - values[column]) : 0.0f;
-            slopes[n][i] = scoring.slope(score);
+          for (int j = 0; j < 2; j++) {
+            const int column = n * 8 + column_in_tile() + j, row = tile * INNER + column;
+            const Seen of_row = seen_by(shape, sequence.length, row / heads_per_group);
+#pragma unroll
+            for (int i = j; i < 4; i += 2) {
+              const float score = scoring(weights[n][i]);
+              const bool counts = seen == Cover::FULL || of_row.has(warp_key + row_in_warp() + 8 * (i / 2));
+              weights[n][i] = counts && row < all_rows ? exp2f(score - values[column]) : 0.0f;
+              slopes[n][i] = scoring.slope(score);
+            }
           }
         }
         if (want_dv) add_weighted<E, WIDTH, INNER>(dv, weights, tile_of(parity, 1), exchange);

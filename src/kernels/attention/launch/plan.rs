@@ -5,7 +5,9 @@ use super::Segments;
 use crate::DType;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::args::{ATTENTION_TILE_ROWS, AttentionShape, MASK_CAUSAL, MASK_FULL};
+use crate::kernels::args::{ATTENTION_TILE_ROWS, AttentionShape, MASK_BLOCK_CAUSAL, MASK_BLOCK_DIFFUSION, MASK_CAUSAL,
+    MASK_FULL,
+};
 use crate::kernels::attention::{Attention, Mask};
 use std::ptr;
 
@@ -135,7 +137,12 @@ impl Plan {
     /// What the kernels know of a layer and its sequences.
     pub fn shape(&self, spec: &Attention, segments: &Segments) -> Result<AttentionShape> {
         let narrow = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
-        let gpu = segments.offsets.gpu();
+        let (mask, block) = match spec.mask {
+            Mask::Causal => (MASK_CAUSAL, 1),
+            Mask::Full => (MASK_FULL, 1),
+            Mask::BlockCausal { block } => (MASK_BLOCK_CAUSAL, block),
+            Mask::BlockDiffusion { block } => (MASK_BLOCK_DIFFUSION, block),
+        };
         Ok(AttentionShape {
             segments: segments.offsets().typed::<i32>()?,
             lengths: ptr::null(),
@@ -144,20 +151,15 @@ impl Plan {
             query_heads: narrow(spec.query_heads),
             kv_heads: narrow(spec.kv_heads),
             head_dim: narrow(spec.head_dim),
-            mask: match spec.mask {
-                Mask::Causal => MASK_CAUSAL,
-                Mask::Full => MASK_FULL,
-                other => {
-                    return Err(Error::unsupported(format!(
-                        "attention on a device with {other:?}"
-                    )));
-                }
-            },
+            mask,
+            // A block longer than every sequence is one.
+            block: narrow(block),
+            unused: 0,
             // A window longer than every sequence is none.
             window: spec.window.map_or(0, narrow),
             scale: spec.scale,
             softcap: spec.softcap.unwrap_or(0.0),
-            status: gpu.status(),
+            status: segments.gpu().status(),
         })
     }
 }
