@@ -2,7 +2,9 @@
  * bindings/kernel_args.rs is made from this file, so the two languages cannot drift. */
 #ifndef GRADSTONE_ARGS_H
 #define GRADSTONE_ARGS_H
+#include "args/block_noise.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/reduce.h"
+#include "args/token_decode.h"
 #endif

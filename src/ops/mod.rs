@@ -15,6 +15,7 @@ mod reduce;
 mod rows;
 mod softmax;
 mod tokens;
+mod vq;
 
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
 pub use attention::{attention, cached_attention};
@@ -28,3 +29,4 @@ pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{embedding, rope, rope_with};
+pub use vq::{vq_lookup, vq_quantize};
