@@ -87,7 +87,8 @@ impl Batch {
         let ids = upload(gpu, DType::I32, &skewed);
         let eligible = self.eligible.as_ref().map(|all| upload(gpu, DType::U8, all));
         let sequences = upload(gpu, DType::I64, &self.sequences);
-        let given = self.given.as_ref().map(|all| all.each_ref().map(|v| upload(gpu, DType::F32, v)));
+        let given =
+            self.given.as_ref().map(|all| all.each_ref().map(|v| upload(gpu, DType::F32, v)));
         // Filled, so that what is not written shows.
         let mut noised = upload(gpu, DType::I32, &vec![-7i32; tokens]);
         let mut mask = upload(gpu, DType::U8, &vec![9u8; tokens]);
@@ -133,10 +134,8 @@ fn noises() -> impl Strategy<Value = Noise> {
     let rate = prop_oneof![
         Just(Rate::Clip),
         Just(Rate::Affine),
-        (0.01f32..1.0, 0.0f32..1.0).prop_map(|(high, part)| Rate::Range {
-            low: (high * part).max(1e-3),
-            high
-        }),
+        (0.01f32..1.0, 0.0f32..1.0)
+            .prop_map(|(high, part)| Rate::Range { low: (high * part).max(1e-3), high }),
     ];
     let draw = prop_oneof![
         any::<bool>().prop_map(|forced| Draw::Independent { forced }),
@@ -145,8 +144,10 @@ fn noises() -> impl Strategy<Value = Noise> {
     ];
     let weight = prop::sample::select(vec![Weight::Rate, Weight::Unbiased, Weight::One]);
     let order = prop::sample::select(vec![Order::CapThenRate, Order::RateThenCap]);
-    let warm_up =
-        prop::option::weighted(0.3, (1e-3f32..=1.0, order).prop_map(|(cap, order)| WarmUp { cap, order }));
+    let warm_up = prop::option::weighted(
+        0.3,
+        (1e-3f32..=1.0, order).prop_map(|(cap, order)| WarmUp { cap, order }),
+    );
     let strata = prop::sample::select(vec![1u32, 1, 2, 16, 65536]);
     (block, rate, draw, weight, warm_up, strata, any::<u64>()).prop_map(
         |(block, rate, draw, weight, warm_up, strata, seed)| Noise {
@@ -166,7 +167,10 @@ fn batches() -> impl Strategy<Value = Batch> {
             // Above one piece of the walk for the longest.
             let length = noise.block * blocks.min(5000 / noise.block);
             let mut batch = Batch::new(noise, rows, length);
-            batch.sequences.iter_mut().for_each(|s| *s = s.wrapping_mul(0x9E37).wrapping_add(number));
+            batch
+                .sequences
+                .iter_mut()
+                .for_each(|s| *s = s.wrapping_mul(0x9E37).wrapping_add(number));
             batch.eligible = prompt.map(|kind| {
                 (0..rows * length)
                     .map(|i| match kind {
@@ -302,7 +306,8 @@ fn the_op_is_the_kernel() {
     eligible.bytes_mut().copy_from_slice(batch.eligible.as_ref().unwrap());
     let eligible = Tensor::new(eligible, &[3, 32]).unwrap();
     for device in devices::all() {
-        let (ids, eligible) = (ids.to_device(&device).unwrap(), eligible.to_device(&device).unwrap());
+        let (ids, eligible) =
+            (ids.to_device(&device).unwrap(), eligible.to_device(&device).unwrap());
         let got = ops::block_noise(&ids, Some(&eligible), &batch.sequences, &batch.noise).unwrap();
         let host = |tensor: &Tensor| tensor.to_device(&Device::Cpu).unwrap();
         assert_eq!(host(&got.ids).i32s().unwrap(), want.ids);

@@ -22,8 +22,30 @@ mod devices;
 
 /// Tokens of every kind: words, spaces, bytes, cut characters, long ones.
 const WORDS: [&str; 24] = [
-    "a", "b", " ", "▁", "▁▁", "▁the", "##ing", "##s", ".", " .", "n't", "'s", "é", "日本", "Ġ", "Ġa", "Ã", "©", "ð",
-    "Ł", "ĺ", "Ģ", "a token that does not fit sixteen bytes", "▁a token of even more than twenty bytes",
+    "a",
+    "b",
+    " ",
+    "▁",
+    "▁▁",
+    "▁the",
+    "##ing",
+    "##s",
+    ".",
+    " .",
+    "n't",
+    "'s",
+    "é",
+    "日本",
+    "Ġ",
+    "Ġa",
+    "Ã",
+    "©",
+    "ð",
+    "Ł",
+    "ĺ",
+    "Ģ",
+    "a token that does not fit sixteen bytes",
+    "▁a token of even more than twenty bytes",
 ];
 
 /// A tokenizer with those words, 256 byte tokens, three special tokens and a decoder.
@@ -98,7 +120,8 @@ fn decoders() -> Vec<Value> {
 fn golden(name: &str) -> Option<(PathBuf, PathBuf)> {
     let folder = std::env::var("GRADSTONE_GOLDEN_DIR")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden").into());
-    let file = |end: &str| PathBuf::from(&folder).join(format!("text_decode__tokenizers__{name}{end}"));
+    let file =
+        |end: &str| PathBuf::from(&folder).join(format!("text_decode__tokenizers__{name}{end}"));
     let (tokenizer, cases) = (file(".tokenizer.json"), file(".json"));
     if !tokenizer.exists() {
         eprintln!("SKIPPED: no golden file {}", tokenizer.display());
@@ -237,7 +260,9 @@ proptest! {
 fn a_device_decodes_many_tiles() {
     let device = devices::emulated();
     let gpu = device.gpu().unwrap();
-    let (ours, _) = tokenizer(sequence(json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)])));
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
     let table = ours.decode_table().unwrap();
     let mut draws = Sequence::new(9, Draws::Free, 0);
     // A part of long tokens only: more bytes than a tile's stage holds.
@@ -259,7 +284,9 @@ fn a_device_decodes_many_tiles() {
 
 #[test]
 fn each_token_begins_where_its_bytes_are() {
-    let (ours, _) = tokenizer(sequence(json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)])));
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
     let table = ours.decode_table().unwrap();
     let byte = |b: i32| b + 27;
     // ▁the, é in two bytes with a special token between, b, a broken byte, long.
@@ -300,7 +327,9 @@ fn golden_texts_whole_and_streamed() {
 
 #[test]
 fn threads_change_nothing() {
-    let (ours, _) = tokenizer(sequence(json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)])));
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
     let table = ours.decode_table().unwrap();
     let mut draws = Sequence::new(5, Draws::Free, 0);
     let ids: Vec<i32> = (0..300_000).map(|_| draws.below(300) as i32).collect();
@@ -412,13 +441,18 @@ proptest! {
 fn vectors_have_the_same_bits_on_a_device() {
     let device = devices::emulated();
     let mut draws = Sequence::new(3, Draws::Free, 0);
-    for (images, positions, codes, channels) in [(2, 37, 70, 8), (1, 1, 1, 1), (0, 5, 3, 2), (3, 64, 33, 5)] {
-        let mut normal = |len: usize| -> Vec<f32> { (0..len).map(|_| draws.next_normal()).collect() };
+    for (images, positions, codes, channels) in
+        [(2, 37, 70, 8), (1, 1, 1, 1), (0, 5, 3, 2), (3, 64, 33, 5)]
+    {
+        let mut normal =
+            |len: usize| -> Vec<f32> { (0..len).map(|_| draws.next_normal()).collect() };
         let codebook = Tensor::from_f32(normal(codes * channels), &[codes, channels]).unwrap();
         let z = normal(images * positions * channels);
-        for (normalize, layout) in
-            [(true, Layout::ChannelFirst), (false, Layout::ChannelFirst), (true, Layout::ChannelLast)]
-        {
+        for (normalize, layout) in [
+            (true, Layout::ChannelFirst),
+            (false, Layout::ChannelFirst),
+            (true, Layout::ChannelLast),
+        ] {
             let shape = match layout {
                 Layout::ChannelFirst => [images, channels, positions],
                 Layout::ChannelLast => [images, positions, channels],
@@ -429,12 +463,18 @@ fn vectors_have_the_same_bits_on_a_device() {
             for order in Order::ALL {
                 let there = |tensor: &Tensor| tensor.to_device(&device).unwrap();
                 let (found, gathered) = with_order(order, || {
-                    let found = ops::vq_quantize(&there(&z), &there(&codebook), normalize, layout).unwrap();
-                    let gathered = ops::vq_lookup(&there(&ids), &there(&codebook), normalize, layout);
-                    (found.to_device(&Device::Cpu).unwrap(), gathered.unwrap().to_device(&Device::Cpu).unwrap())
+                    let found =
+                        ops::vq_quantize(&there(&z), &there(&codebook), normalize, layout).unwrap();
+                    let gathered =
+                        ops::vq_lookup(&there(&ids), &there(&codebook), normalize, layout);
+                    (
+                        found.to_device(&Device::Cpu).unwrap(),
+                        gathered.unwrap().to_device(&Device::Cpu).unwrap(),
+                    )
                 });
                 assert_eq!(found.i32s().unwrap(), ids.i32s().unwrap());
-                let bits = |x: &Tensor| x.f32s().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                let bits =
+                    |x: &Tensor| x.f32s().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&gathered), bits(&vectors));
             }
         }

@@ -44,7 +44,15 @@ pub fn vq_lookup(
         None => {
             let (ids, codebook) = (ids.i32s()?, codebook.f32s()?);
             let mut out = Buffer::recycled(ids.len() * channels);
-            lookup(VqLookup { ids, codebook, positions, channels, normalize, layout, out: &mut out })?;
+            lookup(VqLookup {
+                ids,
+                codebook,
+                positions,
+                channels,
+                normalize,
+                layout,
+                out: &mut out,
+            })?;
             Tensor::from_buffer(out, &shape, DType::F32)
         }
         Some(gpu) => {
@@ -87,7 +95,15 @@ pub fn vq_quantize(
         None => {
             let mut ids = Buffer::recycled(images * positions);
             let (z, codebook) = (z.f32s()?, codebook.f32s()?);
-            quantize(VqQuantize { z, codebook, positions, channels, normalize, layout, ids: &mut ids })?;
+            quantize(VqQuantize {
+                z,
+                codebook,
+                positions,
+                channels,
+                normalize,
+                layout,
+                ids: &mut ids,
+            })?;
             Tensor::new(Storage::I32(ids), &shape)
         }
         Some(gpu) => {

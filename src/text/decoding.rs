@@ -132,10 +132,7 @@ fn unsupported(step: &DecoderWrapper) -> Error {
 }
 
 /// A step that does something to each token, and perhaps something else to the first.
-fn each<'a>(
-    step: &DecoderWrapper,
-    pieces: impl Iterator<Item = &'a mut Piece>,
-) -> Result<List> {
+fn each<'a>(step: &DecoderWrapper, pieces: impl Iterator<Item = &'a mut Piece>) -> Result<List> {
     let ask = |tokens: Vec<String>| -> Result<String> {
         let answer = step.decode_chain(tokens);
         let mut answer =

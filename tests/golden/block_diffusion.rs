@@ -127,18 +127,13 @@ pub fn loss(case: &mut Case) -> Result<Outcome, String> {
         softmax,
         upstream: Upstream::Known { dlogprob: Some(&dlogprob), dentropy: None },
     };
-    let out = Outputs {
-        logprob: &mut logprob,
-        entropy: None,
-        logsumexp: &mut logsumexp,
-        argmax: None,
-    };
+    let out =
+        Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
     forward_backward(args, out).map_err(|e| e.to_string())?;
     let known: Vec<f32> =
         logprob.iter().zip(&masked).map(|(p, masked)| if *masked { *p } else { 0.0 }).collect();
     case.compare("out.log_p_x0", &known)?;
-    let losses: Vec<f64> =
-        known.iter().zip(&weights).map(|(p, w)| -f64::from(*p) * w).collect();
+    let losses: Vec<f64> = known.iter().zip(&weights).map(|(p, w)| -f64::from(*p) * w).collect();
     case.compare("out.nlls", &losses)?;
     let sum: f64 = losses.iter().zip(&counted).map(|(loss, m)| loss * f64::from(*m)).sum();
     case.compare("out.loss", &[sum / f64::from(tokens)])?;

@@ -116,7 +116,8 @@ fn strange_files_fail_and_all_failures_are_reported() {
     write(&at("folder/case.safetensors"), "flow_matching", "{}", 0.0, None);
     let report = suite::run(directory.path()).unwrap();
     assert_eq!((report.passed, report.skipped, report.failed.len()), (1, 1, 7));
-    for name in ["wrong", "truncated", "notes.txt", "new.json", "alone", "text.json", "empty_folder"]
+    for name in
+        ["wrong", "truncated", "notes.txt", "new.json", "alone", "text.json", "empty_folder"]
     {
         assert!(report.failed.iter().any(|line| line.contains(name)), "{name}");
     }

@@ -4,7 +4,12 @@ use crate::case::{Case, Outcome};
 use gradstone::kernels::token_decode::{Layout, VqLookup, VqQuantize, vq_lookup, vq_quantize};
 
 /// The vectors of ids `[images, positions]`, channels first.
-fn lookup(ids: &[i32], codebook: &[f32], shape: [usize; 2], normalize: bool) -> Result<Vec<f32>, String> {
+fn lookup(
+    ids: &[i32],
+    codebook: &[f32],
+    shape: [usize; 2],
+    normalize: bool,
+) -> Result<Vec<f32>, String> {
     let [positions, channels] = shape;
     let mut out = vec![0f32; ids.len() * channels];
     let layout = Layout::ChannelFirst;

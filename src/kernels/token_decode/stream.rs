@@ -47,9 +47,8 @@ impl<'a> Stream<'a> {
             self.text.push_str(chunk.valid());
             released += chunk.valid().len();
             let broken = chunk.invalid();
-            let may_go_on = |bytes| {
-                std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
-            };
+            let may_go_on =
+                |bytes| std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none());
             if broken.is_empty() || (!all && may_go_on(broken)) {
                 break;
             }

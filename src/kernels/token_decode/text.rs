@@ -62,7 +62,8 @@ pub fn decode(table: &Table, args: &Decode<'_>) -> Result<Decoded> {
         return Ok(texts_of(table, args, 0..texts));
     }
     // Runs of texts with about equally many ids; what a text becomes does not depend on the cut.
-    let cut = |task: usize| segments.partition_point(|at| *at < ids.len() / tasks * task).min(texts);
+    let cut =
+        |task: usize| segments.partition_point(|at| *at < ids.len() / tasks * task).min(texts);
     let mut cuts: Vec<usize> = (0..tasks).map(cut).collect();
     cuts.push(texts);
     let parts: Vec<Decoded> = pool::install(|| {

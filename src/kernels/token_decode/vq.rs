@@ -86,7 +86,8 @@ pub fn vq_lookup(args: VqLookup<'_>) -> Result<()> {
     let VqLookup { ids, codebook, positions, channels, normalize, layout, out } = args;
     check_shapes(ids.len(), out.len(), codebook.len(), positions, channels)?;
     let codes = codebook.len() / channels;
-    if let Some(at) = ids.iter().position(|id| usize::try_from(*id).map_or(true, |id| id >= codes)) {
+    if let Some(at) = ids.iter().position(|id| usize::try_from(*id).map_or(true, |id| id >= codes))
+    {
         return Err(Error::index(format!(
             "{OP}: id {} at place {at}; the codebook has {codes} codes",
             ids[at]
