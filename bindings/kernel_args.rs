@@ -5,6 +5,476 @@ pub const STATUS_BAD_TARGET: Status = 2;
 pub const STATUS_BAD_GROUP: Status = 4;
 pub const STATUS_NON_FINITE: Status = 8;
 pub type Status = ::core::ffi::c_uint;
+pub const ACTIVATION_SILU: ActivationFunction = 0;
+pub const ACTIVATION_GELU: ActivationFunction = 1;
+pub const ACTIVATION_GELU_TANH: ActivationFunction = 2;
+pub type ActivationFunction = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ActivationArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub up: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub len: i64,
+    pub function: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ActivationArgs"][::core::mem::size_of::<ActivationArgs>() - 40usize];
+    ["Alignment of ActivationArgs"][::core::mem::align_of::<ActivationArgs>() - 8usize];
+    ["Offset of field: ActivationArgs::x"][::core::mem::offset_of!(ActivationArgs, x) - 0usize];
+    ["Offset of field: ActivationArgs::up"][::core::mem::offset_of!(ActivationArgs, up) - 8usize];
+    ["Offset of field: ActivationArgs::y"][::core::mem::offset_of!(ActivationArgs, y) - 16usize];
+    ["Offset of field: ActivationArgs::len"]
+        [::core::mem::offset_of!(ActivationArgs, len) - 24usize];
+    ["Offset of field: ActivationArgs::function"]
+        [::core::mem::offset_of!(ActivationArgs, function) - 32usize];
+    ["Offset of field: ActivationArgs::aligned"]
+        [::core::mem::offset_of!(ActivationArgs, aligned) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ActivationGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub up: *const ::core::ffi::c_void,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub dup: *mut f32,
+    pub len: i64,
+    pub function: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ActivationGradientArgs"][::core::mem::size_of::<ActivationGradientArgs>() - 56usize];
+    ["Alignment of ActivationGradientArgs"]
+        [::core::mem::align_of::<ActivationGradientArgs>() - 8usize];
+    ["Offset of field: ActivationGradientArgs::x"]
+        [::core::mem::offset_of!(ActivationGradientArgs, x) - 0usize];
+    ["Offset of field: ActivationGradientArgs::up"]
+        [::core::mem::offset_of!(ActivationGradientArgs, up) - 8usize];
+    ["Offset of field: ActivationGradientArgs::dy"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dy) - 16usize];
+    ["Offset of field: ActivationGradientArgs::dx"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dx) - 24usize];
+    ["Offset of field: ActivationGradientArgs::dup"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dup) - 32usize];
+    ["Offset of field: ActivationGradientArgs::len"]
+        [::core::mem::offset_of!(ActivationGradientArgs, len) - 40usize];
+    ["Offset of field: ActivationGradientArgs::function"]
+        [::core::mem::offset_of!(ActivationGradientArgs, function) - 48usize];
+    ["Offset of field: ActivationGradientArgs::aligned"]
+        [::core::mem::offset_of!(ActivationGradientArgs, aligned) - 52usize];
+};
+pub const ADAMW_CHUNK: AdamWShape = 16384;
+pub type AdamWShape = ::core::ffi::c_uint;
+pub const ADAMW_NO_COPY: AdamWCopy = 0;
+pub const ADAMW_F32: AdamWCopy = 1;
+pub const ADAMW_BF16: AdamWCopy = 2;
+pub const ADAMW_F16: AdamWCopy = 3;
+pub type AdamWCopy = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWParameter {
+    pub weight: *mut f32,
+    pub mean: *mut f32,
+    pub variance: *mut f32,
+    pub gradient: *const f32,
+    pub copy: *mut ::core::ffi::c_void,
+    pub len: i64,
+    pub first_chunk: i64,
+    pub copy_type: u32,
+    pub decays: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWParameter"][::core::mem::size_of::<AdamWParameter>() - 64usize];
+    ["Alignment of AdamWParameter"][::core::mem::align_of::<AdamWParameter>() - 8usize];
+    ["Offset of field: AdamWParameter::weight"]
+        [::core::mem::offset_of!(AdamWParameter, weight) - 0usize];
+    ["Offset of field: AdamWParameter::mean"]
+        [::core::mem::offset_of!(AdamWParameter, mean) - 8usize];
+    ["Offset of field: AdamWParameter::variance"]
+        [::core::mem::offset_of!(AdamWParameter, variance) - 16usize];
+    ["Offset of field: AdamWParameter::gradient"]
+        [::core::mem::offset_of!(AdamWParameter, gradient) - 24usize];
+    ["Offset of field: AdamWParameter::copy"]
+        [::core::mem::offset_of!(AdamWParameter, copy) - 32usize];
+    ["Offset of field: AdamWParameter::len"]
+        [::core::mem::offset_of!(AdamWParameter, len) - 40usize];
+    ["Offset of field: AdamWParameter::first_chunk"]
+        [::core::mem::offset_of!(AdamWParameter, first_chunk) - 48usize];
+    ["Offset of field: AdamWParameter::copy_type"]
+        [::core::mem::offset_of!(AdamWParameter, copy_type) - 56usize];
+    ["Offset of field: AdamWParameter::decays"]
+        [::core::mem::offset_of!(AdamWParameter, decays) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNorm {
+    pub norm: f64,
+    pub scale: f32,
+    pub bad: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNorm"][::core::mem::size_of::<GradientNorm>() - 16usize];
+    ["Alignment of GradientNorm"][::core::mem::align_of::<GradientNorm>() - 8usize];
+    ["Offset of field: GradientNorm::norm"][::core::mem::offset_of!(GradientNorm, norm) - 0usize];
+    ["Offset of field: GradientNorm::scale"][::core::mem::offset_of!(GradientNorm, scale) - 8usize];
+    ["Offset of field: GradientNorm::bad"][::core::mem::offset_of!(GradientNorm, bad) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientSquaresArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *mut f64,
+    pub parameters: i64,
+    pub chunks: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientSquaresArgs"][::core::mem::size_of::<GradientSquaresArgs>() - 32usize];
+    ["Alignment of GradientSquaresArgs"][::core::mem::align_of::<GradientSquaresArgs>() - 8usize];
+    ["Offset of field: GradientSquaresArgs::table"]
+        [::core::mem::offset_of!(GradientSquaresArgs, table) - 0usize];
+    ["Offset of field: GradientSquaresArgs::partial"]
+        [::core::mem::offset_of!(GradientSquaresArgs, partial) - 8usize];
+    ["Offset of field: GradientSquaresArgs::parameters"]
+        [::core::mem::offset_of!(GradientSquaresArgs, parameters) - 16usize];
+    ["Offset of field: GradientSquaresArgs::chunks"]
+        [::core::mem::offset_of!(GradientSquaresArgs, chunks) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNormArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *const f64,
+    pub result: *mut GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub most: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNormArgs"][::core::mem::size_of::<GradientNormArgs>() - 48usize];
+    ["Alignment of GradientNormArgs"][::core::mem::align_of::<GradientNormArgs>() - 8usize];
+    ["Offset of field: GradientNormArgs::table"]
+        [::core::mem::offset_of!(GradientNormArgs, table) - 0usize];
+    ["Offset of field: GradientNormArgs::partial"]
+        [::core::mem::offset_of!(GradientNormArgs, partial) - 8usize];
+    ["Offset of field: GradientNormArgs::result"]
+        [::core::mem::offset_of!(GradientNormArgs, result) - 16usize];
+    ["Offset of field: GradientNormArgs::parameters"]
+        [::core::mem::offset_of!(GradientNormArgs, parameters) - 24usize];
+    ["Offset of field: GradientNormArgs::chunks"]
+        [::core::mem::offset_of!(GradientNormArgs, chunks) - 32usize];
+    ["Offset of field: GradientNormArgs::most"]
+        [::core::mem::offset_of!(GradientNormArgs, most) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWArgs {
+    pub table: *const AdamWParameter,
+    pub result: *const GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub keep: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub fresh1: f32,
+    pub fresh2: f32,
+    pub rate: f32,
+    pub correction2: f32,
+    pub epsilon: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWArgs"][::core::mem::size_of::<AdamWArgs>() - 64usize];
+    ["Alignment of AdamWArgs"][::core::mem::align_of::<AdamWArgs>() - 8usize];
+    ["Offset of field: AdamWArgs::table"][::core::mem::offset_of!(AdamWArgs, table) - 0usize];
+    ["Offset of field: AdamWArgs::result"][::core::mem::offset_of!(AdamWArgs, result) - 8usize];
+    ["Offset of field: AdamWArgs::parameters"]
+        [::core::mem::offset_of!(AdamWArgs, parameters) - 16usize];
+    ["Offset of field: AdamWArgs::chunks"][::core::mem::offset_of!(AdamWArgs, chunks) - 24usize];
+    ["Offset of field: AdamWArgs::keep"][::core::mem::offset_of!(AdamWArgs, keep) - 32usize];
+    ["Offset of field: AdamWArgs::beta1"][::core::mem::offset_of!(AdamWArgs, beta1) - 36usize];
+    ["Offset of field: AdamWArgs::beta2"][::core::mem::offset_of!(AdamWArgs, beta2) - 40usize];
+    ["Offset of field: AdamWArgs::fresh1"][::core::mem::offset_of!(AdamWArgs, fresh1) - 44usize];
+    ["Offset of field: AdamWArgs::fresh2"][::core::mem::offset_of!(AdamWArgs, fresh2) - 48usize];
+    ["Offset of field: AdamWArgs::rate"][::core::mem::offset_of!(AdamWArgs, rate) - 52usize];
+    ["Offset of field: AdamWArgs::correction2"]
+        [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
+    ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
+};
+pub const MASK_CAUSAL: AttentionMask = 0;
+pub const MASK_FULL: AttentionMask = 1;
+pub type AttentionMask = ::core::ffi::c_uint;
+pub const ATTENTION_PAGE: AttentionSize = 64;
+pub const ATTENTION_GROUP: AttentionSize = 512;
+pub const ATTENTION_TILE_ROWS: AttentionSize = 16;
+pub type AttentionSize = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionShape {
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub tokens: i64,
+    pub sequences: i32,
+    pub query_heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub mask: u32,
+    pub window: i32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub status: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 64usize];
+    ["Alignment of AttentionShape"][::core::mem::align_of::<AttentionShape>() - 8usize];
+    ["Offset of field: AttentionShape::segments"]
+        [::core::mem::offset_of!(AttentionShape, segments) - 0usize];
+    ["Offset of field: AttentionShape::lengths"]
+        [::core::mem::offset_of!(AttentionShape, lengths) - 8usize];
+    ["Offset of field: AttentionShape::tokens"]
+        [::core::mem::offset_of!(AttentionShape, tokens) - 16usize];
+    ["Offset of field: AttentionShape::sequences"]
+        [::core::mem::offset_of!(AttentionShape, sequences) - 24usize];
+    ["Offset of field: AttentionShape::query_heads"]
+        [::core::mem::offset_of!(AttentionShape, query_heads) - 28usize];
+    ["Offset of field: AttentionShape::kv_heads"]
+        [::core::mem::offset_of!(AttentionShape, kv_heads) - 32usize];
+    ["Offset of field: AttentionShape::head_dim"]
+        [::core::mem::offset_of!(AttentionShape, head_dim) - 36usize];
+    ["Offset of field: AttentionShape::mask"]
+        [::core::mem::offset_of!(AttentionShape, mask) - 40usize];
+    ["Offset of field: AttentionShape::window"]
+        [::core::mem::offset_of!(AttentionShape, window) - 44usize];
+    ["Offset of field: AttentionShape::scale"]
+        [::core::mem::offset_of!(AttentionShape, scale) - 48usize];
+    ["Offset of field: AttentionShape::softcap"]
+        [::core::mem::offset_of!(AttentionShape, softcap) - 52usize];
+    ["Offset of field: AttentionShape::status"]
+        [::core::mem::offset_of!(AttentionShape, status) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionForwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub pages: *const u64,
+    pub out: *mut ::core::ffi::c_void,
+    pub logsumexp: *mut f32,
+    pub partial: *mut f32,
+    pub statistics: *mut f32,
+    pub page_offset: i64,
+    pub pages_per_sequence: i32,
+    pub groups: i32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 152usize];
+    ["Alignment of AttentionForwardArgs"][::core::mem::align_of::<AttentionForwardArgs>() - 8usize];
+    ["Offset of field: AttentionForwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionForwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionForwardArgs::q"]
+        [::core::mem::offset_of!(AttentionForwardArgs, q) - 64usize];
+    ["Offset of field: AttentionForwardArgs::k"]
+        [::core::mem::offset_of!(AttentionForwardArgs, k) - 72usize];
+    ["Offset of field: AttentionForwardArgs::v"]
+        [::core::mem::offset_of!(AttentionForwardArgs, v) - 80usize];
+    ["Offset of field: AttentionForwardArgs::pages"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 88usize];
+    ["Offset of field: AttentionForwardArgs::out"]
+        [::core::mem::offset_of!(AttentionForwardArgs, out) - 96usize];
+    ["Offset of field: AttentionForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 104usize];
+    ["Offset of field: AttentionForwardArgs::partial"]
+        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 112usize];
+    ["Offset of field: AttentionForwardArgs::statistics"]
+        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 120usize];
+    ["Offset of field: AttentionForwardArgs::page_offset"]
+        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 128usize];
+    ["Offset of field: AttentionForwardArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 136usize];
+    ["Offset of field: AttentionForwardArgs::groups"]
+        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 140usize];
+    ["Offset of field: AttentionForwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 144usize];
+    ["Offset of field: AttentionForwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 148usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionMergeArgs {
+    pub partial: *const f32,
+    pub statistics: *const f32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionMergeArgs"][::core::mem::size_of::<AttentionMergeArgs>() - 40usize];
+    ["Alignment of AttentionMergeArgs"][::core::mem::align_of::<AttentionMergeArgs>() - 8usize];
+    ["Offset of field: AttentionMergeArgs::partial"]
+        [::core::mem::offset_of!(AttentionMergeArgs, partial) - 0usize];
+    ["Offset of field: AttentionMergeArgs::statistics"]
+        [::core::mem::offset_of!(AttentionMergeArgs, statistics) - 8usize];
+    ["Offset of field: AttentionMergeArgs::out"]
+        [::core::mem::offset_of!(AttentionMergeArgs, out) - 16usize];
+    ["Offset of field: AttentionMergeArgs::rows"]
+        [::core::mem::offset_of!(AttentionMergeArgs, rows) - 24usize];
+    ["Offset of field: AttentionMergeArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionMergeArgs, head_dim) - 32usize];
+    ["Offset of field: AttentionMergeArgs::groups"]
+        [::core::mem::offset_of!(AttentionMergeArgs, groups) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionDeltaArgs {
+    pub out: *const ::core::ffi::c_void,
+    pub dout: *const f32,
+    pub delta: *mut f32,
+    pub rounded: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionDeltaArgs"][::core::mem::size_of::<AttentionDeltaArgs>() - 48usize];
+    ["Alignment of AttentionDeltaArgs"][::core::mem::align_of::<AttentionDeltaArgs>() - 8usize];
+    ["Offset of field: AttentionDeltaArgs::out"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, out) - 0usize];
+    ["Offset of field: AttentionDeltaArgs::dout"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, dout) - 8usize];
+    ["Offset of field: AttentionDeltaArgs::delta"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, delta) - 16usize];
+    ["Offset of field: AttentionDeltaArgs::rounded"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rounded) - 24usize];
+    ["Offset of field: AttentionDeltaArgs::rows"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rows) - 32usize];
+    ["Offset of field: AttentionDeltaArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, head_dim) - 40usize];
+    ["Offset of field: AttentionDeltaArgs::unused"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, unused) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionBackwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub dout: *const ::core::ffi::c_void,
+    pub logsumexp: *const f32,
+    pub delta: *const f32,
+    pub dq: *mut f32,
+    pub dk: *mut f32,
+    pub dv: *mut f32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 144usize];
+    ["Alignment of AttentionBackwardArgs"]
+        [::core::mem::align_of::<AttentionBackwardArgs>() - 8usize];
+    ["Offset of field: AttentionBackwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionBackwardArgs::q"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 64usize];
+    ["Offset of field: AttentionBackwardArgs::k"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 72usize];
+    ["Offset of field: AttentionBackwardArgs::v"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 80usize];
+    ["Offset of field: AttentionBackwardArgs::dout"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 88usize];
+    ["Offset of field: AttentionBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 96usize];
+    ["Offset of field: AttentionBackwardArgs::delta"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 104usize];
+    ["Offset of field: AttentionBackwardArgs::dq"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 112usize];
+    ["Offset of field: AttentionBackwardArgs::dk"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 120usize];
+    ["Offset of field: AttentionBackwardArgs::dv"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 128usize];
+    ["Offset of field: AttentionBackwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 136usize];
+    ["Offset of field: AttentionBackwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 140usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheAppendArgs {
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub pages: *const u64,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub page_offset: i64,
+    pub sequences: i32,
+    pub pages_per_sequence: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheAppendArgs"][::core::mem::size_of::<CacheAppendArgs>() - 80usize];
+    ["Alignment of CacheAppendArgs"][::core::mem::align_of::<CacheAppendArgs>() - 8usize];
+    ["Offset of field: CacheAppendArgs::k"][::core::mem::offset_of!(CacheAppendArgs, k) - 0usize];
+    ["Offset of field: CacheAppendArgs::v"][::core::mem::offset_of!(CacheAppendArgs, v) - 8usize];
+    ["Offset of field: CacheAppendArgs::segments"]
+        [::core::mem::offset_of!(CacheAppendArgs, segments) - 16usize];
+    ["Offset of field: CacheAppendArgs::lengths"]
+        [::core::mem::offset_of!(CacheAppendArgs, lengths) - 24usize];
+    ["Offset of field: CacheAppendArgs::pages"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages) - 32usize];
+    ["Offset of field: CacheAppendArgs::status"]
+        [::core::mem::offset_of!(CacheAppendArgs, status) - 40usize];
+    ["Offset of field: CacheAppendArgs::tokens"]
+        [::core::mem::offset_of!(CacheAppendArgs, tokens) - 48usize];
+    ["Offset of field: CacheAppendArgs::page_offset"]
+        [::core::mem::offset_of!(CacheAppendArgs, page_offset) - 56usize];
+    ["Offset of field: CacheAppendArgs::sequences"]
+        [::core::mem::offset_of!(CacheAppendArgs, sequences) - 64usize];
+    ["Offset of field: CacheAppendArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages_per_sequence) - 68usize];
+    ["Offset of field: CacheAppendArgs::kv_heads"]
+        [::core::mem::offset_of!(CacheAppendArgs, kv_heads) - 72usize];
+    ["Offset of field: CacheAppendArgs::head_dim"]
+        [::core::mem::offset_of!(CacheAppendArgs, head_dim) - 76usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheCopyArgs {
+    pub pairs: *const u64,
+    pub count: i64,
+    pub page_bytes: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheCopyArgs"][::core::mem::size_of::<CacheCopyArgs>() - 24usize];
+    ["Alignment of CacheCopyArgs"][::core::mem::align_of::<CacheCopyArgs>() - 8usize];
+    ["Offset of field: CacheCopyArgs::pairs"]
+        [::core::mem::offset_of!(CacheCopyArgs, pairs) - 0usize];
+    ["Offset of field: CacheCopyArgs::count"]
+        [::core::mem::offset_of!(CacheCopyArgs, count) - 8usize];
+    ["Offset of field: CacheCopyArgs::page_bytes"]
+        [::core::mem::offset_of!(CacheCopyArgs, page_bytes) - 16usize];
+};
 pub const NOISE_INDEPENDENT: NoiseDraw = 0;
 pub const NOISE_FORCED: NoiseDraw = 1;
 pub const NOISE_COUNTED: NoiseDraw = 2;
@@ -238,6 +708,258 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LayerNormArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub statistics: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub epsilon: f32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormArgs"][::core::mem::size_of::<LayerNormArgs>() - 64usize];
+    ["Alignment of LayerNormArgs"][::core::mem::align_of::<LayerNormArgs>() - 8usize];
+    ["Offset of field: LayerNormArgs::x"][::core::mem::offset_of!(LayerNormArgs, x) - 0usize];
+    ["Offset of field: LayerNormArgs::weight"]
+        [::core::mem::offset_of!(LayerNormArgs, weight) - 8usize];
+    ["Offset of field: LayerNormArgs::bias"]
+        [::core::mem::offset_of!(LayerNormArgs, bias) - 16usize];
+    ["Offset of field: LayerNormArgs::y"][::core::mem::offset_of!(LayerNormArgs, y) - 24usize];
+    ["Offset of field: LayerNormArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormArgs, statistics) - 32usize];
+    ["Offset of field: LayerNormArgs::rows"]
+        [::core::mem::offset_of!(LayerNormArgs, rows) - 40usize];
+    ["Offset of field: LayerNormArgs::width"]
+        [::core::mem::offset_of!(LayerNormArgs, width) - 48usize];
+    ["Offset of field: LayerNormArgs::epsilon"]
+        [::core::mem::offset_of!(LayerNormArgs, epsilon) - 56usize];
+    ["Offset of field: LayerNormArgs::aligned"]
+        [::core::mem::offset_of!(LayerNormArgs, aligned) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LayerNormGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub statistics: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormGradientArgs"][::core::mem::size_of::<LayerNormGradientArgs>() - 64usize];
+    ["Alignment of LayerNormGradientArgs"]
+        [::core::mem::align_of::<LayerNormGradientArgs>() - 8usize];
+    ["Offset of field: LayerNormGradientArgs::x"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, x) - 0usize];
+    ["Offset of field: LayerNormGradientArgs::weight"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, weight) - 8usize];
+    ["Offset of field: LayerNormGradientArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, statistics) - 16usize];
+    ["Offset of field: LayerNormGradientArgs::dy"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, dy) - 24usize];
+    ["Offset of field: LayerNormGradientArgs::dx"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, dx) - 32usize];
+    ["Offset of field: LayerNormGradientArgs::rows"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, rows) - 40usize];
+    ["Offset of field: LayerNormGradientArgs::width"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, width) - 48usize];
+    ["Offset of field: LayerNormGradientArgs::aligned"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, aligned) - 56usize];
+    ["Offset of field: LayerNormGradientArgs::unused"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LayerNormWeightArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub statistics: *const f32,
+    pub dy: *const f32,
+    pub partial: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormWeightArgs"][::core::mem::size_of::<LayerNormWeightArgs>() - 48usize];
+    ["Alignment of LayerNormWeightArgs"][::core::mem::align_of::<LayerNormWeightArgs>() - 8usize];
+    ["Offset of field: LayerNormWeightArgs::x"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, x) - 0usize];
+    ["Offset of field: LayerNormWeightArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, statistics) - 8usize];
+    ["Offset of field: LayerNormWeightArgs::dy"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, dy) - 16usize];
+    ["Offset of field: LayerNormWeightArgs::partial"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, partial) - 24usize];
+    ["Offset of field: LayerNormWeightArgs::rows"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, rows) - 32usize];
+    ["Offset of field: LayerNormWeightArgs::width"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
+};
+pub const LOGPROB_UNIT: LogprobShape = 4096;
+pub const LOGPROB_CHAINS: LogprobShape = 8;
+pub const LOGPROB_TILE: LogprobShape = 8192;
+pub type LogprobShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxRule {
+    pub temperatures: *const f32,
+    pub banned: *const i32,
+    pub banned_count: i64,
+    pub temperature: f32,
+    pub softcap: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxRule"][::core::mem::size_of::<SoftmaxRule>() - 32usize];
+    ["Alignment of SoftmaxRule"][::core::mem::align_of::<SoftmaxRule>() - 8usize];
+    ["Offset of field: SoftmaxRule::temperatures"]
+        [::core::mem::offset_of!(SoftmaxRule, temperatures) - 0usize];
+    ["Offset of field: SoftmaxRule::banned"][::core::mem::offset_of!(SoftmaxRule, banned) - 8usize];
+    ["Offset of field: SoftmaxRule::banned_count"]
+        [::core::mem::offset_of!(SoftmaxRule, banned_count) - 16usize];
+    ["Offset of field: SoftmaxRule::temperature"]
+        [::core::mem::offset_of!(SoftmaxRule, temperature) - 24usize];
+    ["Offset of field: SoftmaxRule::softcap"]
+        [::core::mem::offset_of!(SoftmaxRule, softcap) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct OnlineSoftmax {
+    pub max: f32,
+    pub sum: f32,
+    pub weighted: f32,
+    pub argmax: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OnlineSoftmax"][::core::mem::size_of::<OnlineSoftmax>() - 16usize];
+    ["Alignment of OnlineSoftmax"][::core::mem::align_of::<OnlineSoftmax>() - 4usize];
+    ["Offset of field: OnlineSoftmax::max"][::core::mem::offset_of!(OnlineSoftmax, max) - 0usize];
+    ["Offset of field: OnlineSoftmax::sum"][::core::mem::offset_of!(OnlineSoftmax, sum) - 4usize];
+    ["Offset of field: OnlineSoftmax::weighted"]
+        [::core::mem::offset_of!(OnlineSoftmax, weighted) - 8usize];
+    ["Offset of field: OnlineSoftmax::argmax"]
+        [::core::mem::offset_of!(OnlineSoftmax, argmax) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobForwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logprob: *mut f32,
+    pub entropy: *mut f32,
+    pub logsumexp: *mut f32,
+    pub argmax: *mut i32,
+    pub units: *mut OnlineSoftmax,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobForwardArgs"][::core::mem::size_of::<LogprobForwardArgs>() - 120usize];
+    ["Alignment of LogprobForwardArgs"][::core::mem::align_of::<LogprobForwardArgs>() - 8usize];
+    ["Offset of field: LogprobForwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobForwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobForwardArgs, targets) - 8usize];
+    ["Offset of field: LogprobForwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobForwardArgs, row_of) - 16usize];
+    ["Offset of field: LogprobForwardArgs::logprob"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logprob) - 24usize];
+    ["Offset of field: LogprobForwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobForwardArgs, entropy) - 32usize];
+    ["Offset of field: LogprobForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobForwardArgs, logsumexp) - 40usize];
+    ["Offset of field: LogprobForwardArgs::argmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, argmax) - 48usize];
+    ["Offset of field: LogprobForwardArgs::units"]
+        [::core::mem::offset_of!(LogprobForwardArgs, units) - 56usize];
+    ["Offset of field: LogprobForwardArgs::status"]
+        [::core::mem::offset_of!(LogprobForwardArgs, status) - 64usize];
+    ["Offset of field: LogprobForwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobForwardArgs, rows) - 72usize];
+    ["Offset of field: LogprobForwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobForwardArgs, vocab) - 80usize];
+    ["Offset of field: LogprobForwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobForwardArgs, softmax) - 88usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBackwardArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub targets: *const i32,
+    pub row_of: *const i32,
+    pub logsumexp: *const f32,
+    pub entropy: *const f32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub softmax: SoftmaxRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBackwardArgs"][::core::mem::size_of::<LogprobBackwardArgs>() - 112usize];
+    ["Alignment of LogprobBackwardArgs"][::core::mem::align_of::<LogprobBackwardArgs>() - 8usize];
+    ["Offset of field: LogprobBackwardArgs::logits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logits) - 0usize];
+    ["Offset of field: LogprobBackwardArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogits) - 8usize];
+    ["Offset of field: LogprobBackwardArgs::targets"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, targets) - 16usize];
+    ["Offset of field: LogprobBackwardArgs::row_of"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, row_of) - 24usize];
+    ["Offset of field: LogprobBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, logsumexp) - 32usize];
+    ["Offset of field: LogprobBackwardArgs::entropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, entropy) - 40usize];
+    ["Offset of field: LogprobBackwardArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dlogprob) - 48usize];
+    ["Offset of field: LogprobBackwardArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, dentropy) - 56usize];
+    ["Offset of field: LogprobBackwardArgs::rows"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, rows) - 64usize];
+    ["Offset of field: LogprobBackwardArgs::vocab"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, vocab) - 72usize];
+    ["Offset of field: LogprobBackwardArgs::softmax"]
+        [::core::mem::offset_of!(LogprobBackwardArgs, softmax) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LogprobBothArgs {
+    pub forward: LogprobForwardArgs,
+    pub dlogits: *mut ::core::ffi::c_void,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LogprobBothArgs"][::core::mem::size_of::<LogprobBothArgs>() - 144usize];
+    ["Alignment of LogprobBothArgs"][::core::mem::align_of::<LogprobBothArgs>() - 8usize];
+    ["Offset of field: LogprobBothArgs::forward"]
+        [::core::mem::offset_of!(LogprobBothArgs, forward) - 0usize];
+    ["Offset of field: LogprobBothArgs::dlogits"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogits) - 120usize];
+    ["Offset of field: LogprobBothArgs::dlogprob"]
+        [::core::mem::offset_of!(LogprobBothArgs, dlogprob) - 128usize];
+    ["Offset of field: LogprobBothArgs::dentropy"]
+        [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct RowSumArgs {
     pub x: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
@@ -328,6 +1050,310 @@ const _: () = {
 };
 pub const COLUMN_SUM_ROWS: ReduceShape = 64;
 pub type ReduceShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub inverse: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub epsilon: f32,
+    pub offset: f32,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormArgs"][::core::mem::size_of::<RmsNormArgs>() - 64usize];
+    ["Alignment of RmsNormArgs"][::core::mem::align_of::<RmsNormArgs>() - 8usize];
+    ["Offset of field: RmsNormArgs::x"][::core::mem::offset_of!(RmsNormArgs, x) - 0usize];
+    ["Offset of field: RmsNormArgs::weight"][::core::mem::offset_of!(RmsNormArgs, weight) - 8usize];
+    ["Offset of field: RmsNormArgs::y"][::core::mem::offset_of!(RmsNormArgs, y) - 16usize];
+    ["Offset of field: RmsNormArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormArgs, inverse) - 24usize];
+    ["Offset of field: RmsNormArgs::rows"][::core::mem::offset_of!(RmsNormArgs, rows) - 32usize];
+    ["Offset of field: RmsNormArgs::width"][::core::mem::offset_of!(RmsNormArgs, width) - 40usize];
+    ["Offset of field: RmsNormArgs::epsilon"]
+        [::core::mem::offset_of!(RmsNormArgs, epsilon) - 48usize];
+    ["Offset of field: RmsNormArgs::offset"]
+        [::core::mem::offset_of!(RmsNormArgs, offset) - 52usize];
+    ["Offset of field: RmsNormArgs::aligned"]
+        [::core::mem::offset_of!(RmsNormArgs, aligned) - 56usize];
+    ["Offset of field: RmsNormArgs::unused"]
+        [::core::mem::offset_of!(RmsNormArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub inverse: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub offset: f32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormGradientArgs"][::core::mem::size_of::<RmsNormGradientArgs>() - 64usize];
+    ["Alignment of RmsNormGradientArgs"][::core::mem::align_of::<RmsNormGradientArgs>() - 8usize];
+    ["Offset of field: RmsNormGradientArgs::x"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, x) - 0usize];
+    ["Offset of field: RmsNormGradientArgs::weight"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, weight) - 8usize];
+    ["Offset of field: RmsNormGradientArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, inverse) - 16usize];
+    ["Offset of field: RmsNormGradientArgs::dy"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, dy) - 24usize];
+    ["Offset of field: RmsNormGradientArgs::dx"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, dx) - 32usize];
+    ["Offset of field: RmsNormGradientArgs::rows"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, rows) - 40usize];
+    ["Offset of field: RmsNormGradientArgs::width"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, width) - 48usize];
+    ["Offset of field: RmsNormGradientArgs::offset"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, offset) - 56usize];
+    ["Offset of field: RmsNormGradientArgs::aligned"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, aligned) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormWeightArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub inverse: *const f32,
+    pub dy: *const f32,
+    pub partial: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormWeightArgs"][::core::mem::size_of::<RmsNormWeightArgs>() - 48usize];
+    ["Alignment of RmsNormWeightArgs"][::core::mem::align_of::<RmsNormWeightArgs>() - 8usize];
+    ["Offset of field: RmsNormWeightArgs::x"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, x) - 0usize];
+    ["Offset of field: RmsNormWeightArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, inverse) - 8usize];
+    ["Offset of field: RmsNormWeightArgs::dy"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, dy) - 16usize];
+    ["Offset of field: RmsNormWeightArgs::partial"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, partial) - 24usize];
+    ["Offset of field: RmsNormWeightArgs::rows"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, rows) - 32usize];
+    ["Offset of field: RmsNormWeightArgs::width"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RopeArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub angles: *const f32,
+    pub tokens: i64,
+    pub heads: i64,
+    pub head_dim: i64,
+    pub pairs: i64,
+    pub interleaved: u32,
+    pub inverse: u32,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeArgs"][::core::mem::size_of::<RopeArgs>() - 72usize];
+    ["Alignment of RopeArgs"][::core::mem::align_of::<RopeArgs>() - 8usize];
+    ["Offset of field: RopeArgs::x"][::core::mem::offset_of!(RopeArgs, x) - 0usize];
+    ["Offset of field: RopeArgs::out"][::core::mem::offset_of!(RopeArgs, out) - 8usize];
+    ["Offset of field: RopeArgs::angles"][::core::mem::offset_of!(RopeArgs, angles) - 16usize];
+    ["Offset of field: RopeArgs::tokens"][::core::mem::offset_of!(RopeArgs, tokens) - 24usize];
+    ["Offset of field: RopeArgs::heads"][::core::mem::offset_of!(RopeArgs, heads) - 32usize];
+    ["Offset of field: RopeArgs::head_dim"][::core::mem::offset_of!(RopeArgs, head_dim) - 40usize];
+    ["Offset of field: RopeArgs::pairs"][::core::mem::offset_of!(RopeArgs, pairs) - 48usize];
+    ["Offset of field: RopeArgs::interleaved"]
+        [::core::mem::offset_of!(RopeArgs, interleaved) - 56usize];
+    ["Offset of field: RopeArgs::inverse"][::core::mem::offset_of!(RopeArgs, inverse) - 60usize];
+    ["Offset of field: RopeArgs::aligned"][::core::mem::offset_of!(RopeArgs, aligned) - 64usize];
+    ["Offset of field: RopeArgs::unused"][::core::mem::offset_of!(RopeArgs, unused) - 68usize];
+};
+pub const WARP_ROW_WIDTH: RowShape = 1024;
+pub const WEIGHT_SUM_ROWS: RowShape = 64;
+pub type RowShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherRowsArgs {
+    pub table: *const ::core::ffi::c_void,
+    pub index: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub len: i64,
+    pub units: i64,
+    pub wide_index: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherRowsArgs"][::core::mem::size_of::<GatherRowsArgs>() - 64usize];
+    ["Alignment of GatherRowsArgs"][::core::mem::align_of::<GatherRowsArgs>() - 8usize];
+    ["Offset of field: GatherRowsArgs::table"]
+        [::core::mem::offset_of!(GatherRowsArgs, table) - 0usize];
+    ["Offset of field: GatherRowsArgs::index"]
+        [::core::mem::offset_of!(GatherRowsArgs, index) - 8usize];
+    ["Offset of field: GatherRowsArgs::out"]
+        [::core::mem::offset_of!(GatherRowsArgs, out) - 16usize];
+    ["Offset of field: GatherRowsArgs::status"]
+        [::core::mem::offset_of!(GatherRowsArgs, status) - 24usize];
+    ["Offset of field: GatherRowsArgs::rows"]
+        [::core::mem::offset_of!(GatherRowsArgs, rows) - 32usize];
+    ["Offset of field: GatherRowsArgs::len"]
+        [::core::mem::offset_of!(GatherRowsArgs, len) - 40usize];
+    ["Offset of field: GatherRowsArgs::units"]
+        [::core::mem::offset_of!(GatherRowsArgs, units) - 48usize];
+    ["Offset of field: GatherRowsArgs::wide_index"]
+        [::core::mem::offset_of!(GatherRowsArgs, wide_index) - 56usize];
+    ["Offset of field: GatherRowsArgs::unused"]
+        [::core::mem::offset_of!(GatherRowsArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RowListArgs {
+    pub index: *const ::core::ffi::c_void,
+    pub count: *mut i32,
+    pub start: *mut i32,
+    pub cursor: *mut i32,
+    pub ticket: *mut i32,
+    pub unordered: *mut i32,
+    pub ordered: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub len: i64,
+    pub wide_index: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowListArgs"][::core::mem::size_of::<RowListArgs>() - 88usize];
+    ["Alignment of RowListArgs"][::core::mem::align_of::<RowListArgs>() - 8usize];
+    ["Offset of field: RowListArgs::index"][::core::mem::offset_of!(RowListArgs, index) - 0usize];
+    ["Offset of field: RowListArgs::count"][::core::mem::offset_of!(RowListArgs, count) - 8usize];
+    ["Offset of field: RowListArgs::start"][::core::mem::offset_of!(RowListArgs, start) - 16usize];
+    ["Offset of field: RowListArgs::cursor"]
+        [::core::mem::offset_of!(RowListArgs, cursor) - 24usize];
+    ["Offset of field: RowListArgs::ticket"]
+        [::core::mem::offset_of!(RowListArgs, ticket) - 32usize];
+    ["Offset of field: RowListArgs::unordered"]
+        [::core::mem::offset_of!(RowListArgs, unordered) - 40usize];
+    ["Offset of field: RowListArgs::ordered"]
+        [::core::mem::offset_of!(RowListArgs, ordered) - 48usize];
+    ["Offset of field: RowListArgs::status"]
+        [::core::mem::offset_of!(RowListArgs, status) - 56usize];
+    ["Offset of field: RowListArgs::rows"][::core::mem::offset_of!(RowListArgs, rows) - 64usize];
+    ["Offset of field: RowListArgs::len"][::core::mem::offset_of!(RowListArgs, len) - 72usize];
+    ["Offset of field: RowListArgs::wide_index"]
+        [::core::mem::offset_of!(RowListArgs, wide_index) - 80usize];
+    ["Offset of field: RowListArgs::unused"]
+        [::core::mem::offset_of!(RowListArgs, unused) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ScatterAddRowsArgs {
+    pub index: *const ::core::ffi::c_void,
+    pub count: *const i32,
+    pub start: *const i32,
+    pub ordered: *const i32,
+    pub x: *const f32,
+    pub out: *mut f32,
+    pub rows: i64,
+    pub len: i64,
+    pub width: i64,
+    pub wide_index: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScatterAddRowsArgs"][::core::mem::size_of::<ScatterAddRowsArgs>() - 80usize];
+    ["Alignment of ScatterAddRowsArgs"][::core::mem::align_of::<ScatterAddRowsArgs>() - 8usize];
+    ["Offset of field: ScatterAddRowsArgs::index"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, index) - 0usize];
+    ["Offset of field: ScatterAddRowsArgs::count"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, count) - 8usize];
+    ["Offset of field: ScatterAddRowsArgs::start"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, start) - 16usize];
+    ["Offset of field: ScatterAddRowsArgs::ordered"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, ordered) - 24usize];
+    ["Offset of field: ScatterAddRowsArgs::x"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, x) - 32usize];
+    ["Offset of field: ScatterAddRowsArgs::out"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, out) - 40usize];
+    ["Offset of field: ScatterAddRowsArgs::rows"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, rows) - 48usize];
+    ["Offset of field: ScatterAddRowsArgs::len"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, len) - 56usize];
+    ["Offset of field: ScatterAddRowsArgs::width"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, width) - 64usize];
+    ["Offset of field: ScatterAddRowsArgs::wide_index"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, wide_index) - 72usize];
+    ["Offset of field: ScatterAddRowsArgs::aligned"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, aligned) - 76usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub exact: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub log: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxArgs"][::core::mem::size_of::<SoftmaxArgs>() - 48usize];
+    ["Alignment of SoftmaxArgs"][::core::mem::align_of::<SoftmaxArgs>() - 8usize];
+    ["Offset of field: SoftmaxArgs::x"][::core::mem::offset_of!(SoftmaxArgs, x) - 0usize];
+    ["Offset of field: SoftmaxArgs::y"][::core::mem::offset_of!(SoftmaxArgs, y) - 8usize];
+    ["Offset of field: SoftmaxArgs::exact"][::core::mem::offset_of!(SoftmaxArgs, exact) - 16usize];
+    ["Offset of field: SoftmaxArgs::rows"][::core::mem::offset_of!(SoftmaxArgs, rows) - 24usize];
+    ["Offset of field: SoftmaxArgs::width"][::core::mem::offset_of!(SoftmaxArgs, width) - 32usize];
+    ["Offset of field: SoftmaxArgs::log"][::core::mem::offset_of!(SoftmaxArgs, log) - 40usize];
+    ["Offset of field: SoftmaxArgs::aligned"]
+        [::core::mem::offset_of!(SoftmaxArgs, aligned) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxGradientArgs {
+    pub y: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub log: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxGradientArgs"][::core::mem::size_of::<SoftmaxGradientArgs>() - 48usize];
+    ["Alignment of SoftmaxGradientArgs"][::core::mem::align_of::<SoftmaxGradientArgs>() - 8usize];
+    ["Offset of field: SoftmaxGradientArgs::y"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, y) - 0usize];
+    ["Offset of field: SoftmaxGradientArgs::dy"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, dy) - 8usize];
+    ["Offset of field: SoftmaxGradientArgs::dx"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, dx) - 16usize];
+    ["Offset of field: SoftmaxGradientArgs::rows"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, rows) - 24usize];
+    ["Offset of field: SoftmaxGradientArgs::width"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, width) - 32usize];
+    ["Offset of field: SoftmaxGradientArgs::log"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, log) - 40usize];
+    ["Offset of field: SoftmaxGradientArgs::aligned"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
+};
 pub const DECODE_ABSENT: DecodeTag = 16;
 pub const DECODE_FALLBACK: DecodeTag = 32;
 pub const DECODE_SPECIAL: DecodeTag = 64;

@@ -4,6 +4,7 @@
 // host/, which runs every CUDA thread as a fiber. What differs between the two worlds differs here and in no kernel:
 //   KERNEL(name, Args, threads)   declares a kernel that takes one plain struct `a` and is launched with at most
 //                                 `threads` threads a block;
+//   KERNEL_RESIDENT(..., blocks)  the same, with so few registers that `blocks` fit on a multiprocessor at once;
 //   block_shared<T>()             a T in shared memory, one for each type T (declare a local struct for each use);
 //   dynamic_shared<T>()           the shared memory that the launch asked for;
 //   cp_async*, mma_*              wrappers around PTX, with portable bodies in host/.
@@ -13,6 +14,8 @@
 #if defined(__CUDACC__)
 #define KERNEL(name, Args, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define KERNEL_RESIDENT(name, Args, threads, blocks) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #define INFINITY_F __int_as_float(0x7f800000)
 #define NAN_F __int_as_float(0x7fffffff)
 template <class T>
@@ -27,6 +30,7 @@ __device__ __forceinline__ T* dynamic_shared() {
 }
 #else
 #include "cuda_on_host.h"
+#define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
 #define INFINITY_F __builtin_inff()
 #define NAN_F __builtin_nanf("")
 #endif
@@ -82,6 +86,32 @@ __device__ __forceinline__ f16 from_float<f16>(float value) {
   return f16{(unsigned short)value};
 #else
   return f16{float_to_half_bits(value)};
+#endif
+}
+
+// ---- arithmetic that CUDA C++ has no name for ----
+
+// 2^x to two units in the last place, exactly 0 below the normal numbers, NaN for NaN: one instruction.
+__device__ __forceinline__ float exp2_flushed(float x) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#elif defined(__CUDACC__)
+  return x;  // nvcc's own host pass: never run
+#else
+  return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}
+
+// The larger one, NaN when either is: fmaxf would drop it.
+__device__ __forceinline__ float max_nan(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+#else
+  return a != a || a > b ? a : b;
 #endif
 }
 
@@ -278,3 +308,65 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (
 }
 
 #endif
+
+// ---- 16 x 16 tiles in shared memory as fragments of tensor-core products ----
+
+// Two values rounded to T in one word, `low` in its lower half.
+template <class T>
+__device__ __forceinline__ unsigned pack2(float low, float high) {
+  return unsigned(from_float<T>(low).bits) | unsigned(from_float<T>(high).bits) << 16;
+}
+#if defined(__CUDA_ARCH__)
+template <>
+__device__ __forceinline__ unsigned pack2<bf16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+template <>
+__device__ __forceinline__ unsigned pack2<f16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+#endif
+
+// The four 8 x 8 quarters of a tile of 16-bit values whose rows lie `stride` apart, each row 16-byte aligned: word i is
+// of quarter (rows 8 (i & 1).., columns 8 (i / 2)..); lane 4 g + t holds row g, columns 2 t and 2 t + 1. So `words` is
+// the fragment a of an mma over this tile; {0, 2} and {1, 3} are the fragments b of its upper and lower rows as
+// columns of a product. All 32 lanes call.
+template <class T>
+__device__ __forceinline__ void load_tile(unsigned (&words)[4], const T* tile, int stride) {
+#if defined(__CUDA_ARCH__)
+  const T* row = tile + (lane_id() & 15) * stride + (lane_id() >> 4) * 8;
+  const unsigned address = unsigned(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+#else
+  for (int i = 0; i < 4; i++) {
+    const T* pair = tile + ((lane_id() >> 2) + (i & 1) * 8) * stride + (i >> 1) * 8 + 2 * (lane_id() & 3);
+    words[i] = unsigned(pair[0].bits) | unsigned(pair[1].bits) << 16;
+  }
+#endif
+}
+
+// The same quarters, each transposed: lane 4 g + t holds rows 2 t and 2 t + 1 of column g. {0, 1} and {2, 3} are the
+// fragments b of the tile's left and right columns.
+template <class T>
+__device__ __forceinline__ void load_tile_transposed(unsigned (&words)[4], const T* tile, int stride) {
+#if defined(__CUDA_ARCH__)
+  const T* row = tile + (lane_id() & 15) * stride + (lane_id() >> 4) * 8;
+  const unsigned address = unsigned(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+#else
+  for (int i = 0; i < 4; i++) {
+    const T* pair = tile + (2 * (lane_id() & 3) + (i & 1) * 8) * stride + (i >> 1) * 8 + (lane_id() >> 2);
+    words[i] = unsigned(pair[0].bits) | unsigned(pair[stride].bits) << 16;
+  }
+#endif
+}

@@ -61,6 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .flag(format!("-fmacro-prefix-map={}/=", kernels.parent().unwrap_or(&kernels).display()))
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
+        // A constant that only __launch_bounds__ reads is unused here.
+        .flag("-Wno-unused-const-variable")
         .flag("-fno-exceptions")
         .flag("-x")
         .flag("c++");

@@ -7,6 +7,7 @@ mod activation;
 mod attention;
 mod block_noise;
 mod elementwise;
+mod gradient;
 mod linear_logprob;
 mod logprob;
 mod matmul;
@@ -18,7 +19,7 @@ mod tokens;
 mod vq;
 
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
-pub use attention::{attention, cached_attention};
+pub use attention::{append_to_cache, attention, cached_attention};
 pub use block_noise::{Noised, block_noise};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
 pub use linear_logprob::linear_logprob;

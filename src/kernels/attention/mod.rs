@@ -4,7 +4,7 @@
 //!
 //! Here live the description, its checks and the plan; [`forward`](forward()) computes packed sequences,
 //! [`backward`](backward()) their gradients, [`KvCache`] holds the keys and values of sequences that are being
-//! generated and attends to them. Projections, rotations and norms of q and k are elsewhere.
+//! generated and attends to them; [`launch`] has the same on a device. Projections, rotations and norms of q and k are elsewhere.
 //!
 //! **Bit agreement.** All of them compute a query with the same function (`tile`), one tile of 64 keys after the
 //! other, tiles counted from the start of the query's own sequence. Nothing in it depends on other queries, on how
@@ -14,6 +14,8 @@
 mod backward;
 mod cache;
 mod forward;
+pub mod launch;
+mod paged;
 mod products;
 mod tile;
 

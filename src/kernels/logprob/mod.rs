@@ -12,6 +12,7 @@
 mod backward;
 mod choosing;
 mod forward;
+pub mod launch;
 mod row;
 
 pub use backward::{Backward, ForwardBackward, Upstream, backward, forward_backward};
