@@ -483,6 +483,103 @@ const _: () = {
     ["Offset of field: CacheCopyArgs::page_bytes"]
         [::core::mem::offset_of!(CacheCopyArgs, page_bytes) - 16usize];
 };
+pub const NOISE_INDEPENDENT: NoiseDraw = 0;
+pub const NOISE_FORCED: NoiseDraw = 1;
+pub const NOISE_COUNTED: NoiseDraw = 2;
+pub type NoiseDraw = ::core::ffi::c_uint;
+pub const NOISE_WEIGHT_RATE: NoiseWeight = 0;
+pub const NOISE_WEIGHT_UNBIASED: NoiseWeight = 1;
+pub const NOISE_WEIGHT_ONE: NoiseWeight = 2;
+pub type NoiseWeight = ::core::ffi::c_uint;
+pub const NOISE_MAX_BLOCK: NoiseShape = 8192;
+pub const NOISE_TILE: NoiseShape = 1024;
+pub type NoiseShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct BlockNoiseArgs {
+    pub ids: *const i32,
+    pub eligible: *const u8,
+    pub sequences: *const i64,
+    pub given_rate: *const f32,
+    pub given_weight: *const f32,
+    pub noised: *mut i32,
+    pub mask: *mut u8,
+    pub weight: *mut f32,
+    pub rate: *mut f32,
+    pub rows: i64,
+    pub length: i64,
+    pub seed: u64,
+    pub block: i32,
+    pub tile: i32,
+    pub mask_id: i32,
+    pub draw: u32,
+    pub weighting: u32,
+    pub least_count: u32,
+    pub most_count: u32,
+    pub strata_bits: u32,
+    pub before: f32,
+    pub least: f32,
+    pub low: f32,
+    pub slope: f32,
+    pub high: f32,
+    pub after: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BlockNoiseArgs"][::core::mem::size_of::<BlockNoiseArgs>() - 152usize];
+    ["Alignment of BlockNoiseArgs"][::core::mem::align_of::<BlockNoiseArgs>() - 8usize];
+    ["Offset of field: BlockNoiseArgs::ids"][::core::mem::offset_of!(BlockNoiseArgs, ids) - 0usize];
+    ["Offset of field: BlockNoiseArgs::eligible"]
+        [::core::mem::offset_of!(BlockNoiseArgs, eligible) - 8usize];
+    ["Offset of field: BlockNoiseArgs::sequences"]
+        [::core::mem::offset_of!(BlockNoiseArgs, sequences) - 16usize];
+    ["Offset of field: BlockNoiseArgs::given_rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_rate) - 24usize];
+    ["Offset of field: BlockNoiseArgs::given_weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_weight) - 32usize];
+    ["Offset of field: BlockNoiseArgs::noised"]
+        [::core::mem::offset_of!(BlockNoiseArgs, noised) - 40usize];
+    ["Offset of field: BlockNoiseArgs::mask"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask) - 48usize];
+    ["Offset of field: BlockNoiseArgs::weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weight) - 56usize];
+    ["Offset of field: BlockNoiseArgs::rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rate) - 64usize];
+    ["Offset of field: BlockNoiseArgs::rows"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rows) - 72usize];
+    ["Offset of field: BlockNoiseArgs::length"]
+        [::core::mem::offset_of!(BlockNoiseArgs, length) - 80usize];
+    ["Offset of field: BlockNoiseArgs::seed"]
+        [::core::mem::offset_of!(BlockNoiseArgs, seed) - 88usize];
+    ["Offset of field: BlockNoiseArgs::block"]
+        [::core::mem::offset_of!(BlockNoiseArgs, block) - 96usize];
+    ["Offset of field: BlockNoiseArgs::tile"]
+        [::core::mem::offset_of!(BlockNoiseArgs, tile) - 100usize];
+    ["Offset of field: BlockNoiseArgs::mask_id"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask_id) - 104usize];
+    ["Offset of field: BlockNoiseArgs::draw"]
+        [::core::mem::offset_of!(BlockNoiseArgs, draw) - 108usize];
+    ["Offset of field: BlockNoiseArgs::weighting"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weighting) - 112usize];
+    ["Offset of field: BlockNoiseArgs::least_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least_count) - 116usize];
+    ["Offset of field: BlockNoiseArgs::most_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, most_count) - 120usize];
+    ["Offset of field: BlockNoiseArgs::strata_bits"]
+        [::core::mem::offset_of!(BlockNoiseArgs, strata_bits) - 124usize];
+    ["Offset of field: BlockNoiseArgs::before"]
+        [::core::mem::offset_of!(BlockNoiseArgs, before) - 128usize];
+    ["Offset of field: BlockNoiseArgs::least"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least) - 132usize];
+    ["Offset of field: BlockNoiseArgs::low"]
+        [::core::mem::offset_of!(BlockNoiseArgs, low) - 136usize];
+    ["Offset of field: BlockNoiseArgs::slope"]
+        [::core::mem::offset_of!(BlockNoiseArgs, slope) - 140usize];
+    ["Offset of field: BlockNoiseArgs::high"]
+        [::core::mem::offset_of!(BlockNoiseArgs, high) - 144usize];
+    ["Offset of field: BlockNoiseArgs::after"]
+        [::core::mem::offset_of!(BlockNoiseArgs, after) - 148usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastArgs {
@@ -1264,4 +1361,154 @@ const _: () = {
         [::core::mem::offset_of!(SoftmaxGradientArgs, log) - 40usize];
     ["Offset of field: SoftmaxGradientArgs::aligned"]
         [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
+};
+pub const DECODE_ABSENT: DecodeTag = 16;
+pub const DECODE_FALLBACK: DecodeTag = 32;
+pub const DECODE_SPECIAL: DecodeTag = 64;
+pub const DECODE_LONG: DecodeTag = 128;
+pub type DecodeTag = ::core::ffi::c_uint;
+pub const DECODE_LENGTH_BITS: DecodeLength = 24;
+pub type DecodeLength = ::core::ffi::c_uint;
+pub const DECODE_TILE: DecodeShape = 1024;
+pub type DecodeShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenDecodeArgs {
+    pub ids: *const i32,
+    pub segments: *const i64,
+    pub entries: *const u8,
+    pub first: *const u8,
+    pub long_tokens: *const u8,
+    pub lengths: *mut u32,
+    pub sums: *mut i64,
+    pub starts: *mut i64,
+    pub offsets: *mut i64,
+    pub bytes: *mut u8,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub texts: i64,
+    pub capacity: i64,
+    pub vocab: i32,
+    pub skip_special: u32,
+    pub strip: u32,
+    pub strip_count: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenDecodeArgs"][::core::mem::size_of::<TokenDecodeArgs>() - 128usize];
+    ["Alignment of TokenDecodeArgs"][::core::mem::align_of::<TokenDecodeArgs>() - 8usize];
+    ["Offset of field: TokenDecodeArgs::ids"]
+        [::core::mem::offset_of!(TokenDecodeArgs, ids) - 0usize];
+    ["Offset of field: TokenDecodeArgs::segments"]
+        [::core::mem::offset_of!(TokenDecodeArgs, segments) - 8usize];
+    ["Offset of field: TokenDecodeArgs::entries"]
+        [::core::mem::offset_of!(TokenDecodeArgs, entries) - 16usize];
+    ["Offset of field: TokenDecodeArgs::first"]
+        [::core::mem::offset_of!(TokenDecodeArgs, first) - 24usize];
+    ["Offset of field: TokenDecodeArgs::long_tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, long_tokens) - 32usize];
+    ["Offset of field: TokenDecodeArgs::lengths"]
+        [::core::mem::offset_of!(TokenDecodeArgs, lengths) - 40usize];
+    ["Offset of field: TokenDecodeArgs::sums"]
+        [::core::mem::offset_of!(TokenDecodeArgs, sums) - 48usize];
+    ["Offset of field: TokenDecodeArgs::starts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, starts) - 56usize];
+    ["Offset of field: TokenDecodeArgs::offsets"]
+        [::core::mem::offset_of!(TokenDecodeArgs, offsets) - 64usize];
+    ["Offset of field: TokenDecodeArgs::bytes"]
+        [::core::mem::offset_of!(TokenDecodeArgs, bytes) - 72usize];
+    ["Offset of field: TokenDecodeArgs::status"]
+        [::core::mem::offset_of!(TokenDecodeArgs, status) - 80usize];
+    ["Offset of field: TokenDecodeArgs::tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, tokens) - 88usize];
+    ["Offset of field: TokenDecodeArgs::texts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, texts) - 96usize];
+    ["Offset of field: TokenDecodeArgs::capacity"]
+        [::core::mem::offset_of!(TokenDecodeArgs, capacity) - 104usize];
+    ["Offset of field: TokenDecodeArgs::vocab"]
+        [::core::mem::offset_of!(TokenDecodeArgs, vocab) - 112usize];
+    ["Offset of field: TokenDecodeArgs::skip_special"]
+        [::core::mem::offset_of!(TokenDecodeArgs, skip_special) - 116usize];
+    ["Offset of field: TokenDecodeArgs::strip"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip) - 120usize];
+    ["Offset of field: TokenDecodeArgs::strip_count"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip_count) - 124usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqLookupArgs {
+    pub ids: *const i32,
+    pub codebook: *const f32,
+    pub out: *mut f32,
+    pub status: *mut u32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqLookupArgs"][::core::mem::size_of::<VqLookupArgs>() - 72usize];
+    ["Alignment of VqLookupArgs"][::core::mem::align_of::<VqLookupArgs>() - 8usize];
+    ["Offset of field: VqLookupArgs::ids"][::core::mem::offset_of!(VqLookupArgs, ids) - 0usize];
+    ["Offset of field: VqLookupArgs::codebook"]
+        [::core::mem::offset_of!(VqLookupArgs, codebook) - 8usize];
+    ["Offset of field: VqLookupArgs::out"][::core::mem::offset_of!(VqLookupArgs, out) - 16usize];
+    ["Offset of field: VqLookupArgs::status"]
+        [::core::mem::offset_of!(VqLookupArgs, status) - 24usize];
+    ["Offset of field: VqLookupArgs::images"]
+        [::core::mem::offset_of!(VqLookupArgs, images) - 32usize];
+    ["Offset of field: VqLookupArgs::positions"]
+        [::core::mem::offset_of!(VqLookupArgs, positions) - 40usize];
+    ["Offset of field: VqLookupArgs::channels"]
+        [::core::mem::offset_of!(VqLookupArgs, channels) - 48usize];
+    ["Offset of field: VqLookupArgs::codes"]
+        [::core::mem::offset_of!(VqLookupArgs, codes) - 56usize];
+    ["Offset of field: VqLookupArgs::normalize"]
+        [::core::mem::offset_of!(VqLookupArgs, normalize) - 60usize];
+    ["Offset of field: VqLookupArgs::channel_last"]
+        [::core::mem::offset_of!(VqLookupArgs, channel_last) - 64usize];
+    ["Offset of field: VqLookupArgs::unused"]
+        [::core::mem::offset_of!(VqLookupArgs, unused) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqQuantizeArgs {
+    pub z: *const f32,
+    pub codebook: *const f32,
+    pub ids: *mut i32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqQuantizeArgs"][::core::mem::size_of::<VqQuantizeArgs>() - 64usize];
+    ["Alignment of VqQuantizeArgs"][::core::mem::align_of::<VqQuantizeArgs>() - 8usize];
+    ["Offset of field: VqQuantizeArgs::z"][::core::mem::offset_of!(VqQuantizeArgs, z) - 0usize];
+    ["Offset of field: VqQuantizeArgs::codebook"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codebook) - 8usize];
+    ["Offset of field: VqQuantizeArgs::ids"]
+        [::core::mem::offset_of!(VqQuantizeArgs, ids) - 16usize];
+    ["Offset of field: VqQuantizeArgs::images"]
+        [::core::mem::offset_of!(VqQuantizeArgs, images) - 24usize];
+    ["Offset of field: VqQuantizeArgs::positions"]
+        [::core::mem::offset_of!(VqQuantizeArgs, positions) - 32usize];
+    ["Offset of field: VqQuantizeArgs::channels"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channels) - 40usize];
+    ["Offset of field: VqQuantizeArgs::codes"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codes) - 48usize];
+    ["Offset of field: VqQuantizeArgs::normalize"]
+        [::core::mem::offset_of!(VqQuantizeArgs, normalize) - 52usize];
+    ["Offset of field: VqQuantizeArgs::channel_last"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channel_last) - 56usize];
+    ["Offset of field: VqQuantizeArgs::unused"]
+        [::core::mem::offset_of!(VqQuantizeArgs, unused) - 60usize];
 };

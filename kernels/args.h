@@ -5,6 +5,7 @@
 #include "args/activation.h"
 #include "args/adamw.h"
 #include "args/attention.h"
+#include "args/block_noise.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
@@ -15,4 +16,5 @@
 #include "args/row_walk.h"
 #include "args/rows.h"
 #include "args/softmax.h"
+#include "args/token_decode.h"
 #endif
