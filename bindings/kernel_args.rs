@@ -139,6 +139,106 @@ const _: () = {
     ["Offset of field: UnaryGradientArgs::op"]
         [::core::mem::offset_of!(UnaryGradientArgs, op) - 36usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LiveRowsArgs {
+    pub targets: *const i32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub row_of: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub capacity: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LiveRowsArgs"][::core::mem::size_of::<LiveRowsArgs>() - 56usize];
+    ["Alignment of LiveRowsArgs"][::core::mem::align_of::<LiveRowsArgs>() - 8usize];
+    ["Offset of field: LiveRowsArgs::targets"]
+        [::core::mem::offset_of!(LiveRowsArgs, targets) - 0usize];
+    ["Offset of field: LiveRowsArgs::dlogprob"]
+        [::core::mem::offset_of!(LiveRowsArgs, dlogprob) - 8usize];
+    ["Offset of field: LiveRowsArgs::dentropy"]
+        [::core::mem::offset_of!(LiveRowsArgs, dentropy) - 16usize];
+    ["Offset of field: LiveRowsArgs::row_of"]
+        [::core::mem::offset_of!(LiveRowsArgs, row_of) - 24usize];
+    ["Offset of field: LiveRowsArgs::status"]
+        [::core::mem::offset_of!(LiveRowsArgs, status) - 32usize];
+    ["Offset of field: LiveRowsArgs::rows"][::core::mem::offset_of!(LiveRowsArgs, rows) - 40usize];
+    ["Offset of field: LiveRowsArgs::capacity"]
+        [::core::mem::offset_of!(LiveRowsArgs, capacity) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherRowsArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub row_of: *const i32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherRowsArgs"][::core::mem::size_of::<GatherRowsArgs>() - 48usize];
+    ["Alignment of GatherRowsArgs"][::core::mem::align_of::<GatherRowsArgs>() - 8usize];
+    ["Offset of field: GatherRowsArgs::x"][::core::mem::offset_of!(GatherRowsArgs, x) - 0usize];
+    ["Offset of field: GatherRowsArgs::row_of"]
+        [::core::mem::offset_of!(GatherRowsArgs, row_of) - 8usize];
+    ["Offset of field: GatherRowsArgs::out"]
+        [::core::mem::offset_of!(GatherRowsArgs, out) - 16usize];
+    ["Offset of field: GatherRowsArgs::rows"]
+        [::core::mem::offset_of!(GatherRowsArgs, rows) - 24usize];
+    ["Offset of field: GatherRowsArgs::count"]
+        [::core::mem::offset_of!(GatherRowsArgs, count) - 32usize];
+    ["Offset of field: GatherRowsArgs::width"]
+        [::core::mem::offset_of!(GatherRowsArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ScatterRowsArgs {
+    pub x: *const f32,
+    pub row_of: *const i32,
+    pub out: *mut f32,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScatterRowsArgs"][::core::mem::size_of::<ScatterRowsArgs>() - 48usize];
+    ["Alignment of ScatterRowsArgs"][::core::mem::align_of::<ScatterRowsArgs>() - 8usize];
+    ["Offset of field: ScatterRowsArgs::x"][::core::mem::offset_of!(ScatterRowsArgs, x) - 0usize];
+    ["Offset of field: ScatterRowsArgs::row_of"]
+        [::core::mem::offset_of!(ScatterRowsArgs, row_of) - 8usize];
+    ["Offset of field: ScatterRowsArgs::out"]
+        [::core::mem::offset_of!(ScatterRowsArgs, out) - 16usize];
+    ["Offset of field: ScatterRowsArgs::rows"]
+        [::core::mem::offset_of!(ScatterRowsArgs, rows) - 24usize];
+    ["Offset of field: ScatterRowsArgs::count"]
+        [::core::mem::offset_of!(ScatterRowsArgs, count) - 32usize];
+    ["Offset of field: ScatterRowsArgs::width"]
+        [::core::mem::offset_of!(ScatterRowsArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AddColumnsArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub sum: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddColumnsArgs"][::core::mem::size_of::<AddColumnsArgs>() - 32usize];
+    ["Alignment of AddColumnsArgs"][::core::mem::align_of::<AddColumnsArgs>() - 8usize];
+    ["Offset of field: AddColumnsArgs::x"][::core::mem::offset_of!(AddColumnsArgs, x) - 0usize];
+    ["Offset of field: AddColumnsArgs::sum"][::core::mem::offset_of!(AddColumnsArgs, sum) - 8usize];
+    ["Offset of field: AddColumnsArgs::rows"]
+        [::core::mem::offset_of!(AddColumnsArgs, rows) - 16usize];
+    ["Offset of field: AddColumnsArgs::width"]
+        [::core::mem::offset_of!(AddColumnsArgs, width) - 24usize];
+};
 pub const LOGPROB_UNIT: LogprobShape = 4096;
 pub const LOGPROB_CHAINS: LogprobShape = 8;
 pub const LOGPROB_TILE: LogprobShape = 8192;

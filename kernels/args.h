@@ -4,6 +4,7 @@
 #define GRADSTONE_ARGS_H
 #include "args/cast.h"
 #include "args/elementwise.h"
+#include "args/linear_logprob.h"
 #include "args/logprob.h"
 #include "args/reduce.h"
 #endif

@@ -434,6 +434,18 @@ impl DeviceSliceMut<'_> {
         unsafe { self.gpu.engine.copy(self.address, from.address, self.len * self.dtype.size()) }
     }
 
+    /// Sets every byte.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn fill_bytes(&mut self, byte: u8) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is this run.
+        unsafe { self.gpu.engine.fill(self.address, byte, self.len * self.dtype.size()) }
+    }
+
     /// Copies host memory of the same length to it.
     ///
     /// # Errors
