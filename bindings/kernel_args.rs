@@ -208,6 +208,90 @@ const _: () = {
         [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
     ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
 };
+pub const ADVANTAGE_ONE: AdvantageFactor = 0;
+pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
+pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
+pub type AdvantageFactor = ::core::ffi::c_uint;
+pub const ADVANTAGE_DEGENERATE: AdvantageFlag = 1;
+pub const ADVANTAGE_SINGLETON: AdvantageFlag = 2;
+pub const ADVANTAGE_NAN: AdvantageFlag = 4;
+pub type AdvantageFlag = ::core::ffi::c_uint;
+pub const ADVANTAGE_WARP_GROUP: AdvantageShape = 256;
+pub type AdvantageShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageArgs {
+    pub rewards: *const f32,
+    pub offsets: *const i64,
+    pub order: *const i32,
+    pub batch_std: *const f64,
+    pub advantage: *mut f32,
+    pub mean: *mut f32,
+    pub std: *mut f32,
+    pub flags: *mut u8,
+    pub counts: *mut u64,
+    pub status: *mut u32,
+    pub responses: i64,
+    pub groups: i64,
+    pub epsilon: f64,
+    pub least_std: f64,
+    pub factor: u32,
+    pub singleton_reward: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 120usize];
+    ["Alignment of AdvantageArgs"][::core::mem::align_of::<AdvantageArgs>() - 8usize];
+    ["Offset of field: AdvantageArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageArgs, offsets) - 8usize];
+    ["Offset of field: AdvantageArgs::order"]
+        [::core::mem::offset_of!(AdvantageArgs, order) - 16usize];
+    ["Offset of field: AdvantageArgs::batch_std"]
+        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 24usize];
+    ["Offset of field: AdvantageArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageArgs, advantage) - 32usize];
+    ["Offset of field: AdvantageArgs::mean"]
+        [::core::mem::offset_of!(AdvantageArgs, mean) - 40usize];
+    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 48usize];
+    ["Offset of field: AdvantageArgs::flags"]
+        [::core::mem::offset_of!(AdvantageArgs, flags) - 56usize];
+    ["Offset of field: AdvantageArgs::counts"]
+        [::core::mem::offset_of!(AdvantageArgs, counts) - 64usize];
+    ["Offset of field: AdvantageArgs::status"]
+        [::core::mem::offset_of!(AdvantageArgs, status) - 72usize];
+    ["Offset of field: AdvantageArgs::responses"]
+        [::core::mem::offset_of!(AdvantageArgs, responses) - 80usize];
+    ["Offset of field: AdvantageArgs::groups"]
+        [::core::mem::offset_of!(AdvantageArgs, groups) - 88usize];
+    ["Offset of field: AdvantageArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 96usize];
+    ["Offset of field: AdvantageArgs::least_std"]
+        [::core::mem::offset_of!(AdvantageArgs, least_std) - 104usize];
+    ["Offset of field: AdvantageArgs::factor"]
+        [::core::mem::offset_of!(AdvantageArgs, factor) - 112usize];
+    ["Offset of field: AdvantageArgs::singleton_reward"]
+        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 116usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageBatchArgs {
+    pub rewards: *const f32,
+    pub std: *mut f64,
+    pub responses: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageBatchArgs"][::core::mem::size_of::<AdvantageBatchArgs>() - 24usize];
+    ["Alignment of AdvantageBatchArgs"][::core::mem::align_of::<AdvantageBatchArgs>() - 8usize];
+    ["Offset of field: AdvantageBatchArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageBatchArgs::std"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
+    ["Offset of field: AdvantageBatchArgs::responses"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
 pub const MASK_CAUSAL: AttentionMask = 0;
 pub const MASK_FULL: AttentionMask = 1;
 pub const MASK_BLOCK_CAUSAL: AttentionMask = 2;
@@ -811,6 +895,106 @@ const _: () = {
         [::core::mem::offset_of!(LayerNormWeightArgs, rows) - 32usize];
     ["Offset of field: LayerNormWeightArgs::width"]
         [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LiveRowsArgs {
+    pub targets: *const i32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub row_of: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub capacity: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LiveRowsArgs"][::core::mem::size_of::<LiveRowsArgs>() - 56usize];
+    ["Alignment of LiveRowsArgs"][::core::mem::align_of::<LiveRowsArgs>() - 8usize];
+    ["Offset of field: LiveRowsArgs::targets"]
+        [::core::mem::offset_of!(LiveRowsArgs, targets) - 0usize];
+    ["Offset of field: LiveRowsArgs::dlogprob"]
+        [::core::mem::offset_of!(LiveRowsArgs, dlogprob) - 8usize];
+    ["Offset of field: LiveRowsArgs::dentropy"]
+        [::core::mem::offset_of!(LiveRowsArgs, dentropy) - 16usize];
+    ["Offset of field: LiveRowsArgs::row_of"]
+        [::core::mem::offset_of!(LiveRowsArgs, row_of) - 24usize];
+    ["Offset of field: LiveRowsArgs::status"]
+        [::core::mem::offset_of!(LiveRowsArgs, status) - 32usize];
+    ["Offset of field: LiveRowsArgs::rows"][::core::mem::offset_of!(LiveRowsArgs, rows) - 40usize];
+    ["Offset of field: LiveRowsArgs::capacity"]
+        [::core::mem::offset_of!(LiveRowsArgs, capacity) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherLiveArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub row_of: *const i32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherLiveArgs"][::core::mem::size_of::<GatherLiveArgs>() - 48usize];
+    ["Alignment of GatherLiveArgs"][::core::mem::align_of::<GatherLiveArgs>() - 8usize];
+    ["Offset of field: GatherLiveArgs::x"][::core::mem::offset_of!(GatherLiveArgs, x) - 0usize];
+    ["Offset of field: GatherLiveArgs::row_of"]
+        [::core::mem::offset_of!(GatherLiveArgs, row_of) - 8usize];
+    ["Offset of field: GatherLiveArgs::out"]
+        [::core::mem::offset_of!(GatherLiveArgs, out) - 16usize];
+    ["Offset of field: GatherLiveArgs::rows"]
+        [::core::mem::offset_of!(GatherLiveArgs, rows) - 24usize];
+    ["Offset of field: GatherLiveArgs::count"]
+        [::core::mem::offset_of!(GatherLiveArgs, count) - 32usize];
+    ["Offset of field: GatherLiveArgs::width"]
+        [::core::mem::offset_of!(GatherLiveArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ScatterLiveArgs {
+    pub x: *const f32,
+    pub row_of: *const i32,
+    pub out: *mut f32,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScatterLiveArgs"][::core::mem::size_of::<ScatterLiveArgs>() - 48usize];
+    ["Alignment of ScatterLiveArgs"][::core::mem::align_of::<ScatterLiveArgs>() - 8usize];
+    ["Offset of field: ScatterLiveArgs::x"][::core::mem::offset_of!(ScatterLiveArgs, x) - 0usize];
+    ["Offset of field: ScatterLiveArgs::row_of"]
+        [::core::mem::offset_of!(ScatterLiveArgs, row_of) - 8usize];
+    ["Offset of field: ScatterLiveArgs::out"]
+        [::core::mem::offset_of!(ScatterLiveArgs, out) - 16usize];
+    ["Offset of field: ScatterLiveArgs::rows"]
+        [::core::mem::offset_of!(ScatterLiveArgs, rows) - 24usize];
+    ["Offset of field: ScatterLiveArgs::count"]
+        [::core::mem::offset_of!(ScatterLiveArgs, count) - 32usize];
+    ["Offset of field: ScatterLiveArgs::width"]
+        [::core::mem::offset_of!(ScatterLiveArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AddColumnsArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub sum: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddColumnsArgs"][::core::mem::size_of::<AddColumnsArgs>() - 32usize];
+    ["Alignment of AddColumnsArgs"][::core::mem::align_of::<AddColumnsArgs>() - 8usize];
+    ["Offset of field: AddColumnsArgs::x"][::core::mem::offset_of!(AddColumnsArgs, x) - 0usize];
+    ["Offset of field: AddColumnsArgs::sum"][::core::mem::offset_of!(AddColumnsArgs, sum) - 8usize];
+    ["Offset of field: AddColumnsArgs::rows"]
+        [::core::mem::offset_of!(AddColumnsArgs, rows) - 16usize];
+    ["Offset of field: AddColumnsArgs::width"]
+        [::core::mem::offset_of!(AddColumnsArgs, width) - 24usize];
 };
 pub const LOGPROB_UNIT: LogprobShape = 4096;
 pub const LOGPROB_CHAINS: LogprobShape = 8;

@@ -4,11 +4,13 @@
 #define GRADSTONE_ARGS_H
 #include "args/activation.h"
 #include "args/adamw.h"
+#include "args/advantage.h"
 #include "args/attention.h"
 #include "args/block_noise.h"
 #include "args/cast.h"
 #include "args/elementwise.h"
 #include "args/layer_norm.h"
+#include "args/linear_logprob.h"
 #include "args/logprob.h"
 #include "args/reduce.h"
 #include "args/rms_norm.h"
