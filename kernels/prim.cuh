@@ -4,6 +4,7 @@
 // host/, which runs every CUDA thread as a fiber. What differs between the two worlds differs here and in no kernel:
 //   KERNEL(name, Args, threads)   declares a kernel that takes one plain struct `a` and is launched with at most
 //                                 `threads` threads a block;
+//   KERNEL_RESIDENT(..., blocks)  the same, with so few registers that `blocks` fit on a multiprocessor at once;
 //   block_shared<T>()             a T in shared memory, one for each type T (declare a local struct for each use);
 //   dynamic_shared<T>()           the shared memory that the launch asked for;
 //   cp_async*, mma_*              wrappers around PTX, with portable bodies in host/.
@@ -13,6 +14,8 @@
 #if defined(__CUDACC__)
 #define KERNEL(name, Args, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#define KERNEL_RESIDENT(name, Args, threads, blocks) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #define INFINITY_F __int_as_float(0x7f800000)
 #define NAN_F __int_as_float(0x7fffffff)
 template <class T>
@@ -27,6 +30,7 @@ __device__ __forceinline__ T* dynamic_shared() {
 }
 #else
 #include "cuda_on_host.h"
+#define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
 #define INFINITY_F __builtin_inff()
 #define NAN_F __builtin_nanf("")
 #endif
@@ -82,6 +86,32 @@ __device__ __forceinline__ f16 from_float<f16>(float value) {
   return f16{(unsigned short)value};
 #else
   return f16{float_to_half_bits(value)};
+#endif
+}
+
+// ---- arithmetic that CUDA C++ has no name for ----
+
+// 2^x to two units in the last place, exactly 0 below the normal numbers, NaN for NaN: one instruction.
+__device__ __forceinline__ float exp2_flushed(float x) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#elif defined(__CUDACC__)
+  return x;  // nvcc's own host pass: never run
+#else
+  return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}
+
+// The larger one, NaN when either is: fmaxf would drop it.
+__device__ __forceinline__ float max_nan(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+#else
+  return a != a || a > b ? a : b;
 #endif
 }
 

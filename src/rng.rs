@@ -33,7 +33,11 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 /// Words live in the low halves of 64-bit lanes, where a multiplication of two needs no shuffles; what stands in the
 /// high halves is never looked at.
 #[inline(always)]
-pub fn philox_lanes<const L: usize>(counter: [[u32; L]; 4], key: [u32; 2], out: &mut [[u32; 4]; L]) {
+pub fn philox_lanes<const L: usize>(
+    counter: [[u32; L]; 4],
+    key: [u32; 2],
+    out: &mut [[u32; 4]; L],
+) {
     const LOW: u64 = 0xFFFF_FFFF;
     let mut c = counter.map(|words| words.map(u64::from));
     let mut k = key;

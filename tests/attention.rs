@@ -193,7 +193,9 @@ impl Case<f64> {
                         row * head_dim..(row + 1) * head_dim
                     };
                     let keys: Vec<usize> = (bounds[0]..bounds[1])
-                        .filter(|key| self.sees(query - bounds[0], key - bounds[0], bounds[1] - bounds[0]))
+                        .filter(|key| {
+                            self.sees(query - bounds[0], key - bounds[0], bounds[1] - bounds[0])
+                        })
                         .collect();
                     let scores: Vec<f64> = keys
                         .iter()
@@ -520,8 +522,7 @@ fn bad_arguments_are_errors() {
 /// Keys that no query of the mask sees may be anything: they are never read into arithmetic.
 #[test]
 fn nothing_unseen_is_read() {
-    let spec =
-        Attention { mask: Mask::BlockDiffusion { block: 4 }, ..Attention::causal(2, 1, 16) };
+    let spec = Attention { mask: Mask::BlockDiffusion { block: 4 }, ..Attention::causal(2, 1, 16) };
     let mut case = Case::<f32>::new(spec, &[70], 21);
     let dout: Vec<f32> = normal(case.q.len(), 22);
     let (out, _) = case.run();

@@ -105,7 +105,8 @@ impl Case {
                 .map(|s| {
                     let done = cache.length(1, s).unwrap();
                     let start = self.segments[s] + done;
-                    start..(start + if done == 0 { prompt } else { chunk }).min(self.segments[s + 1])
+                    start
+                        ..(start + if done == 0 { prompt } else { chunk }).min(self.segments[s + 1])
                 })
                 .collect();
             let segments = offsets(&ranges.iter().map(|r| r.len()).collect::<Vec<_>>());
@@ -161,9 +162,7 @@ fn against_the_cpu(spec: Attention, lengths: &[usize], dtypes: &[DType]) {
         let [want_out, want_dq, want_dk, want_dv] = case.run(&Device::Cpu);
         let what = |name: &str| format!("{name} of {dtype}, {spec:?}, {lengths:?}");
         close(&out, &want_out, tolerance(dtype), &what("out"));
-        for (got, want, name) in
-            [(dq, want_dq, "dq"), (dk, want_dk, "dk"), (dv, want_dv, "dv")]
-        {
+        for (got, want, name) in [(dq, want_dq, "dq"), (dk, want_dk, "dk"), (dv, want_dv, "dv")] {
             close_gradients(&got, &want, 3.0 * tolerance(dtype), &what(name));
         }
     }
@@ -214,7 +213,8 @@ fn masks_of_block_diffusion() {
         against_the_cpu(spec, &[134, 2, 0, 18], &[DType::F32, DType::Bf16]);
     }
     let device = devices::emulated();
-    let case = Case::new(Attention { mask: Mask::BlockCausal { block: 4 }, ..base }, &[24], DType::Bf16);
+    let case =
+        Case::new(Attention { mask: Mask::BlockCausal { block: 4 }, ..base }, &[24], DType::Bf16);
     let packed = bits(&case.forward(&device));
     assert_eq!(case.cached(&device, 8, 4), packed);
     assert_eq!(case.cached(&device, 12, 8), packed);
@@ -239,7 +239,11 @@ fn keys_that_a_query_does_not_see_may_be_nan() {
                 *x = tensor(values, x.shape(), dtype);
             }
             let dirty = case.forward(&device);
-            assert_eq!(bits(&dirty)[50 * 32..51 * 32], clean[50 * 32..51 * 32], "{dtype} {window:?}");
+            assert_eq!(
+                bits(&dirty)[50 * 32..51 * 32],
+                clean[50 * 32..51 * 32],
+                "{dtype} {window:?}"
+            );
             assert!(widened(&dirty)[51 * 32..].iter().all(|x| !x.is_finite()));
         }
     }
@@ -259,7 +263,11 @@ fn cached_is_packed_to_the_bit() {
             let case = Case::new(spec, lengths, dtype);
             let packed = bits(&case.forward(&device));
             for (prompt, chunk) in [(60, 1), (5, 13), (1000, 1)] {
-                assert_eq!(case.cached(&device, prompt, chunk), packed, "{dtype} {spec:?} {prompt}");
+                assert_eq!(
+                    case.cached(&device, prompt, chunk),
+                    packed,
+                    "{dtype} {spec:?} {prompt}"
+                );
             }
         }
     }
@@ -323,7 +331,8 @@ fn another_sequence_may_be_nan() {
         for (dirty, clean) in case.run(&device).iter().zip(&clean) {
             let [dirty, clean] = [dirty, clean].map(|x| x.to_device(&Device::Cpu).unwrap());
             for range in [0..20, 29..59] {
-                let [dirty, clean] = [&dirty, &clean].map(|x| bits(&x.rows(range.clone()).unwrap()));
+                let [dirty, clean] =
+                    [&dirty, &clean].map(|x| bits(&x.rows(range.clone()).unwrap()));
                 assert_eq!(dirty, clean, "{dtype}");
             }
             assert!(dirty.rows(20..29).unwrap().to_f32s().unwrap()[0].is_nan());
@@ -337,7 +346,8 @@ fn kept_and_forked_sequences_go_on_with_the_same_bits() {
     let spec = Attention::causal(2, 1, 8);
     let case = Case::new(spec, &[70, 10, 66], DType::Bf16);
     let want = bits(&case.forward(&device));
-    let on = |x: &Tensor, tokens: &[usize]| ops::gather(x, tokens).unwrap().to_device(&device).unwrap();
+    let on =
+        |x: &Tensor, tokens: &[usize]| ops::gather(x, tokens).unwrap().to_device(&device).unwrap();
     let mut cache = KvCache::new_on(&device, DType::Bf16, 2, 3, [1, 8], 80).unwrap();
     let all_but_last: Vec<usize> = (0..69).chain(70..79).chain(80..145).collect();
     let [_, k, v] = case.qkv.each_ref().map(|x| on(x, &all_but_last));

@@ -88,7 +88,8 @@ fn hidden_states_and_gradients_are_the_cpus() {
                 let model = on(&model, device);
                 let (logprob, entropy) = logprobs(&model, &batch, 0.9).unwrap();
                 let mut gradients = Gradients::new();
-                let loss = ops::sum(&ops::add(&logprob, &ops::scale(&entropy, 0.3).unwrap()).unwrap());
+                let loss =
+                    ops::sum(&ops::add(&logprob, &ops::scale(&entropy, 0.3).unwrap()).unwrap());
                 autograd::backward(&loss.unwrap(), &mut gradients).unwrap();
                 let gradients: Vec<(String, Vec<f32>)> = model
                     .parameters()

@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (a training run after its checkpoint). An error
 //! is one or two lines on standard error. A closed pipe ends the output, silently.
 
+mod bench;
 mod devices;
 mod generate;
 mod list;
@@ -36,6 +37,8 @@ enum Command {
         /// The run directory
         dir: PathBuf,
     },
+    /// Measure the kernels on this machine: time, percent of a measured bound, correctness
+    Bench(bench::BenchArgs),
     /// Show what this machine computes with
     Devices,
     /// List what is built in
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report { dir } => report(&dir),
+        Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
         Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),
     };

@@ -305,13 +305,14 @@ impl Decoder {
         Ok(states)
     }
 
-    /// A cache for generating `sequences` sequences of up to `capacity` tokens each.
+    /// A cache for generating `sequences` sequences of up to `capacity` tokens each, where the weights are.
     ///
     /// # Errors
     /// None for a model that was built.
     pub fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
         let c = self.config();
-        KvCache::new(self.dtype(), c.layers, sequences, c.kv_heads, c.head_dim, capacity)
+        let heads = [c.kv_heads, c.head_dim];
+        KvCache::new_on(&self.device(), self.dtype(), c.layers, sequences, heads, capacity)
     }
 
     /// The hidden states of new tokens that continue the cached sequences, which grow by them. No gradients.
@@ -326,7 +327,7 @@ impl Decoder {
             let angles = self.shape.angles(tokens);
             for (layer, block) in self.blocks.iter().enumerate() {
                 let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
-                    cache.append(layer, k.floats()?, v.floats()?, tokens.segments)?;
+                    ops::append_to_cache(cache, layer, k, v, tokens.segments)?;
                     ops::cached_attention(q, &block.attention, cache, layer, tokens.segments)
                 };
                 let get = |index| self.parameters.get(index);

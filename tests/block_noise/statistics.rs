@@ -61,10 +61,8 @@ fn measured(noise: &Noise, blocks: usize) -> Moments {
 }
 
 fn near(what: &str, got: Moments, want: Moments, tolerance: Moments) {
-    for ((name, tolerance), (got, want)) in ["E[S]/B", "Var[S]", "P(S=0)", "masked"]
-        .iter()
-        .zip(tolerance)
-        .zip(got.iter().zip(&want))
+    for ((name, tolerance), (got, want)) in
+        ["E[S]/B", "Var[S]", "P(S=0)", "masked"].iter().zip(tolerance).zip(got.iter().zip(&want))
     {
         assert!((got - want).abs() <= tolerance, "{what}: {name} is {got}, wanted {want}");
     }
@@ -79,8 +77,8 @@ fn the_integrals_are_the_published_figures() {
     let clip = |b, draw| expected(&noise(b, Rate::Clip, draw, Weight::Rate));
     for b in [2usize, 4, 8, 16] {
         let of = b as f64;
-        let none = (1.0 - 1.0 / of).powi(b as i32 + 1) / (of + 1.0)
-            + (1.0 - 1.0 / of).powi(b as i32) / of;
+        let none =
+            (1.0 - 1.0 / of).powi(b as i32 + 1) / (of + 1.0) + (1.0 - 1.0 / of).powi(b as i32) / of;
         let want = [1.0, of * of.ln(), none, (1.0 + 1.0 / (of * of)) / 2.0];
         near(&format!("clip {b}"), clip(b, FREE), want, [1e-3, 0.02, 1e-4, 1e-4]);
     }
@@ -117,7 +115,8 @@ fn draws_have_the_moments_of_the_integrals() {
             let blocks = 300_000;
             let (got, want) = (measured(&noise, blocks), expected(&noise));
             let n = (blocks as f64).sqrt();
-            let tolerance = [4.5 * want[1].sqrt() / n / b as f64, 0.03 * want[1], 4.5 * 0.5 / n, 4.5 * 0.5 / n];
+            let tolerance =
+                [4.5 * want[1].sqrt() / n / b as f64, 0.03 * want[1], 4.5 * 0.5 / n, 4.5 * 0.5 / n];
             near(&format!("{noise:?}"), got, want, tolerance);
             if weight == Weight::Unbiased {
                 assert!((want[0] - 1.0).abs() < 1e-9, "{noise:?} is biased: {}", want[0]);
@@ -128,7 +127,8 @@ fn draws_have_the_moments_of_the_integrals() {
 
 #[test]
 fn strata_are_all_taken_and_spread_the_levels() {
-    let noise = Noise { strata: 64, ..noise(4, Rate::Range { low: 1e-6, high: 1.0 }, FREE, Weight::Rate) };
+    let noise =
+        Noise { strata: 64, ..noise(4, Rate::Range { low: 1e-6, high: 1.0 }, FREE, Weight::Rate) };
     let rates = Batch::new(noise, 1, 4 * 64 * 50).run().rate;
     let mut orders = Vec::new();
     for run in rates.chunks(64) {

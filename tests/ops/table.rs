@@ -27,29 +27,13 @@ pub struct Case {
 }
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
-pub const TESTED_ELSEWHERE: &[(&str, &str)] =
-    &[("cast", "tests/autograd.rs"), ("cached_attention", "tests/decoder.rs")];
-
-/// Operations that other devices do not have yet.
-pub const CPU_ONLY: &[&str] = &[
-    "embedding",
-    "rope",
-    "rope_with",
-    "gather",
-    "concat",
-    "rows",
-    "rms_norm",
-    "layer_norm",
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "silu_mul",
-    "gelu_tanh_mul",
-    "softmax",
-    "log_softmax",
-    "attention",
-    "logprob",
-    "linear_logprob",
+pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
+    ("append_to_cache", "tests/emulated_attention.rs"),
+    ("block_noise", "tests/block_noise.rs"),
+    ("cached_attention", "tests/decoder.rs"),
+    ("cast", "tests/autograd.rs"),
+    ("vq_lookup", "tests/token_decode.rs"),
+    ("vq_quantize", "tests/token_decode.rs"),
 ];
 
 fn size(draws: &mut Sequence, from: u32, below: u32) -> usize {

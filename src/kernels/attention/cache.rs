@@ -350,7 +350,9 @@ impl KvCache {
             None => "host".to_owned(),
             Some(gpu) => gpu.describe(),
         };
-        Error::unsupported(format!("KV cache: in {own} memory, but the tokens are in {given} memory"))
+        Error::unsupported(format!(
+            "KV cache: in {own} memory, but the tokens are in {given} memory"
+        ))
     }
 
     fn wrong_dtype(&self, given: &[(&str, DType)]) -> Error {

@@ -218,10 +218,12 @@ fn check_segments(mask: Mask, segments: &[usize], tokens: usize) -> Result<()> {
     }
     let odd = |bounds: &[usize]| !(bounds[1] - bounds[0]).is_multiple_of(2);
     match segments.windows(2).position(odd) {
-        Some(sequence) if matches!(mask, Mask::BlockDiffusion { .. }) => Err(Error::shape(format!(
-            "attention: sequence {sequence} has {} tokens; block diffusion needs a noised and a clean copy of equal length",
-            segments[sequence + 1] - segments[sequence]
-        ))),
+        Some(sequence) if matches!(mask, Mask::BlockDiffusion { .. }) => {
+            Err(Error::shape(format!(
+                "attention: sequence {sequence} has {} tokens; block diffusion needs a noised and a clean copy of equal length",
+                segments[sequence + 1] - segments[sequence]
+            )))
+        }
         _ => Ok(()),
     }
 }

@@ -47,9 +47,7 @@ impl Curve {
             Curve::Square => 2.0 * level / rate,
             Curve::SquareRoot => 0.5 / (level.sqrt() * rate),
             Curve::Log => 1.0 / ((1.0 + level) * level.ln_1p()),
-            Curve::Cosine => {
-                (1.0 - EPS) * FRAC_PI_2 * (level * FRAC_PI_2).sin() / (rate + EPS)
-            }
+            Curve::Cosine => (1.0 - EPS) * FRAC_PI_2 * (level * FRAC_PI_2).sin() / (rate + EPS),
         }
     }
 }

@@ -305,12 +305,7 @@ fn forced_weight(rate: f32, places: u32) -> f32 {
 
 /// Sets the `count` least eligible keys to 0 and the others to 2, of equal keys the earlier being the lesser, and
 /// returns the bound between them.
-fn mark_least(
-    keys: &mut [u32],
-    eligible: Option<&[u8]>,
-    count: u32,
-    ranked: &mut Vec<u64>,
-) -> u32 {
+fn mark_least(keys: &mut [u32], eligible: Option<&[u8]>, count: u32, ranked: &mut Vec<u64>) -> u32 {
     ranked.clear();
     for (place, key) in keys.iter_mut().enumerate() {
         if eligible.is_none_or(|eligible| eligible[place] != 0) {

@@ -5,7 +5,8 @@ use super::Segments;
 use crate::DType;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::args::{ATTENTION_TILE_ROWS, AttentionShape, MASK_BLOCK_CAUSAL, MASK_BLOCK_DIFFUSION, MASK_CAUSAL,
+use crate::kernels::args::{
+    ATTENTION_TILE_ROWS, AttentionShape, MASK_BLOCK_CAUSAL, MASK_BLOCK_DIFFUSION, MASK_CAUSAL,
     MASK_FULL,
 };
 use crate::kernels::attention::{Attention, Mask};
