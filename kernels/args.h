@@ -7,5 +7,6 @@
 #include "args/elementwise.h"
 #include "args/linear_logprob.h"
 #include "args/logprob.h"
+#include "args/policy_loss.h"
 #include "args/reduce.h"
 #endif
