@@ -1150,6 +1150,278 @@ const _: () = {
     ["Offset of field: LogprobBothArgs::dentropy"]
         [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
 };
+pub const SURROGATE_PPO_CLIP: Surrogate = 0;
+pub type Surrogate = ::core::ffi::c_uint;
+pub const KL_NONE: KlEstimator = 0;
+pub const KL_K1: KlEstimator = 1;
+pub const KL_K2: KlEstimator = 2;
+pub const KL_K3: KlEstimator = 3;
+pub const KL_ABS: KlEstimator = 4;
+pub type KlEstimator = ::core::ffi::c_uint;
+pub const AGGREGATION_TOKEN_MEAN: Aggregation = 0;
+pub const AGGREGATION_SEQUENCE_MEAN_TOKEN_MEAN: Aggregation = 1;
+pub const AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM: Aggregation = 2;
+pub const AGGREGATION_TOKEN_SUM: Aggregation = 3;
+pub type Aggregation = ::core::ffi::c_uint;
+pub const POLICY_LOSS_BLOCK: PolicyLossShape = 2048;
+pub type PolicyLossShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AggregationRule {
+    pub length: f64,
+    pub mode: u32,
+    pub all_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AggregationRule"][::core::mem::size_of::<AggregationRule>() - 16usize];
+    ["Alignment of AggregationRule"][::core::mem::align_of::<AggregationRule>() - 8usize];
+    ["Offset of field: AggregationRule::length"]
+        [::core::mem::offset_of!(AggregationRule, length) - 0usize];
+    ["Offset of field: AggregationRule::mode"]
+        [::core::mem::offset_of!(AggregationRule, mode) - 8usize];
+    ["Offset of field: AggregationRule::all_rows"]
+        [::core::mem::offset_of!(AggregationRule, all_rows) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ClipBounds {
+    pub high_positive: f32,
+    pub low_negative: f32,
+    pub high_negative: f32,
+    pub report_high: f32,
+    pub report_low: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ClipBounds"][::core::mem::size_of::<ClipBounds>() - 24usize];
+    ["Alignment of ClipBounds"][::core::mem::align_of::<ClipBounds>() - 4usize];
+    ["Offset of field: ClipBounds::high_positive"]
+        [::core::mem::offset_of!(ClipBounds, high_positive) - 0usize];
+    ["Offset of field: ClipBounds::low_negative"]
+        [::core::mem::offset_of!(ClipBounds, low_negative) - 4usize];
+    ["Offset of field: ClipBounds::high_negative"]
+        [::core::mem::offset_of!(ClipBounds, high_negative) - 8usize];
+    ["Offset of field: ClipBounds::report_high"]
+        [::core::mem::offset_of!(ClipBounds, report_high) - 12usize];
+    ["Offset of field: ClipBounds::report_low"]
+        [::core::mem::offset_of!(ClipBounds, report_low) - 16usize];
+    ["Offset of field: ClipBounds::unused"][::core::mem::offset_of!(ClipBounds, unused) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ObjectiveRule {
+    pub clip: ClipBounds,
+    pub of_loss: AggregationRule,
+    pub of_entropy: AggregationRule,
+    pub log_ratio_limit: f32,
+    pub kl_coefficient: f32,
+    pub kl_argument_limit: f32,
+    pub kl_value_limit: f32,
+    pub entropy_coefficient: f32,
+    pub surrogate: u32,
+    pub kl: u32,
+    pub kl_bias_correction: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ObjectiveRule"][::core::mem::size_of::<ObjectiveRule>() - 88usize];
+    ["Alignment of ObjectiveRule"][::core::mem::align_of::<ObjectiveRule>() - 8usize];
+    ["Offset of field: ObjectiveRule::clip"][::core::mem::offset_of!(ObjectiveRule, clip) - 0usize];
+    ["Offset of field: ObjectiveRule::of_loss"]
+        [::core::mem::offset_of!(ObjectiveRule, of_loss) - 24usize];
+    ["Offset of field: ObjectiveRule::of_entropy"]
+        [::core::mem::offset_of!(ObjectiveRule, of_entropy) - 40usize];
+    ["Offset of field: ObjectiveRule::log_ratio_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, log_ratio_limit) - 56usize];
+    ["Offset of field: ObjectiveRule::kl_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_coefficient) - 60usize];
+    ["Offset of field: ObjectiveRule::kl_argument_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_argument_limit) - 64usize];
+    ["Offset of field: ObjectiveRule::kl_value_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_value_limit) - 68usize];
+    ["Offset of field: ObjectiveRule::entropy_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, entropy_coefficient) - 72usize];
+    ["Offset of field: ObjectiveRule::surrogate"]
+        [::core::mem::offset_of!(ObjectiveRule, surrogate) - 76usize];
+    ["Offset of field: ObjectiveRule::kl"][::core::mem::offset_of!(ObjectiveRule, kl) - 80usize];
+    ["Offset of field: ObjectiveRule::kl_bias_correction"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_bias_correction) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossMetrics {
+    pub loss: f64,
+    pub policy_loss: f64,
+    pub kl_loss: f64,
+    pub entropy_loss: f64,
+    pub clip_fraction: f64,
+    pub clip_fraction_high: f64,
+    pub clip_fraction_low: f64,
+    pub dual_clip_fraction: f64,
+    pub approx_kl: f64,
+    pub kl: f64,
+    pub ratio_mean: f64,
+    pub ratio_max: f64,
+    pub entropy: f64,
+    pub live_tokens: u64,
+    pub live_sequences: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossMetrics"][::core::mem::size_of::<PolicyLossMetrics>() - 120usize];
+    ["Alignment of PolicyLossMetrics"][::core::mem::align_of::<PolicyLossMetrics>() - 8usize];
+    ["Offset of field: PolicyLossMetrics::loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, loss) - 0usize];
+    ["Offset of field: PolicyLossMetrics::policy_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, policy_loss) - 8usize];
+    ["Offset of field: PolicyLossMetrics::kl_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, kl_loss) - 16usize];
+    ["Offset of field: PolicyLossMetrics::entropy_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, entropy_loss) - 24usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction) - 32usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction_high"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_high) - 40usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction_low"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_low) - 48usize];
+    ["Offset of field: PolicyLossMetrics::dual_clip_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, dual_clip_fraction) - 56usize];
+    ["Offset of field: PolicyLossMetrics::approx_kl"]
+        [::core::mem::offset_of!(PolicyLossMetrics, approx_kl) - 64usize];
+    ["Offset of field: PolicyLossMetrics::kl"]
+        [::core::mem::offset_of!(PolicyLossMetrics, kl) - 72usize];
+    ["Offset of field: PolicyLossMetrics::ratio_mean"]
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_mean) - 80usize];
+    ["Offset of field: PolicyLossMetrics::ratio_max"]
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_max) - 88usize];
+    ["Offset of field: PolicyLossMetrics::entropy"]
+        [::core::mem::offset_of!(PolicyLossMetrics, entropy) - 96usize];
+    ["Offset of field: PolicyLossMetrics::live_tokens"]
+        [::core::mem::offset_of!(PolicyLossMetrics, live_tokens) - 104usize];
+    ["Offset of field: PolicyLossMetrics::live_sequences"]
+        [::core::mem::offset_of!(PolicyLossMetrics, live_sequences) - 112usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossSums {
+    pub policy_loss: f64,
+    pub kl_loss: f64,
+    pub entropy_loss: f64,
+    pub log_ratio: f64,
+    pub kl: f64,
+    pub ratio: f64,
+    pub ratio_max: f64,
+    pub entropy: f64,
+    pub clipped_high: u64,
+    pub clipped_low: u64,
+    pub clipped_dual: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossSums"][::core::mem::size_of::<PolicyLossSums>() - 88usize];
+    ["Alignment of PolicyLossSums"][::core::mem::align_of::<PolicyLossSums>() - 8usize];
+    ["Offset of field: PolicyLossSums::policy_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, policy_loss) - 0usize];
+    ["Offset of field: PolicyLossSums::kl_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, kl_loss) - 8usize];
+    ["Offset of field: PolicyLossSums::entropy_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, entropy_loss) - 16usize];
+    ["Offset of field: PolicyLossSums::log_ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, log_ratio) - 24usize];
+    ["Offset of field: PolicyLossSums::kl"][::core::mem::offset_of!(PolicyLossSums, kl) - 32usize];
+    ["Offset of field: PolicyLossSums::ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio) - 40usize];
+    ["Offset of field: PolicyLossSums::ratio_max"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio_max) - 48usize];
+    ["Offset of field: PolicyLossSums::entropy"]
+        [::core::mem::offset_of!(PolicyLossSums, entropy) - 56usize];
+    ["Offset of field: PolicyLossSums::clipped_high"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_high) - 64usize];
+    ["Offset of field: PolicyLossSums::clipped_low"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_low) - 72usize];
+    ["Offset of field: PolicyLossSums::clipped_dual"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_dual) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossArgs {
+    pub logprob: *const f32,
+    pub old_logprob: *const f32,
+    pub advantage: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub reference: *const f32,
+    pub entropy: *const f32,
+    pub weight: *const f32,
+    pub dlogprob: *mut f32,
+    pub dentropy: *mut f32,
+    pub live: *mut u32,
+    pub counts: *mut u64,
+    pub sums: *mut PolicyLossSums,
+    pub metrics: *mut PolicyLossMetrics,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub total_tokens: f64,
+    pub total_sequences: f64,
+    pub scale: f64,
+    pub advantage_per_token: u32,
+    pub unused: u32,
+    pub objective: ObjectiveRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossArgs"][::core::mem::size_of::<PolicyLossArgs>() - 256usize];
+    ["Alignment of PolicyLossArgs"][::core::mem::align_of::<PolicyLossArgs>() - 8usize];
+    ["Offset of field: PolicyLossArgs::logprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, logprob) - 0usize];
+    ["Offset of field: PolicyLossArgs::old_logprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, old_logprob) - 8usize];
+    ["Offset of field: PolicyLossArgs::advantage"]
+        [::core::mem::offset_of!(PolicyLossArgs, advantage) - 16usize];
+    ["Offset of field: PolicyLossArgs::mask"]
+        [::core::mem::offset_of!(PolicyLossArgs, mask) - 24usize];
+    ["Offset of field: PolicyLossArgs::offsets"]
+        [::core::mem::offset_of!(PolicyLossArgs, offsets) - 32usize];
+    ["Offset of field: PolicyLossArgs::reference"]
+        [::core::mem::offset_of!(PolicyLossArgs, reference) - 40usize];
+    ["Offset of field: PolicyLossArgs::entropy"]
+        [::core::mem::offset_of!(PolicyLossArgs, entropy) - 48usize];
+    ["Offset of field: PolicyLossArgs::weight"]
+        [::core::mem::offset_of!(PolicyLossArgs, weight) - 56usize];
+    ["Offset of field: PolicyLossArgs::dlogprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, dlogprob) - 64usize];
+    ["Offset of field: PolicyLossArgs::dentropy"]
+        [::core::mem::offset_of!(PolicyLossArgs, dentropy) - 72usize];
+    ["Offset of field: PolicyLossArgs::live"]
+        [::core::mem::offset_of!(PolicyLossArgs, live) - 80usize];
+    ["Offset of field: PolicyLossArgs::counts"]
+        [::core::mem::offset_of!(PolicyLossArgs, counts) - 88usize];
+    ["Offset of field: PolicyLossArgs::sums"]
+        [::core::mem::offset_of!(PolicyLossArgs, sums) - 96usize];
+    ["Offset of field: PolicyLossArgs::metrics"]
+        [::core::mem::offset_of!(PolicyLossArgs, metrics) - 104usize];
+    ["Offset of field: PolicyLossArgs::status"]
+        [::core::mem::offset_of!(PolicyLossArgs, status) - 112usize];
+    ["Offset of field: PolicyLossArgs::tokens"]
+        [::core::mem::offset_of!(PolicyLossArgs, tokens) - 120usize];
+    ["Offset of field: PolicyLossArgs::sequences"]
+        [::core::mem::offset_of!(PolicyLossArgs, sequences) - 128usize];
+    ["Offset of field: PolicyLossArgs::total_tokens"]
+        [::core::mem::offset_of!(PolicyLossArgs, total_tokens) - 136usize];
+    ["Offset of field: PolicyLossArgs::total_sequences"]
+        [::core::mem::offset_of!(PolicyLossArgs, total_sequences) - 144usize];
+    ["Offset of field: PolicyLossArgs::scale"]
+        [::core::mem::offset_of!(PolicyLossArgs, scale) - 152usize];
+    ["Offset of field: PolicyLossArgs::advantage_per_token"]
+        [::core::mem::offset_of!(PolicyLossArgs, advantage_per_token) - 160usize];
+    ["Offset of field: PolicyLossArgs::unused"]
+        [::core::mem::offset_of!(PolicyLossArgs, unused) - 164usize];
+    ["Offset of field: PolicyLossArgs::objective"]
+        [::core::mem::offset_of!(PolicyLossArgs, objective) - 168usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RowSumArgs {

@@ -12,6 +12,7 @@
 #include "args/layer_norm.h"
 #include "args/linear_logprob.h"
 #include "args/logprob.h"
+#include "args/policy_loss.h"
 #include "args/reduce.h"
 #include "args/rms_norm.h"
 #include "args/rope.h"
