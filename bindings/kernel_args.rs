@@ -208,8 +208,94 @@ const _: () = {
         [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
     ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
 };
+pub const ADVANTAGE_ONE: AdvantageFactor = 0;
+pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
+pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
+pub type AdvantageFactor = ::core::ffi::c_uint;
+pub const ADVANTAGE_DEGENERATE: AdvantageFlag = 1;
+pub const ADVANTAGE_SINGLETON: AdvantageFlag = 2;
+pub const ADVANTAGE_NAN: AdvantageFlag = 4;
+pub type AdvantageFlag = ::core::ffi::c_uint;
+pub const ADVANTAGE_WARP_GROUP: AdvantageShape = 256;
+pub type AdvantageShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageArgs {
+    pub rewards: *const f32,
+    pub offsets: *const i64,
+    pub order: *const i32,
+    pub batch_std: *const f64,
+    pub advantage: *mut f32,
+    pub mean: *mut f32,
+    pub std: *mut f32,
+    pub flags: *mut u8,
+    pub counts: *mut u64,
+    pub status: *mut u32,
+    pub responses: i64,
+    pub groups: i64,
+    pub epsilon: f64,
+    pub least_std: f64,
+    pub factor: u32,
+    pub singleton_reward: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 120usize];
+    ["Alignment of AdvantageArgs"][::core::mem::align_of::<AdvantageArgs>() - 8usize];
+    ["Offset of field: AdvantageArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageArgs, offsets) - 8usize];
+    ["Offset of field: AdvantageArgs::order"]
+        [::core::mem::offset_of!(AdvantageArgs, order) - 16usize];
+    ["Offset of field: AdvantageArgs::batch_std"]
+        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 24usize];
+    ["Offset of field: AdvantageArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageArgs, advantage) - 32usize];
+    ["Offset of field: AdvantageArgs::mean"]
+        [::core::mem::offset_of!(AdvantageArgs, mean) - 40usize];
+    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 48usize];
+    ["Offset of field: AdvantageArgs::flags"]
+        [::core::mem::offset_of!(AdvantageArgs, flags) - 56usize];
+    ["Offset of field: AdvantageArgs::counts"]
+        [::core::mem::offset_of!(AdvantageArgs, counts) - 64usize];
+    ["Offset of field: AdvantageArgs::status"]
+        [::core::mem::offset_of!(AdvantageArgs, status) - 72usize];
+    ["Offset of field: AdvantageArgs::responses"]
+        [::core::mem::offset_of!(AdvantageArgs, responses) - 80usize];
+    ["Offset of field: AdvantageArgs::groups"]
+        [::core::mem::offset_of!(AdvantageArgs, groups) - 88usize];
+    ["Offset of field: AdvantageArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 96usize];
+    ["Offset of field: AdvantageArgs::least_std"]
+        [::core::mem::offset_of!(AdvantageArgs, least_std) - 104usize];
+    ["Offset of field: AdvantageArgs::factor"]
+        [::core::mem::offset_of!(AdvantageArgs, factor) - 112usize];
+    ["Offset of field: AdvantageArgs::singleton_reward"]
+        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 116usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageBatchArgs {
+    pub rewards: *const f32,
+    pub std: *mut f64,
+    pub responses: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageBatchArgs"][::core::mem::size_of::<AdvantageBatchArgs>() - 24usize];
+    ["Alignment of AdvantageBatchArgs"][::core::mem::align_of::<AdvantageBatchArgs>() - 8usize];
+    ["Offset of field: AdvantageBatchArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageBatchArgs::std"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
+    ["Offset of field: AdvantageBatchArgs::responses"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
 pub const MASK_CAUSAL: AttentionMask = 0;
 pub const MASK_FULL: AttentionMask = 1;
+pub const MASK_BLOCK_CAUSAL: AttentionMask = 2;
+pub const MASK_BLOCK_DIFFUSION: AttentionMask = 3;
 pub type AttentionMask = ::core::ffi::c_uint;
 pub const ATTENTION_PAGE: AttentionSize = 64;
 pub const ATTENTION_GROUP: AttentionSize = 512;
@@ -227,13 +313,15 @@ pub struct AttentionShape {
     pub head_dim: i32,
     pub mask: u32,
     pub window: i32,
+    pub block: i32,
+    pub unused: i32,
     pub scale: f32,
     pub softcap: f32,
     pub status: *mut u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 64usize];
+    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 72usize];
     ["Alignment of AttentionShape"][::core::mem::align_of::<AttentionShape>() - 8usize];
     ["Offset of field: AttentionShape::segments"]
         [::core::mem::offset_of!(AttentionShape, segments) - 0usize];
@@ -253,12 +341,16 @@ const _: () = {
         [::core::mem::offset_of!(AttentionShape, mask) - 40usize];
     ["Offset of field: AttentionShape::window"]
         [::core::mem::offset_of!(AttentionShape, window) - 44usize];
+    ["Offset of field: AttentionShape::block"]
+        [::core::mem::offset_of!(AttentionShape, block) - 48usize];
+    ["Offset of field: AttentionShape::unused"]
+        [::core::mem::offset_of!(AttentionShape, unused) - 52usize];
     ["Offset of field: AttentionShape::scale"]
-        [::core::mem::offset_of!(AttentionShape, scale) - 48usize];
+        [::core::mem::offset_of!(AttentionShape, scale) - 56usize];
     ["Offset of field: AttentionShape::softcap"]
-        [::core::mem::offset_of!(AttentionShape, softcap) - 52usize];
+        [::core::mem::offset_of!(AttentionShape, softcap) - 60usize];
     ["Offset of field: AttentionShape::status"]
-        [::core::mem::offset_of!(AttentionShape, status) - 56usize];
+        [::core::mem::offset_of!(AttentionShape, status) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -280,36 +372,36 @@ pub struct AttentionForwardArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 152usize];
+    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 160usize];
     ["Alignment of AttentionForwardArgs"][::core::mem::align_of::<AttentionForwardArgs>() - 8usize];
     ["Offset of field: AttentionForwardArgs::shape"]
         [::core::mem::offset_of!(AttentionForwardArgs, shape) - 0usize];
     ["Offset of field: AttentionForwardArgs::q"]
-        [::core::mem::offset_of!(AttentionForwardArgs, q) - 64usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, q) - 72usize];
     ["Offset of field: AttentionForwardArgs::k"]
-        [::core::mem::offset_of!(AttentionForwardArgs, k) - 72usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, k) - 80usize];
     ["Offset of field: AttentionForwardArgs::v"]
-        [::core::mem::offset_of!(AttentionForwardArgs, v) - 80usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, v) - 88usize];
     ["Offset of field: AttentionForwardArgs::pages"]
-        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 88usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 96usize];
     ["Offset of field: AttentionForwardArgs::out"]
-        [::core::mem::offset_of!(AttentionForwardArgs, out) - 96usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, out) - 104usize];
     ["Offset of field: AttentionForwardArgs::logsumexp"]
-        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 104usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 112usize];
     ["Offset of field: AttentionForwardArgs::partial"]
-        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 112usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 120usize];
     ["Offset of field: AttentionForwardArgs::statistics"]
-        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 120usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 128usize];
     ["Offset of field: AttentionForwardArgs::page_offset"]
-        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 128usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 136usize];
     ["Offset of field: AttentionForwardArgs::pages_per_sequence"]
-        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 136usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 144usize];
     ["Offset of field: AttentionForwardArgs::groups"]
-        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 140usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 148usize];
     ["Offset of field: AttentionForwardArgs::vector"]
-        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 144usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 152usize];
     ["Offset of field: AttentionForwardArgs::unused"]
-        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 148usize];
+        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 156usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -386,33 +478,33 @@ pub struct AttentionBackwardArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 144usize];
+    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 152usize];
     ["Alignment of AttentionBackwardArgs"]
         [::core::mem::align_of::<AttentionBackwardArgs>() - 8usize];
     ["Offset of field: AttentionBackwardArgs::shape"]
         [::core::mem::offset_of!(AttentionBackwardArgs, shape) - 0usize];
     ["Offset of field: AttentionBackwardArgs::q"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 64usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 72usize];
     ["Offset of field: AttentionBackwardArgs::k"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 72usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 80usize];
     ["Offset of field: AttentionBackwardArgs::v"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 80usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 88usize];
     ["Offset of field: AttentionBackwardArgs::dout"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 88usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 96usize];
     ["Offset of field: AttentionBackwardArgs::logsumexp"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 96usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 104usize];
     ["Offset of field: AttentionBackwardArgs::delta"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 104usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 112usize];
     ["Offset of field: AttentionBackwardArgs::dq"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 112usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 120usize];
     ["Offset of field: AttentionBackwardArgs::dk"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 120usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 128usize];
     ["Offset of field: AttentionBackwardArgs::dv"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 128usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 136usize];
     ["Offset of field: AttentionBackwardArgs::vector"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 136usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 144usize];
     ["Offset of field: AttentionBackwardArgs::unused"]
-        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 140usize];
+        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -474,6 +566,103 @@ const _: () = {
         [::core::mem::offset_of!(CacheCopyArgs, count) - 8usize];
     ["Offset of field: CacheCopyArgs::page_bytes"]
         [::core::mem::offset_of!(CacheCopyArgs, page_bytes) - 16usize];
+};
+pub const NOISE_INDEPENDENT: NoiseDraw = 0;
+pub const NOISE_FORCED: NoiseDraw = 1;
+pub const NOISE_COUNTED: NoiseDraw = 2;
+pub type NoiseDraw = ::core::ffi::c_uint;
+pub const NOISE_WEIGHT_RATE: NoiseWeight = 0;
+pub const NOISE_WEIGHT_UNBIASED: NoiseWeight = 1;
+pub const NOISE_WEIGHT_ONE: NoiseWeight = 2;
+pub type NoiseWeight = ::core::ffi::c_uint;
+pub const NOISE_MAX_BLOCK: NoiseShape = 8192;
+pub const NOISE_TILE: NoiseShape = 1024;
+pub type NoiseShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct BlockNoiseArgs {
+    pub ids: *const i32,
+    pub eligible: *const u8,
+    pub sequences: *const i64,
+    pub given_rate: *const f32,
+    pub given_weight: *const f32,
+    pub noised: *mut i32,
+    pub mask: *mut u8,
+    pub weight: *mut f32,
+    pub rate: *mut f32,
+    pub rows: i64,
+    pub length: i64,
+    pub seed: u64,
+    pub block: i32,
+    pub tile: i32,
+    pub mask_id: i32,
+    pub draw: u32,
+    pub weighting: u32,
+    pub least_count: u32,
+    pub most_count: u32,
+    pub strata_bits: u32,
+    pub before: f32,
+    pub least: f32,
+    pub low: f32,
+    pub slope: f32,
+    pub high: f32,
+    pub after: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BlockNoiseArgs"][::core::mem::size_of::<BlockNoiseArgs>() - 152usize];
+    ["Alignment of BlockNoiseArgs"][::core::mem::align_of::<BlockNoiseArgs>() - 8usize];
+    ["Offset of field: BlockNoiseArgs::ids"][::core::mem::offset_of!(BlockNoiseArgs, ids) - 0usize];
+    ["Offset of field: BlockNoiseArgs::eligible"]
+        [::core::mem::offset_of!(BlockNoiseArgs, eligible) - 8usize];
+    ["Offset of field: BlockNoiseArgs::sequences"]
+        [::core::mem::offset_of!(BlockNoiseArgs, sequences) - 16usize];
+    ["Offset of field: BlockNoiseArgs::given_rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_rate) - 24usize];
+    ["Offset of field: BlockNoiseArgs::given_weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_weight) - 32usize];
+    ["Offset of field: BlockNoiseArgs::noised"]
+        [::core::mem::offset_of!(BlockNoiseArgs, noised) - 40usize];
+    ["Offset of field: BlockNoiseArgs::mask"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask) - 48usize];
+    ["Offset of field: BlockNoiseArgs::weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weight) - 56usize];
+    ["Offset of field: BlockNoiseArgs::rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rate) - 64usize];
+    ["Offset of field: BlockNoiseArgs::rows"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rows) - 72usize];
+    ["Offset of field: BlockNoiseArgs::length"]
+        [::core::mem::offset_of!(BlockNoiseArgs, length) - 80usize];
+    ["Offset of field: BlockNoiseArgs::seed"]
+        [::core::mem::offset_of!(BlockNoiseArgs, seed) - 88usize];
+    ["Offset of field: BlockNoiseArgs::block"]
+        [::core::mem::offset_of!(BlockNoiseArgs, block) - 96usize];
+    ["Offset of field: BlockNoiseArgs::tile"]
+        [::core::mem::offset_of!(BlockNoiseArgs, tile) - 100usize];
+    ["Offset of field: BlockNoiseArgs::mask_id"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask_id) - 104usize];
+    ["Offset of field: BlockNoiseArgs::draw"]
+        [::core::mem::offset_of!(BlockNoiseArgs, draw) - 108usize];
+    ["Offset of field: BlockNoiseArgs::weighting"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weighting) - 112usize];
+    ["Offset of field: BlockNoiseArgs::least_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least_count) - 116usize];
+    ["Offset of field: BlockNoiseArgs::most_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, most_count) - 120usize];
+    ["Offset of field: BlockNoiseArgs::strata_bits"]
+        [::core::mem::offset_of!(BlockNoiseArgs, strata_bits) - 124usize];
+    ["Offset of field: BlockNoiseArgs::before"]
+        [::core::mem::offset_of!(BlockNoiseArgs, before) - 128usize];
+    ["Offset of field: BlockNoiseArgs::least"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least) - 132usize];
+    ["Offset of field: BlockNoiseArgs::low"]
+        [::core::mem::offset_of!(BlockNoiseArgs, low) - 136usize];
+    ["Offset of field: BlockNoiseArgs::slope"]
+        [::core::mem::offset_of!(BlockNoiseArgs, slope) - 140usize];
+    ["Offset of field: BlockNoiseArgs::high"]
+        [::core::mem::offset_of!(BlockNoiseArgs, high) - 144usize];
+    ["Offset of field: BlockNoiseArgs::after"]
+        [::core::mem::offset_of!(BlockNoiseArgs, after) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -707,6 +896,106 @@ const _: () = {
     ["Offset of field: LayerNormWeightArgs::width"]
         [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LiveRowsArgs {
+    pub targets: *const i32,
+    pub dlogprob: *const f32,
+    pub dentropy: *const f32,
+    pub row_of: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub capacity: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LiveRowsArgs"][::core::mem::size_of::<LiveRowsArgs>() - 56usize];
+    ["Alignment of LiveRowsArgs"][::core::mem::align_of::<LiveRowsArgs>() - 8usize];
+    ["Offset of field: LiveRowsArgs::targets"]
+        [::core::mem::offset_of!(LiveRowsArgs, targets) - 0usize];
+    ["Offset of field: LiveRowsArgs::dlogprob"]
+        [::core::mem::offset_of!(LiveRowsArgs, dlogprob) - 8usize];
+    ["Offset of field: LiveRowsArgs::dentropy"]
+        [::core::mem::offset_of!(LiveRowsArgs, dentropy) - 16usize];
+    ["Offset of field: LiveRowsArgs::row_of"]
+        [::core::mem::offset_of!(LiveRowsArgs, row_of) - 24usize];
+    ["Offset of field: LiveRowsArgs::status"]
+        [::core::mem::offset_of!(LiveRowsArgs, status) - 32usize];
+    ["Offset of field: LiveRowsArgs::rows"][::core::mem::offset_of!(LiveRowsArgs, rows) - 40usize];
+    ["Offset of field: LiveRowsArgs::capacity"]
+        [::core::mem::offset_of!(LiveRowsArgs, capacity) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherLiveArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub row_of: *const i32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherLiveArgs"][::core::mem::size_of::<GatherLiveArgs>() - 48usize];
+    ["Alignment of GatherLiveArgs"][::core::mem::align_of::<GatherLiveArgs>() - 8usize];
+    ["Offset of field: GatherLiveArgs::x"][::core::mem::offset_of!(GatherLiveArgs, x) - 0usize];
+    ["Offset of field: GatherLiveArgs::row_of"]
+        [::core::mem::offset_of!(GatherLiveArgs, row_of) - 8usize];
+    ["Offset of field: GatherLiveArgs::out"]
+        [::core::mem::offset_of!(GatherLiveArgs, out) - 16usize];
+    ["Offset of field: GatherLiveArgs::rows"]
+        [::core::mem::offset_of!(GatherLiveArgs, rows) - 24usize];
+    ["Offset of field: GatherLiveArgs::count"]
+        [::core::mem::offset_of!(GatherLiveArgs, count) - 32usize];
+    ["Offset of field: GatherLiveArgs::width"]
+        [::core::mem::offset_of!(GatherLiveArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ScatterLiveArgs {
+    pub x: *const f32,
+    pub row_of: *const i32,
+    pub out: *mut f32,
+    pub rows: i64,
+    pub count: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScatterLiveArgs"][::core::mem::size_of::<ScatterLiveArgs>() - 48usize];
+    ["Alignment of ScatterLiveArgs"][::core::mem::align_of::<ScatterLiveArgs>() - 8usize];
+    ["Offset of field: ScatterLiveArgs::x"][::core::mem::offset_of!(ScatterLiveArgs, x) - 0usize];
+    ["Offset of field: ScatterLiveArgs::row_of"]
+        [::core::mem::offset_of!(ScatterLiveArgs, row_of) - 8usize];
+    ["Offset of field: ScatterLiveArgs::out"]
+        [::core::mem::offset_of!(ScatterLiveArgs, out) - 16usize];
+    ["Offset of field: ScatterLiveArgs::rows"]
+        [::core::mem::offset_of!(ScatterLiveArgs, rows) - 24usize];
+    ["Offset of field: ScatterLiveArgs::count"]
+        [::core::mem::offset_of!(ScatterLiveArgs, count) - 32usize];
+    ["Offset of field: ScatterLiveArgs::width"]
+        [::core::mem::offset_of!(ScatterLiveArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AddColumnsArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub sum: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddColumnsArgs"][::core::mem::size_of::<AddColumnsArgs>() - 32usize];
+    ["Alignment of AddColumnsArgs"][::core::mem::align_of::<AddColumnsArgs>() - 8usize];
+    ["Offset of field: AddColumnsArgs::x"][::core::mem::offset_of!(AddColumnsArgs, x) - 0usize];
+    ["Offset of field: AddColumnsArgs::sum"][::core::mem::offset_of!(AddColumnsArgs, sum) - 8usize];
+    ["Offset of field: AddColumnsArgs::rows"]
+        [::core::mem::offset_of!(AddColumnsArgs, rows) - 16usize];
+    ["Offset of field: AddColumnsArgs::width"]
+        [::core::mem::offset_of!(AddColumnsArgs, width) - 24usize];
+};
 pub const LOGPROB_UNIT: LogprobShape = 4096;
 pub const LOGPROB_CHAINS: LogprobShape = 8;
 pub const LOGPROB_TILE: LogprobShape = 8192;
@@ -860,6 +1149,278 @@ const _: () = {
         [::core::mem::offset_of!(LogprobBothArgs, dlogprob) - 128usize];
     ["Offset of field: LogprobBothArgs::dentropy"]
         [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
+};
+pub const SURROGATE_PPO_CLIP: Surrogate = 0;
+pub type Surrogate = ::core::ffi::c_uint;
+pub const KL_NONE: KlEstimator = 0;
+pub const KL_K1: KlEstimator = 1;
+pub const KL_K2: KlEstimator = 2;
+pub const KL_K3: KlEstimator = 3;
+pub const KL_ABS: KlEstimator = 4;
+pub type KlEstimator = ::core::ffi::c_uint;
+pub const AGGREGATION_TOKEN_MEAN: Aggregation = 0;
+pub const AGGREGATION_SEQUENCE_MEAN_TOKEN_MEAN: Aggregation = 1;
+pub const AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM: Aggregation = 2;
+pub const AGGREGATION_TOKEN_SUM: Aggregation = 3;
+pub type Aggregation = ::core::ffi::c_uint;
+pub const POLICY_LOSS_BLOCK: PolicyLossShape = 2048;
+pub type PolicyLossShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AggregationRule {
+    pub length: f64,
+    pub mode: u32,
+    pub all_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AggregationRule"][::core::mem::size_of::<AggregationRule>() - 16usize];
+    ["Alignment of AggregationRule"][::core::mem::align_of::<AggregationRule>() - 8usize];
+    ["Offset of field: AggregationRule::length"]
+        [::core::mem::offset_of!(AggregationRule, length) - 0usize];
+    ["Offset of field: AggregationRule::mode"]
+        [::core::mem::offset_of!(AggregationRule, mode) - 8usize];
+    ["Offset of field: AggregationRule::all_rows"]
+        [::core::mem::offset_of!(AggregationRule, all_rows) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ClipBounds {
+    pub high_positive: f32,
+    pub low_negative: f32,
+    pub high_negative: f32,
+    pub report_high: f32,
+    pub report_low: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ClipBounds"][::core::mem::size_of::<ClipBounds>() - 24usize];
+    ["Alignment of ClipBounds"][::core::mem::align_of::<ClipBounds>() - 4usize];
+    ["Offset of field: ClipBounds::high_positive"]
+        [::core::mem::offset_of!(ClipBounds, high_positive) - 0usize];
+    ["Offset of field: ClipBounds::low_negative"]
+        [::core::mem::offset_of!(ClipBounds, low_negative) - 4usize];
+    ["Offset of field: ClipBounds::high_negative"]
+        [::core::mem::offset_of!(ClipBounds, high_negative) - 8usize];
+    ["Offset of field: ClipBounds::report_high"]
+        [::core::mem::offset_of!(ClipBounds, report_high) - 12usize];
+    ["Offset of field: ClipBounds::report_low"]
+        [::core::mem::offset_of!(ClipBounds, report_low) - 16usize];
+    ["Offset of field: ClipBounds::unused"][::core::mem::offset_of!(ClipBounds, unused) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ObjectiveRule {
+    pub clip: ClipBounds,
+    pub of_loss: AggregationRule,
+    pub of_entropy: AggregationRule,
+    pub log_ratio_limit: f32,
+    pub kl_coefficient: f32,
+    pub kl_argument_limit: f32,
+    pub kl_value_limit: f32,
+    pub entropy_coefficient: f32,
+    pub surrogate: u32,
+    pub kl: u32,
+    pub kl_bias_correction: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ObjectiveRule"][::core::mem::size_of::<ObjectiveRule>() - 88usize];
+    ["Alignment of ObjectiveRule"][::core::mem::align_of::<ObjectiveRule>() - 8usize];
+    ["Offset of field: ObjectiveRule::clip"][::core::mem::offset_of!(ObjectiveRule, clip) - 0usize];
+    ["Offset of field: ObjectiveRule::of_loss"]
+        [::core::mem::offset_of!(ObjectiveRule, of_loss) - 24usize];
+    ["Offset of field: ObjectiveRule::of_entropy"]
+        [::core::mem::offset_of!(ObjectiveRule, of_entropy) - 40usize];
+    ["Offset of field: ObjectiveRule::log_ratio_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, log_ratio_limit) - 56usize];
+    ["Offset of field: ObjectiveRule::kl_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_coefficient) - 60usize];
+    ["Offset of field: ObjectiveRule::kl_argument_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_argument_limit) - 64usize];
+    ["Offset of field: ObjectiveRule::kl_value_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_value_limit) - 68usize];
+    ["Offset of field: ObjectiveRule::entropy_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, entropy_coefficient) - 72usize];
+    ["Offset of field: ObjectiveRule::surrogate"]
+        [::core::mem::offset_of!(ObjectiveRule, surrogate) - 76usize];
+    ["Offset of field: ObjectiveRule::kl"][::core::mem::offset_of!(ObjectiveRule, kl) - 80usize];
+    ["Offset of field: ObjectiveRule::kl_bias_correction"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_bias_correction) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossMetrics {
+    pub loss: f64,
+    pub policy_loss: f64,
+    pub kl_loss: f64,
+    pub entropy_loss: f64,
+    pub clip_fraction: f64,
+    pub clip_fraction_high: f64,
+    pub clip_fraction_low: f64,
+    pub dual_clip_fraction: f64,
+    pub approx_kl: f64,
+    pub kl: f64,
+    pub ratio_mean: f64,
+    pub ratio_max: f64,
+    pub entropy: f64,
+    pub live_tokens: u64,
+    pub live_sequences: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossMetrics"][::core::mem::size_of::<PolicyLossMetrics>() - 120usize];
+    ["Alignment of PolicyLossMetrics"][::core::mem::align_of::<PolicyLossMetrics>() - 8usize];
+    ["Offset of field: PolicyLossMetrics::loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, loss) - 0usize];
+    ["Offset of field: PolicyLossMetrics::policy_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, policy_loss) - 8usize];
+    ["Offset of field: PolicyLossMetrics::kl_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, kl_loss) - 16usize];
+    ["Offset of field: PolicyLossMetrics::entropy_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, entropy_loss) - 24usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction) - 32usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction_high"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_high) - 40usize];
+    ["Offset of field: PolicyLossMetrics::clip_fraction_low"]
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_low) - 48usize];
+    ["Offset of field: PolicyLossMetrics::dual_clip_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, dual_clip_fraction) - 56usize];
+    ["Offset of field: PolicyLossMetrics::approx_kl"]
+        [::core::mem::offset_of!(PolicyLossMetrics, approx_kl) - 64usize];
+    ["Offset of field: PolicyLossMetrics::kl"]
+        [::core::mem::offset_of!(PolicyLossMetrics, kl) - 72usize];
+    ["Offset of field: PolicyLossMetrics::ratio_mean"]
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_mean) - 80usize];
+    ["Offset of field: PolicyLossMetrics::ratio_max"]
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_max) - 88usize];
+    ["Offset of field: PolicyLossMetrics::entropy"]
+        [::core::mem::offset_of!(PolicyLossMetrics, entropy) - 96usize];
+    ["Offset of field: PolicyLossMetrics::live_tokens"]
+        [::core::mem::offset_of!(PolicyLossMetrics, live_tokens) - 104usize];
+    ["Offset of field: PolicyLossMetrics::live_sequences"]
+        [::core::mem::offset_of!(PolicyLossMetrics, live_sequences) - 112usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossSums {
+    pub policy_loss: f64,
+    pub kl_loss: f64,
+    pub entropy_loss: f64,
+    pub log_ratio: f64,
+    pub kl: f64,
+    pub ratio: f64,
+    pub ratio_max: f64,
+    pub entropy: f64,
+    pub clipped_high: u64,
+    pub clipped_low: u64,
+    pub clipped_dual: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossSums"][::core::mem::size_of::<PolicyLossSums>() - 88usize];
+    ["Alignment of PolicyLossSums"][::core::mem::align_of::<PolicyLossSums>() - 8usize];
+    ["Offset of field: PolicyLossSums::policy_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, policy_loss) - 0usize];
+    ["Offset of field: PolicyLossSums::kl_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, kl_loss) - 8usize];
+    ["Offset of field: PolicyLossSums::entropy_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, entropy_loss) - 16usize];
+    ["Offset of field: PolicyLossSums::log_ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, log_ratio) - 24usize];
+    ["Offset of field: PolicyLossSums::kl"][::core::mem::offset_of!(PolicyLossSums, kl) - 32usize];
+    ["Offset of field: PolicyLossSums::ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio) - 40usize];
+    ["Offset of field: PolicyLossSums::ratio_max"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio_max) - 48usize];
+    ["Offset of field: PolicyLossSums::entropy"]
+        [::core::mem::offset_of!(PolicyLossSums, entropy) - 56usize];
+    ["Offset of field: PolicyLossSums::clipped_high"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_high) - 64usize];
+    ["Offset of field: PolicyLossSums::clipped_low"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_low) - 72usize];
+    ["Offset of field: PolicyLossSums::clipped_dual"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped_dual) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PolicyLossArgs {
+    pub logprob: *const f32,
+    pub old_logprob: *const f32,
+    pub advantage: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub reference: *const f32,
+    pub entropy: *const f32,
+    pub weight: *const f32,
+    pub dlogprob: *mut f32,
+    pub dentropy: *mut f32,
+    pub live: *mut u32,
+    pub counts: *mut u64,
+    pub sums: *mut PolicyLossSums,
+    pub metrics: *mut PolicyLossMetrics,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub total_tokens: f64,
+    pub total_sequences: f64,
+    pub scale: f64,
+    pub advantage_per_token: u32,
+    pub unused: u32,
+    pub objective: ObjectiveRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PolicyLossArgs"][::core::mem::size_of::<PolicyLossArgs>() - 256usize];
+    ["Alignment of PolicyLossArgs"][::core::mem::align_of::<PolicyLossArgs>() - 8usize];
+    ["Offset of field: PolicyLossArgs::logprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, logprob) - 0usize];
+    ["Offset of field: PolicyLossArgs::old_logprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, old_logprob) - 8usize];
+    ["Offset of field: PolicyLossArgs::advantage"]
+        [::core::mem::offset_of!(PolicyLossArgs, advantage) - 16usize];
+    ["Offset of field: PolicyLossArgs::mask"]
+        [::core::mem::offset_of!(PolicyLossArgs, mask) - 24usize];
+    ["Offset of field: PolicyLossArgs::offsets"]
+        [::core::mem::offset_of!(PolicyLossArgs, offsets) - 32usize];
+    ["Offset of field: PolicyLossArgs::reference"]
+        [::core::mem::offset_of!(PolicyLossArgs, reference) - 40usize];
+    ["Offset of field: PolicyLossArgs::entropy"]
+        [::core::mem::offset_of!(PolicyLossArgs, entropy) - 48usize];
+    ["Offset of field: PolicyLossArgs::weight"]
+        [::core::mem::offset_of!(PolicyLossArgs, weight) - 56usize];
+    ["Offset of field: PolicyLossArgs::dlogprob"]
+        [::core::mem::offset_of!(PolicyLossArgs, dlogprob) - 64usize];
+    ["Offset of field: PolicyLossArgs::dentropy"]
+        [::core::mem::offset_of!(PolicyLossArgs, dentropy) - 72usize];
+    ["Offset of field: PolicyLossArgs::live"]
+        [::core::mem::offset_of!(PolicyLossArgs, live) - 80usize];
+    ["Offset of field: PolicyLossArgs::counts"]
+        [::core::mem::offset_of!(PolicyLossArgs, counts) - 88usize];
+    ["Offset of field: PolicyLossArgs::sums"]
+        [::core::mem::offset_of!(PolicyLossArgs, sums) - 96usize];
+    ["Offset of field: PolicyLossArgs::metrics"]
+        [::core::mem::offset_of!(PolicyLossArgs, metrics) - 104usize];
+    ["Offset of field: PolicyLossArgs::status"]
+        [::core::mem::offset_of!(PolicyLossArgs, status) - 112usize];
+    ["Offset of field: PolicyLossArgs::tokens"]
+        [::core::mem::offset_of!(PolicyLossArgs, tokens) - 120usize];
+    ["Offset of field: PolicyLossArgs::sequences"]
+        [::core::mem::offset_of!(PolicyLossArgs, sequences) - 128usize];
+    ["Offset of field: PolicyLossArgs::total_tokens"]
+        [::core::mem::offset_of!(PolicyLossArgs, total_tokens) - 136usize];
+    ["Offset of field: PolicyLossArgs::total_sequences"]
+        [::core::mem::offset_of!(PolicyLossArgs, total_sequences) - 144usize];
+    ["Offset of field: PolicyLossArgs::scale"]
+        [::core::mem::offset_of!(PolicyLossArgs, scale) - 152usize];
+    ["Offset of field: PolicyLossArgs::advantage_per_token"]
+        [::core::mem::offset_of!(PolicyLossArgs, advantage_per_token) - 160usize];
+    ["Offset of field: PolicyLossArgs::unused"]
+        [::core::mem::offset_of!(PolicyLossArgs, unused) - 164usize];
+    ["Offset of field: PolicyLossArgs::objective"]
+        [::core::mem::offset_of!(PolicyLossArgs, objective) - 168usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1256,4 +1817,154 @@ const _: () = {
         [::core::mem::offset_of!(SoftmaxGradientArgs, log) - 40usize];
     ["Offset of field: SoftmaxGradientArgs::aligned"]
         [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
+};
+pub const DECODE_ABSENT: DecodeTag = 16;
+pub const DECODE_FALLBACK: DecodeTag = 32;
+pub const DECODE_SPECIAL: DecodeTag = 64;
+pub const DECODE_LONG: DecodeTag = 128;
+pub type DecodeTag = ::core::ffi::c_uint;
+pub const DECODE_LENGTH_BITS: DecodeLength = 24;
+pub type DecodeLength = ::core::ffi::c_uint;
+pub const DECODE_TILE: DecodeShape = 1024;
+pub type DecodeShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenDecodeArgs {
+    pub ids: *const i32,
+    pub segments: *const i64,
+    pub entries: *const u8,
+    pub first: *const u8,
+    pub long_tokens: *const u8,
+    pub lengths: *mut u32,
+    pub sums: *mut i64,
+    pub starts: *mut i64,
+    pub offsets: *mut i64,
+    pub bytes: *mut u8,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub texts: i64,
+    pub capacity: i64,
+    pub vocab: i32,
+    pub skip_special: u32,
+    pub strip: u32,
+    pub strip_count: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenDecodeArgs"][::core::mem::size_of::<TokenDecodeArgs>() - 128usize];
+    ["Alignment of TokenDecodeArgs"][::core::mem::align_of::<TokenDecodeArgs>() - 8usize];
+    ["Offset of field: TokenDecodeArgs::ids"]
+        [::core::mem::offset_of!(TokenDecodeArgs, ids) - 0usize];
+    ["Offset of field: TokenDecodeArgs::segments"]
+        [::core::mem::offset_of!(TokenDecodeArgs, segments) - 8usize];
+    ["Offset of field: TokenDecodeArgs::entries"]
+        [::core::mem::offset_of!(TokenDecodeArgs, entries) - 16usize];
+    ["Offset of field: TokenDecodeArgs::first"]
+        [::core::mem::offset_of!(TokenDecodeArgs, first) - 24usize];
+    ["Offset of field: TokenDecodeArgs::long_tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, long_tokens) - 32usize];
+    ["Offset of field: TokenDecodeArgs::lengths"]
+        [::core::mem::offset_of!(TokenDecodeArgs, lengths) - 40usize];
+    ["Offset of field: TokenDecodeArgs::sums"]
+        [::core::mem::offset_of!(TokenDecodeArgs, sums) - 48usize];
+    ["Offset of field: TokenDecodeArgs::starts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, starts) - 56usize];
+    ["Offset of field: TokenDecodeArgs::offsets"]
+        [::core::mem::offset_of!(TokenDecodeArgs, offsets) - 64usize];
+    ["Offset of field: TokenDecodeArgs::bytes"]
+        [::core::mem::offset_of!(TokenDecodeArgs, bytes) - 72usize];
+    ["Offset of field: TokenDecodeArgs::status"]
+        [::core::mem::offset_of!(TokenDecodeArgs, status) - 80usize];
+    ["Offset of field: TokenDecodeArgs::tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, tokens) - 88usize];
+    ["Offset of field: TokenDecodeArgs::texts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, texts) - 96usize];
+    ["Offset of field: TokenDecodeArgs::capacity"]
+        [::core::mem::offset_of!(TokenDecodeArgs, capacity) - 104usize];
+    ["Offset of field: TokenDecodeArgs::vocab"]
+        [::core::mem::offset_of!(TokenDecodeArgs, vocab) - 112usize];
+    ["Offset of field: TokenDecodeArgs::skip_special"]
+        [::core::mem::offset_of!(TokenDecodeArgs, skip_special) - 116usize];
+    ["Offset of field: TokenDecodeArgs::strip"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip) - 120usize];
+    ["Offset of field: TokenDecodeArgs::strip_count"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip_count) - 124usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqLookupArgs {
+    pub ids: *const i32,
+    pub codebook: *const f32,
+    pub out: *mut f32,
+    pub status: *mut u32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqLookupArgs"][::core::mem::size_of::<VqLookupArgs>() - 72usize];
+    ["Alignment of VqLookupArgs"][::core::mem::align_of::<VqLookupArgs>() - 8usize];
+    ["Offset of field: VqLookupArgs::ids"][::core::mem::offset_of!(VqLookupArgs, ids) - 0usize];
+    ["Offset of field: VqLookupArgs::codebook"]
+        [::core::mem::offset_of!(VqLookupArgs, codebook) - 8usize];
+    ["Offset of field: VqLookupArgs::out"][::core::mem::offset_of!(VqLookupArgs, out) - 16usize];
+    ["Offset of field: VqLookupArgs::status"]
+        [::core::mem::offset_of!(VqLookupArgs, status) - 24usize];
+    ["Offset of field: VqLookupArgs::images"]
+        [::core::mem::offset_of!(VqLookupArgs, images) - 32usize];
+    ["Offset of field: VqLookupArgs::positions"]
+        [::core::mem::offset_of!(VqLookupArgs, positions) - 40usize];
+    ["Offset of field: VqLookupArgs::channels"]
+        [::core::mem::offset_of!(VqLookupArgs, channels) - 48usize];
+    ["Offset of field: VqLookupArgs::codes"]
+        [::core::mem::offset_of!(VqLookupArgs, codes) - 56usize];
+    ["Offset of field: VqLookupArgs::normalize"]
+        [::core::mem::offset_of!(VqLookupArgs, normalize) - 60usize];
+    ["Offset of field: VqLookupArgs::channel_last"]
+        [::core::mem::offset_of!(VqLookupArgs, channel_last) - 64usize];
+    ["Offset of field: VqLookupArgs::unused"]
+        [::core::mem::offset_of!(VqLookupArgs, unused) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqQuantizeArgs {
+    pub z: *const f32,
+    pub codebook: *const f32,
+    pub ids: *mut i32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqQuantizeArgs"][::core::mem::size_of::<VqQuantizeArgs>() - 64usize];
+    ["Alignment of VqQuantizeArgs"][::core::mem::align_of::<VqQuantizeArgs>() - 8usize];
+    ["Offset of field: VqQuantizeArgs::z"][::core::mem::offset_of!(VqQuantizeArgs, z) - 0usize];
+    ["Offset of field: VqQuantizeArgs::codebook"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codebook) - 8usize];
+    ["Offset of field: VqQuantizeArgs::ids"]
+        [::core::mem::offset_of!(VqQuantizeArgs, ids) - 16usize];
+    ["Offset of field: VqQuantizeArgs::images"]
+        [::core::mem::offset_of!(VqQuantizeArgs, images) - 24usize];
+    ["Offset of field: VqQuantizeArgs::positions"]
+        [::core::mem::offset_of!(VqQuantizeArgs, positions) - 32usize];
+    ["Offset of field: VqQuantizeArgs::channels"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channels) - 40usize];
+    ["Offset of field: VqQuantizeArgs::codes"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codes) - 48usize];
+    ["Offset of field: VqQuantizeArgs::normalize"]
+        [::core::mem::offset_of!(VqQuantizeArgs, normalize) - 52usize];
+    ["Offset of field: VqQuantizeArgs::channel_last"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channel_last) - 56usize];
+    ["Offset of field: VqQuantizeArgs::unused"]
+        [::core::mem::offset_of!(VqQuantizeArgs, unused) - 60usize];
 };

@@ -9,8 +9,8 @@
 //            walks the query rows that see them, token by token, the heads of a group beside each other; it computes
 //            the transposed scores, so that they are in registers what the products for dk and dv want on their left.
 //            Tiles of 32 rows (16 in f32) are fetched while the ones before are worked on.
-//            bf16: mma.sync. f16 is widened and takes the path of f32: the range of f16 is too small for gradients, and
-//            a scale for them would have to be the same for all queries that meet in a sum.
+//            bf16: mma.sync. f16 is widened before and takes the path of f32: its range is too small for gradients, and a
+//            scale for them would have to be the same for all queries that meet in a sum.
 //            Over 128 wide, dk and dv do not fit the registers together: a block computes one of them (grid z).
 // Hazards    A query row beyond the sequence has zeros for q, dout, logsumexp and delta: its p is finite, and masked. A
 //            pair that is not seen has p = 0 by selection. 0 * NaN: a NaN in a q, k, v or dout of the same sequence
@@ -18,31 +18,10 @@
 // Measured   not yet run on a GPU.
 #include "attention_tile.cuh"
 
-// What a storage type is in shared memory.
-template <class T>
-struct Staged {
-  using type = float;
-};
-template <>
-struct Staged<bf16> {
-  using type = bf16;
-};
-
-// Asynchronous where the types are equal, else widened.
-template <class E, int WIDTH, class S, class RowAt>
-__device__ __forceinline__ void stage_as(E* shared, int rows, int dim, bool vector, RowAt row_at) {
-  if constexpr (sizeof(E) == sizeof(S)) {
-    stage<E, WIDTH>(shared, rows, dim, vector, row_at);
-  } else {
-    stage_widened<WIDTH, S>(shared, rows, dim, row_at);
-  }
-}
-
 template <class T, int WIDTH>
 struct Gradient {
-  using E = typename Staged<T>::type;
-  static constexpr int INNER = sizeof(E) == 2 ? 32 : 16;  // rows of a tile that is walked
-  static constexpr int ROW = STRIDE<E, WIDTH>;
+  static constexpr int INNER = sizeof(T) == 2 ? 32 : 16;  // rows of a tile that is walked
+  static constexpr int ROW = STRIDE<T, WIDTH>;
 
   const AttentionBackwardArgs& a;
   const AttentionShape& shape;
@@ -50,7 +29,7 @@ struct Gradient {
   Sequence sequence;
   int head, heads_per_group, all_rows;
   int first, count;  // the block's rows: query rows, or keys
-  E *left, *left_other, *tiles;
+  T *left, *left_other, *tiles;
   float *row_values, *exchange;
 
   __device__ __forceinline__ explicit Gradient(const AttentionBackwardArgs& args) : a(args), shape(args.shape), scoring(args.shape) {}
@@ -65,17 +44,16 @@ struct Gradient {
     return Range{first_row / heads_per_group, (end - 1) / heads_per_group + 1};
   }
 
-  template <class S>
-  __device__ __forceinline__ void stage_queries(E* shared, const void* of, int from, int rows) const {
-    const S* base = static_cast<const S*>(of);
-    stage_as<E, WIDTH, S>(shared, rows, shape.head_dim, a.vector != 0, [&](int r) {
+  __device__ __forceinline__ void stage_queries(T* shared, const void* of, int from, int rows) const {
+    const T* base = static_cast<const T*>(of);
+    stage<T, WIDTH>(shared, rows, shape.head_dim, a.vector != 0, [&](int r) {
       return from + r < all_rows ? base + row_index(from + r) * shape.head_dim : nullptr;
     });
   }
 
-  __device__ __forceinline__ void stage_keys(E* shared, const void* of, int from, int rows) const {
+  __device__ __forceinline__ void stage_keys(T* shared, const void* of, int from, int rows) const {
     const T* base = static_cast<const T*>(of);
-    stage_as<E, WIDTH, T>(shared, rows, shape.head_dim, a.vector != 0, [&](int r) {
+    stage<T, WIDTH>(shared, rows, shape.head_dim, a.vector != 0, [&](int r) {
       const int64_t token = sequence.first + from + r;
       return from + r < sequence.length ? base + (token * shape.kv_heads + head) * shape.head_dim : nullptr;
     });
@@ -89,19 +67,19 @@ struct Gradient {
     count = warps * ATTENTION_TILE_ROWS;
     if (!find_tile(shape, slot, per_token, count, sequence, first)) return false;
     all_rows = sequence.queries * heads_per_group;
-    left = dynamic_shared<E>();
+    left = dynamic_shared<T>();
     left_other = left + count * ROW;
     tiles = left_other + count * ROW;
     row_values = reinterpret_cast<float*>(tiles + 4 * INNER * ROW);
-    exchange = row_values + 4 * INNER + warp_id() * WEIGHT_FLOATS<E, INNER>;
+    exchange = row_values + 4 * INNER + warp_id() * WEIGHT_FLOATS<T, INNER>;
     return true;
   }
 
   // The first or second matrix of the walked tile that has this parity.
-  __device__ __forceinline__ E* tile_of(int parity, int which) const { return tiles + (2 * parity + which) * INNER * ROW; }
+  __device__ __forceinline__ T* tile_of(int parity, int which) const { return tiles + (2 * parity + which) * INNER * ROW; }
 
-  __device__ __forceinline__ LeftInShared<E, WIDTH> mine(const E* rows) const {
-    return LeftInShared<E, WIDTH>{rows + warp_id() * ATTENTION_TILE_ROWS * ROW};
+  __device__ __forceinline__ LeftInShared<T, WIDTH> mine(const T* rows) const {
+    return LeftInShared<T, WIDTH>{rows + warp_id() * ATTENTION_TILE_ROWS * ROW};
   }
 
   static __device__ __forceinline__ void clear(float (&sums)[WIDTH / 8][4]) {
@@ -127,8 +105,8 @@ struct Gradient {
   __device__ __forceinline__ void queries() {
     // The last tiles of a causal sequence are the longest: they begin first.
     if (!begin(shape.query_heads / shape.kv_heads, int64_t(gridDim.x) - 1 - blockIdx.x)) return;
-    stage_queries<T>(left, a.q, first, count);
-    stage_queries<E>(left_other, a.dout, first, count);
+    stage_queries(left, a.q, first, count);
+    stage_queries(left_other, a.dout, first, count);
     const Range block_queries = positions(first, first + count);
     const int warp_row = first + warp_id() * ATTENTION_TILE_ROWS;
     const Range my_queries = warp_row < all_rows ? positions(warp_row, warp_row + ATTENTION_TILE_ROWS) : block_queries;
@@ -164,20 +142,22 @@ struct Gradient {
       const Cover seen = warp_row < all_rows ? cover_of(tile, my_queries) : Cover::EMPTY;
       if (seen != Cover::EMPTY) {
         float weights[INNER / 8][4], slopes[INNER / 8][4];
-        row_products<E, WIDTH, INNER>(weights, mine(left), tile_of(parity, 0));
-        row_products<E, WIDTH, INNER>(slopes, mine(left_other), tile_of(parity, 1));
+        row_products<T, WIDTH, INNER>(weights, mine(left), tile_of(parity, 0));
+        row_products<T, WIDTH, INNER>(slopes, mine(left_other), tile_of(parity, 1));
+        Seen of_row[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) of_row[r] = seen_by(shape, sequence.length, (warp_row + row_in_warp() + 8 * r) / heads_per_group);
 #pragma unroll
         for (int n = 0; n < INNER / 8; n++) {
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int key = tile * INNER + n * 8 + column_in_tile() + i % 2;
-            const int query = (warp_row + row_in_warp() + 8 * (i / 2)) / heads_per_group;
             const float score = scoring(weights[n][i]);
             const float slope = exp2f(score - logsumexp[i / 2]) * (slopes[n][i] - delta[i / 2]) * scoring.slope(score);
-            slopes[n][i] = seen == Cover::FULL || sees(shape, sequence.length, query, key) ? slope : 0.0f;
+            slopes[n][i] = seen == Cover::FULL || of_row[i / 2].has(key) ? slope : 0.0f;
           }
         }
-        add_weighted<E, WIDTH, INNER>(dq, slopes, tile_of(parity, 0), exchange);
+        add_weighted<T, WIDTH, INNER>(dq, slopes, tile_of(parity, 0), exchange);
       }
       __syncthreads();  // the tile is read: its place may be filled again
       tile = next;
@@ -192,8 +172,8 @@ struct Gradient {
   // ---- pass two: keys ----
 
   __device__ __forceinline__ void fetch_queries(int tile, int parity) const {
-    stage_queries<T>(tile_of(parity, 0), a.q, tile * INNER, INNER);
-    stage_queries<E>(tile_of(parity, 1), a.dout, tile * INNER, INNER);
+    stage_queries(tile_of(parity, 0), a.q, tile * INNER, INNER);
+    stage_queries(tile_of(parity, 1), a.dout, tile * INNER, INNER);
     float* values = row_values + parity * 2 * INNER;
     for (int r = int(threadIdx.x); r < INNER; r += int(blockDim.x)) {
       const bool there = tile * INNER + r < all_rows;
@@ -241,23 +221,26 @@ struct Gradient {
       if (seen != Cover::EMPTY) {
         const float* values = row_values + parity * 2 * INNER;
         float weights[INNER / 8][4], slopes[INNER / 8][4];
-        row_products<E, WIDTH, INNER>(weights, mine(left), tile_of(parity, 0));
+        row_products<T, WIDTH, INNER>(weights, mine(left), tile_of(parity, 0));
 #pragma unroll
         for (int n = 0; n < INNER / 8; n++) {
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const int column = n * 8 + column_in_tile() + i % 2;
-            const int row = tile * INNER + column, key = warp_key + row_in_warp() + 8 * (i / 2);
-            const float score = scoring(weights[n][i]);
-            const bool counts = seen == Cover::FULL || sees(shape, sequence.length, row / heads_per_group, key);
-            weights[n][i] = counts && row < all_rows ? exp2f(score - values[column]) : 0.0f;
-            slopes[n][i] = scoring.slope(score);
+          for (int j = 0; j < 2; j++) {
+            const int column = n * 8 + column_in_tile() + j, row = tile * INNER + column;
+            const Seen of_row = seen_by(shape, sequence.length, row / heads_per_group);
+#pragma unroll
+            for (int i = j; i < 4; i += 2) {
+              const float score = scoring(weights[n][i]);
+              const bool counts = seen == Cover::FULL || of_row.has(warp_key + row_in_warp() + 8 * (i / 2));
+              weights[n][i] = counts && row < all_rows ? exp2f(score - values[column]) : 0.0f;
+              slopes[n][i] = scoring.slope(score);
+            }
           }
         }
-        if (want_dv) add_weighted<E, WIDTH, INNER>(dv, weights, tile_of(parity, 1), exchange);
+        if (want_dv) add_weighted<T, WIDTH, INNER>(dv, weights, tile_of(parity, 1), exchange);
         if (want_dk) {
           float products[INNER / 8][4];
-          row_products<E, WIDTH, INNER>(products, mine(left_other), tile_of(parity, 1));
+          row_products<T, WIDTH, INNER>(products, mine(left_other), tile_of(parity, 1));
 #pragma unroll
           for (int n = 0; n < INNER / 8; n++) {
 #pragma unroll
@@ -266,7 +249,7 @@ struct Gradient {
               slopes[n][i] = weights[n][i] * (products[n][i] - delta) * slopes[n][i];
             }
           }
-          add_weighted<E, WIDTH, INNER>(dk, slopes, tile_of(parity, 0), exchange);
+          add_weighted<T, WIDTH, INNER>(dk, slopes, tile_of(parity, 0), exchange);
         }
       }
       __syncthreads();  // the tile is read: its place may be filled again
@@ -292,11 +275,9 @@ struct Gradient {
   }
 #define ATTENTION_BACKWARD_TYPES(width)   \
   ATTENTION_BACKWARD(width, f32, float)   \
-  ATTENTION_BACKWARD(width, bf16, bf16)   \
-  ATTENTION_BACKWARD(width, f16, f16)
+  ATTENTION_BACKWARD(width, bf16, bf16)
 ATTENTION_BACKWARD_TYPES(32)
 ATTENTION_BACKWARD_TYPES(64)
-ATTENTION_BACKWARD_TYPES(96)
 ATTENTION_BACKWARD_TYPES(128)
 ATTENTION_BACKWARD_TYPES(256)
 

@@ -17,8 +17,7 @@
 //            exp2(0) = 1, the added products are 0. A state with max -inf is subtracted from nothing. Rows beyond the
 //            sequence are zeros in shared memory and never written. Products are spelled as __fmul_rn and __fmaf_rn where
 //            a compiler could contract them in one kernel and not in the other.
-//            A NaN in a value of the same sequence reaches the queries of its own tile that do not see it (0 * NaN in
-//            the product), in bf16 and f16; a NaN in another sequence reaches nobody.
+//            A NaN or infinity among the values stays with the queries that see it: see set_apart.
 // Measured   not yet run on a GPU.
 #include "attention_tile.cuh"
 
@@ -181,12 +180,12 @@ struct Forward {
         if (seen == Cover::PARTIAL) {
 #pragma unroll
           for (int r = 0; r < 2; r++) {
-            const int position = sequence.position((my_row + 8 * r) / heads_per_group);
+            const Seen keys = seen_by(shape, sequence.length, sequence.position((my_row + 8 * r) / heads_per_group));
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
               const int column = tile * KEYS + n * 8 + column_in_tile();
-              if (!sees(shape, sequence.length, position, column)) scores[n][2 * r] = -INFINITY_F;
-              if (!sees(shape, sequence.length, position, column + 1)) scores[n][2 * r + 1] = -INFINITY_F;
+              if (!keys.has(column)) scores[n][2 * r] = -INFINITY_F;
+              if (!keys.has(column + 1)) scores[n][2 * r + 1] = -INFINITY_F;
             }
           }
         }
@@ -195,6 +194,8 @@ struct Forward {
       cp_async_wait<0>();
       __syncthreads();  // the values are there, and all warps are done with the keys
       if (next < end) fetch(key, next, false);
+      const Range there{tile * KEYS, min((tile + 1) * KEYS, sequence.length)};
+      if (cover(shape, sequence.length, queries, there) == Cover::PARTIAL) set_apart(chain, tile);
       if (seen != Cover::EMPTY) add_weighted<T, WIDTH, KEYS>(chain.out, scores, value, exchange);
       const bool ends = next >= end || next / GROUP_TILES != tile / GROUP_TILES;
       if (ends) {
@@ -217,6 +218,43 @@ struct Forward {
       chain.max[r] = total_max[r];
       chain.sum[r] = total_sum[r];
     }
+  }
+
+  // A value that is not finite must not reach the queries of its tile that do not see it, and 0 * NaN is NaN: it is
+  // added to the queries that see it, and a zero takes its place in the product. Looked for where some query does not
+  // see some key that is there.
+  __device__ __forceinline__ void set_apart(Chain<WIDTH>& chain, int tile) const {
+    constexpr int CHUNKS = WIDTH / Vec16<T>::SIZE;
+    const auto finite = [](T x) { return fabsf(to_float(x)) < INFINITY_F; };
+    bool all_finite = true;
+    for (int i = int(threadIdx.x); i < KEYS * CHUNKS; i += int(blockDim.x)) {
+      const Vec16<T> chunk = load16(value + i / CHUNKS * STRIDE<T, WIDTH> + i % CHUNKS * Vec16<T>::SIZE);
+#pragma unroll
+      for (int j = 0; j < Vec16<T>::SIZE; j++) all_finite = all_finite && finite(chunk.at[j]);
+    }
+    if (__syncthreads_and(all_finite)) return;
+    const int my_row = row + warp_id() * QUERY_ROWS + row_in_warp();
+    const Seen upper = seen_by(shape, sequence.length, sequence.position(my_row / heads_per_group));
+    const Seen lower = seen_by(shape, sequence.length, sequence.position((my_row + 8) / heads_per_group));
+#pragma unroll 1
+    for (int k = 0; k < KEYS; k++) {
+      const T* mine = value + k * STRIDE<T, WIDTH> + column_in_tile();
+      const bool add[2] = {upper.has(tile * KEYS + k), lower.has(tile * KEYS + k)};
+#pragma unroll
+      for (int d = 0; d < WIDTH / 8; d++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const T x = mine[d * 8 + i % 2];
+          if (add[i / 2] && !finite(x)) chain.out[d][i] += to_float(x);
+        }
+      }
+    }
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < KEYS * WIDTH; i += int(blockDim.x)) {
+      T* x = value + i / WIDTH * STRIDE<T, WIDTH> + i % WIDTH;
+      if (!finite(*x)) *x = from_float<T>(0.0f);
+    }
+    __syncthreads();
   }
 
   // Joins a group that has ended to the total, which lies in shared memory (each thread has words of its own there):
@@ -340,7 +378,6 @@ struct Forward {
   KERNEL(attention_forward_##width##_f16, AttentionForwardArgs, BLOCK) { Forward<f16, width>(a).run(); }
 ATTENTION_FORWARD(32)
 ATTENTION_FORWARD(64)
-ATTENTION_FORWARD(96)
 ATTENTION_FORWARD(128)
 ATTENTION_FORWARD(256)
 

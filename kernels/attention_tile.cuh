@@ -81,16 +81,6 @@ __device__ __forceinline__ void stage(T* shared, int rows, int dim, bool vector,
   }
 }
 
-// The same from another storage type, widened.
-template <int WIDTH, class S, class RowAt>
-__device__ __forceinline__ void stage_widened(float* shared, int rows, int dim, RowAt row_at) {
-  for (int i = int(threadIdx.x); i < rows * WIDTH; i += int(blockDim.x)) {
-    const int row = i / WIDTH, column = i % WIDTH;
-    const S* source = row_at(row);
-    shared[row * STRIDE<float, WIDTH> + column] = source != nullptr && column < dim ? to_float(source[column]) : 0.0f;
-  }
-}
-
 // ---- products of one warp ----
 
 __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], bf16) {

@@ -78,19 +78,10 @@ __device__ __forceinline__ void rms_norm_gradient(const RmsNormGradientArgs& a) 
 
 template <class T>
 __device__ __forceinline__ void rms_norm_weight(const RmsNormWeightArgs& a) {
-  const int64_t column = thread_in_grid();
-  if (column >= a.width) return;
   const T* x = static_cast<const T*>(a.x);
-  const int64_t stride = int64_t(gridDim.y) * WEIGHT_SUM_ROWS;
-  for (int64_t first = int64_t(blockIdx.y) * WEIGHT_SUM_ROWS; first < a.rows; first += stride) {
-    const int64_t end = first + WEIGHT_SUM_ROWS < a.rows ? first + WEIGHT_SUM_ROWS : a.rows;
-    float sum = 0.0f;
-    for (int64_t row = first; row < end; row++) {
-      const int64_t i = row * a.width + column;
-      sum += a.dy[i] * (to_float(x[i]) * a.inverse[row]);
-    }
-    a.partial[first / WEIGHT_SUM_ROWS * a.width + column] = sum;
-  }
+  column_partials(a.partial, a.rows, a.width, [&](int64_t i, int64_t row) {
+    return a.dy[i] * (to_float(x[i]) * a.inverse[row]);
+  });
 }
 
 ROW_KERNELS(rms_norm, RmsNormArgs)

@@ -111,6 +111,21 @@ struct HeldRow {
   }
 };
 
+// The sums of term(i, row) over WEIGHT_SUM_ROWS rows at a time, in order, a thread a column: the gradient of a weight that
+// all rows share. `i` is the element in row `row` and this thread's column.
+template <class F>
+__device__ __forceinline__ void column_partials(float* partial, int64_t rows, int64_t width, F term) {
+  const int64_t column = thread_in_grid();
+  if (column >= width) return;
+  const int64_t stride = int64_t(gridDim.y) * WEIGHT_SUM_ROWS;
+  for (int64_t first = int64_t(blockIdx.y) * WEIGHT_SUM_ROWS; first < rows; first += stride) {
+    const int64_t end = first + WEIGHT_SUM_ROWS < rows ? first + WEIGHT_SUM_ROWS : rows;
+    float sum = 0.0f;
+    for (int64_t row = first; row < end; row++) sum += term(row * width + column, row);
+    partial[first / WEIGHT_SUM_ROWS * width + column] = sum;
+  }
+}
+
 struct SumPair {
   float first, second;
 };

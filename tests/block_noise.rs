@@ -4,16 +4,23 @@
 
 #[path = "block_noise/definition.rs"]
 mod definition;
+mod devices;
 #[path = "block_noise/statistics.rs"]
 mod statistics;
 
 use definition::Noised;
+use gradstone::DType;
+use gradstone::device::Device;
 use gradstone::device::cpu::{pool, simd};
+use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::kernels::block_noise::{
-    Draw, Forward, Given, Noise, Order, Rate, WarmUp, Weight, forward,
+    Draw, Forward, Given, Noise, Order, Rate, WarmUp, Weight, forward, launch,
 };
+use gradstone::tensor::Storage;
 use gradstone::{Error, Tensor, ops};
+use gradstone_host::{Order as ThreadOrder, with_order};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// A batch and what is drawn for it.
 #[derive(Clone, Debug)]
@@ -61,6 +68,47 @@ impl Batch {
 
     pub fn run(&self) -> Noised {
         self.try_run().unwrap()
+    }
+
+    /// On a device, the ids `skew` elements past an aligned address.
+    fn run_on(&self, gpu: &Arc<Gpu>, skew: usize) -> Noised {
+        fn upload<T: bytemuck::Pod>(gpu: &Arc<Gpu>, dtype: DType, values: &[T]) -> DeviceBuffer {
+            DeviceBuffer::upload(gpu, dtype, bytemuck::cast_slice(values)).unwrap()
+        }
+        fn host<T: bytemuck::Pod>(buffer: &DeviceBuffer) -> Vec<T> {
+            let mut values = vec![T::zeroed(); buffer.len()];
+            buffer.download(0..buffer.len(), bytemuck::cast_slice_mut(&mut values)).unwrap();
+            values
+        }
+        let (tokens, rows) = (self.ids.len(), self.sequences.len());
+        let blocks = self.length / self.noise.block * rows;
+        let mut skewed = vec![-1; skew];
+        skewed.extend(&self.ids);
+        let ids = upload(gpu, DType::I32, &skewed);
+        let eligible = self.eligible.as_ref().map(|all| upload(gpu, DType::U8, all));
+        let sequences = upload(gpu, DType::I64, &self.sequences);
+        let given =
+            self.given.as_ref().map(|all| all.each_ref().map(|v| upload(gpu, DType::F32, v)));
+        // Filled, so that what is not written shows.
+        let mut noised = upload(gpu, DType::I32, &vec![-7i32; tokens]);
+        let mut mask = upload(gpu, DType::U8, &vec![9u8; tokens]);
+        let mut weight = upload(gpu, DType::F32, &vec![f32::NAN; tokens]);
+        let mut rate = upload(gpu, DType::F32, &vec![f32::NAN; blocks]);
+        let args = launch::Forward {
+            ids: ids.slice(skew..skew + tokens).unwrap(),
+            eligible: eligible.as_ref().map(DeviceBuffer::whole),
+            sequences: sequences.whole(),
+            length: self.length,
+            given: given
+                .as_ref()
+                .map(|[rate, weight]| launch::Given { rate: rate.whole(), weight: weight.whole() }),
+            noised: noised.whole_mut(),
+            mask: mask.whole_mut(),
+            weight: weight.whole_mut(),
+            rate: rate.whole_mut(),
+        };
+        launch::forward(&self.noise, args).unwrap();
+        Noised { ids: host(&noised), mask: host(&mask), weight: host(&weight), rate: host(&rate) }
     }
 
     /// The sequence at a place of the batch, alone.
@@ -175,6 +223,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_device_draws_the_same_bits(batch in batches(), skew in 0usize..4, order in 0usize..5) {
+        let want = batch.run();
+        let order = ThreadOrder::ALL[order];
+        for device in devices::all() {
+            let Some(gpu) = device.gpu() else { continue };
+            prop_assert_eq!(&with_order(order, || batch.run_on(gpu, skew)), &want, "{} {:?}", device, order);
+        }
+    }
+}
+
 #[test]
 fn threads_and_instruction_sets_change_nothing() {
     for draw in [Draw::Independent { forced: true }, Draw::Counted { least: 1, most: 3 }] {
@@ -238,13 +300,31 @@ fn the_op_is_the_kernel() {
     batch.eligible = Some((0..96).map(|i| u8::from(i % 3 > 0)).collect());
     let ids = Tensor::from_i32(batch.ids.clone(), &[3, 32]).unwrap();
     let want = batch.run();
-    let got =
-        ops::block_noise(&ids, batch.eligible.as_deref(), &batch.sequences, &batch.noise).unwrap();
-    assert_eq!(got.ids.i32s().unwrap(), want.ids);
-    assert_eq!(got.mask.bytes(), want.mask);
-    assert_eq!(got.weight.f32s().unwrap(), want.weight);
-    assert_eq!(got.rate.f32s().unwrap(), want.rate);
-    assert_eq!(got.rate.shape(), [3, 8]);
+    let marks: Vec<i32> = batch.eligible.iter().flatten().map(|e| i32::from(*e)).collect();
+    let marks_as_ids = Tensor::from_i32(marks, &[3, 32]).unwrap();
+    let mut eligible = Storage::recycled(DType::U8, 96);
+    eligible.bytes_mut().copy_from_slice(batch.eligible.as_ref().unwrap());
+    let eligible = Tensor::new(eligible, &[3, 32]).unwrap();
+    for device in devices::all() {
+        let (ids, eligible) =
+            (ids.to_device(&device).unwrap(), eligible.to_device(&device).unwrap());
+        let got = ops::block_noise(&ids, Some(&eligible), &batch.sequences, &batch.noise).unwrap();
+        let host = |tensor: &Tensor| tensor.to_device(&Device::Cpu).unwrap();
+        assert_eq!(host(&got.ids).i32s().unwrap(), want.ids);
+        assert_eq!(host(&got.mask).bytes().unwrap(), want.mask);
+        assert_eq!(host(&got.weight).f32s().unwrap(), want.weight);
+        assert_eq!(host(&got.rate).f32s().unwrap(), want.rate);
+        assert_eq!(got.rate.shape(), [3, 8]);
+        let wrong = marks_as_ids.to_device(&device).unwrap();
+        let error = ops::block_noise(&ids, Some(&wrong), &batch.sequences, &batch.noise);
+        assert!(error.unwrap_err().is_dtype());
+        let odd = Noise { block: 5, ..batch.noise };
+        assert!(ops::block_noise(&ids, None, &batch.sequences, &odd).unwrap_err().is_shape());
+        if device != Device::Cpu {
+            let error = ops::block_noise(&ids, Some(&marks_as_ids), &batch.sequences, &batch.noise);
+            assert!(error.unwrap_err().is_unsupported());
+        }
+    }
     let flat = Tensor::from_i32(vec![0; 4], &[4]).unwrap();
     assert!(ops::block_noise(&flat, None, &[0], &batch.noise).unwrap_err().is_shape());
     let floats = Tensor::from_f32(vec![0.0; 4], &[1, 4]).unwrap();

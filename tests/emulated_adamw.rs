@@ -5,12 +5,13 @@
 #[path = "emulated/memory.rs"]
 mod memory;
 
+use gradstone::device::Device;
 use gradstone::kernels::adamw::launch::{Parameter, Workspace};
 use gradstone::kernels::adamw::{self, Hyper, Norm, global_norm};
 use gradstone::nn::Parameters;
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::tensor::Gradients;
-use gradstone::{DType, Device, Tensor};
+use gradstone::{DType, Tensor};
 use memory::{back, bits, blank, in_every_order, normal, placed, shifted};
 
 /// Parameters of a model: empty ones, ragged ones, the borders of a chunk of 16384 elements.

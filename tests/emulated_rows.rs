@@ -5,9 +5,10 @@
 #[path = "emulated/memory.rs"]
 mod memory;
 
+use gradstone::device::Device;
 use gradstone::kernels::rows;
 use gradstone::rng::{Sequence, Stream};
-use gradstone::{DType, Device, Tensor};
+use gradstone::{DType, Tensor};
 use memory::{FLOATS, back, bits, blank, in_every_order, normal, placed, shifted};
 
 /// Indices on the device, in either type.

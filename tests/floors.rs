@@ -63,6 +63,7 @@ fn reexported(room: &str) -> Option<usize> {
     match room {
         "Error" | "Result" => floor("error"),
         "DType" | "with_float" => floor("dtype"),
+        "typed_kernel" => floor("device"),
         "Tensor" => floor("tensor"),
         _ => floor(room),
     }

@@ -1,16 +1,24 @@
 //! Ids to bytes against Hugging Face `tokenizers`, whole and as they arrive; image ids to vectors against the formula.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use gradstone::device::Device;
 use gradstone::device::cpu::pool;
+use gradstone::device::gpu::{DeviceBuffer, DeviceSlice, Gpu};
+use gradstone::kernels::token_decode::launch::{DeviceTable, measure};
 use gradstone::kernels::token_decode::{
     Decode, Decoded, Layout, Stream, Strip, Table, Token, VqLookup, VqQuantize, decode, vq_lookup,
     vq_quantize,
 };
 use gradstone::rng::{Sequence, Stream as Draws};
 use gradstone::text::Tokenizer;
+use gradstone::{DType, Tensor, ops};
+use gradstone_host::{Order, with_order};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+mod devices;
 
 /// Tokens of every kind: words, spaces, bytes, cut characters, long ones.
 const WORDS: [&str; 24] = [
@@ -190,6 +198,90 @@ proptest! {
     }
 }
 
+fn download<T: bytemuck::Pod>(from: DeviceSlice<'_>, whole: &DeviceBuffer) -> Vec<T> {
+    let mut values = vec![T::zeroed(); from.len()];
+    whole.download(0..from.len(), bytemuck::cast_slice_mut(&mut values)).unwrap();
+    values
+}
+
+/// What [`decode`] returns, from a device; its count of unknown ids is not known there.
+fn run_on(gpu: &Arc<Gpu>, table: &Table, ids: &[i32], segments: &[usize], skip: bool) -> Decoded {
+    let table = DeviceTable::upload(gpu, table).unwrap();
+    let ids = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(ids)).unwrap();
+    let measured = measure(&table, ids.whole(), segments, skip).unwrap();
+    let bytes = measured.bytes().unwrap();
+    let host = |slice: DeviceSlice<'_>| -> Vec<usize> {
+        let mut copy = DeviceBuffer::recycled(gpu, DType::I64, slice.len()).unwrap();
+        copy.whole_mut().copy_from(slice).unwrap();
+        download::<i64>(slice, &copy).into_iter().map(|at| at as usize).collect()
+    };
+    // A run that is too short holds the first of the bytes, and nothing is written past it.
+    let total = bytes.len();
+    let mut short = DeviceBuffer::upload(gpu, DType::U8, &vec![7; total + 3]).unwrap();
+    let part = total / 2;
+    measured.copy(short.whole_mut().slice_mut(1..1 + part).unwrap()).unwrap();
+    let short: Vec<u8> = download(short.whole(), &short);
+    let bytes: Vec<u8> = download(bytes.whole(), &bytes);
+    assert_eq!(short[1..1 + part], bytes[..part]);
+    assert!(short[0] == 7 && short[1 + part..].iter().all(|byte| *byte == 7));
+    let (offsets, starts) = (host(measured.offsets()), host(measured.starts()));
+    Decoded { bytes, offsets, starts, unknown: 0 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn a_device_decodes_the_same_bytes(
+        lists in prop::collection::vec(ids_of(289), 0..6), skip in any::<bool>(), order in 0usize..5,
+    ) {
+        let device = devices::emulated();
+        let gpu = device.gpu().unwrap();
+        for decoder in decoders() {
+            let (ours, _) = tokenizer(decoder.clone());
+            let table = ours.decode_table().unwrap();
+            let ids = lists.concat();
+            let mut segments = vec![0];
+            lists.iter().for_each(|list| segments.push(segments[segments.len() - 1] + list.len()));
+            let want = run(table, &ids, &segments, skip);
+            let got = with_order(Order::ALL[order], || run_on(gpu, table, &ids, &segments, skip));
+            prop_assert_eq!(texts(&got), texts(&want), "{}", decoder);
+            prop_assert_eq!(&got.bytes, &want.bytes);
+            prop_assert_eq!(&got.offsets, &want.offsets);
+            prop_assert_eq!(&got.starts, &want.starts, "{}", decoder);
+            // Ids that the table does not have are reported.
+            let outside = ids.iter().any(|id| *id as usize >= table.len());
+            prop_assert_eq!(gpu.check_status().is_err(), outside);
+        }
+    }
+}
+
+#[test]
+fn a_device_decodes_many_tiles() {
+    let device = devices::emulated();
+    let gpu = device.gpu().unwrap();
+    let (ours, _) = tokenizer(sequence(
+        json!([replace(), {"type": "ByteFallback"}, {"type": "Fuse"}, strip(1)]),
+    ));
+    let table = ours.decode_table().unwrap();
+    let mut draws = Sequence::new(9, Draws::Free, 0);
+    // A part of long tokens only: more bytes than a tile's stage holds.
+    let ids: Vec<i32> =
+        (0..5000).map(|i| if i / 1100 == 2 { 26 } else { draws.below(283) as i32 }).collect();
+    let segments = [0, 10, 10, 1500, 4999, 5000];
+    let want = run(table, &ids, &segments, true);
+    for order in Order::ALL {
+        let got = with_order(order, || run_on(gpu, table, &ids, &segments, true));
+        assert_eq!(got.bytes, want.bytes);
+        assert_eq!((got.starts, got.offsets), (want.starts.clone(), want.offsets.clone()));
+    }
+    let there = DeviceTable::upload(gpu, table).unwrap();
+    let four = DeviceBuffer::recycled(gpu, DType::I32, 4).unwrap();
+    assert!(measure(&there, four.whole(), &[0, 5], true).err().unwrap().is_shape());
+    let wide = Table::new([], Some(Strip { character: '日', count: 1 })).unwrap();
+    assert!(DeviceTable::upload(gpu, &wide).err().unwrap().is_unsupported());
+}
+
 #[test]
 fn each_token_begins_where_its_bytes_are() {
     let (ours, _) = tokenizer(sequence(
@@ -343,6 +435,58 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn vectors_have_the_same_bits_on_a_device() {
+    let device = devices::emulated();
+    let mut draws = Sequence::new(3, Draws::Free, 0);
+    for (images, positions, codes, channels) in
+        [(2, 37, 70, 8), (1, 1, 1, 1), (0, 5, 3, 2), (3, 64, 33, 5)]
+    {
+        let mut normal =
+            |len: usize| -> Vec<f32> { (0..len).map(|_| draws.next_normal()).collect() };
+        let codebook = Tensor::from_f32(normal(codes * channels), &[codes, channels]).unwrap();
+        let z = normal(images * positions * channels);
+        for (normalize, layout) in [
+            (true, Layout::ChannelFirst),
+            (false, Layout::ChannelFirst),
+            (true, Layout::ChannelLast),
+        ] {
+            let shape = match layout {
+                Layout::ChannelFirst => [images, channels, positions],
+                Layout::ChannelLast => [images, positions, channels],
+            };
+            let z = Tensor::from_f32(z.clone(), &shape).unwrap();
+            let ids = ops::vq_quantize(&z, &codebook, normalize, layout).unwrap();
+            let vectors = ops::vq_lookup(&ids, &codebook, normalize, layout).unwrap();
+            for order in Order::ALL {
+                let there = |tensor: &Tensor| tensor.to_device(&device).unwrap();
+                let (found, gathered) = with_order(order, || {
+                    let found =
+                        ops::vq_quantize(&there(&z), &there(&codebook), normalize, layout).unwrap();
+                    let gathered =
+                        ops::vq_lookup(&there(&ids), &there(&codebook), normalize, layout);
+                    (
+                        found.to_device(&Device::Cpu).unwrap(),
+                        gathered.unwrap().to_device(&Device::Cpu).unwrap(),
+                    )
+                });
+                assert_eq!(found.i32s().unwrap(), ids.i32s().unwrap());
+                let bits =
+                    |x: &Tensor| x.f32s().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&gathered), bits(&vectors));
+            }
+        }
+    }
+    let codebook = Tensor::from_f32(vec![1.0; 6], &[3, 2]).unwrap().to_device(&device).unwrap();
+    let ids = Tensor::from_i32(vec![0, 3, -1, 2], &[1, 4]).unwrap().to_device(&device).unwrap();
+    let out = ops::vq_lookup(&ids, &codebook, false, Layout::ChannelLast).unwrap();
+    let out = out.to_device(&Device::Cpu).unwrap();
+    assert_eq!(out.f32s().unwrap(), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+    assert!(device.gpu().unwrap().check_status().unwrap_err().is_index());
+    let flat = Tensor::from_i32(vec![0; 4], &[4]).unwrap();
+    assert!(ops::vq_lookup(&flat, &codebook, true, Layout::ChannelLast).unwrap_err().is_shape());
 }
 
 #[test]

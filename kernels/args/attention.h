@@ -3,7 +3,13 @@
 #include "types.h"
 
 /** Which keys of its own sequence a query sees. */
-enum AttentionMask { MASK_CAUSAL, MASK_FULL };
+enum AttentionMask {
+  MASK_CAUSAL,
+  MASK_FULL,
+  MASK_BLOCK_CAUSAL,   /**< its own block of `block` positions and those before */
+  MASK_BLOCK_DIFFUSION /**< [noised; clean] copies: a noised token sees its own noised block and the clean blocks before
+                          it, a clean token the clean blocks up to its own */
+};
 
 enum AttentionSize {
   ATTENTION_PAGE = 64,      /**< positions of one page of a cache */
@@ -23,6 +29,8 @@ typedef struct AttentionShape {
   int32_t head_dim; /**< at most the width in the kernel's name */
   uint32_t mask;    /**< MASK_* */
   int32_t window;   /**< causal masks: query i sees keys j > i - window; 0: all before it */
+  int32_t block;    /**< positions of a block, > 0 where the mask has blocks */
+  int32_t unused;
   float scale;      /**< factor on q k */
   float softcap;    /**< scores become softcap * tanh(score / softcap); 0: they do not */
   uint32_t* status; /**< STATUS_BAD_GROUP where segments or lengths are out of order; null: not told */
@@ -75,7 +83,7 @@ typedef struct AttentionBackwardArgs {
   const void* q;          /**< [tokens, query_heads, head_dim] storage type */
   const void* k;          /**< [tokens, kv_heads, head_dim] */
   const void* v;          /**< [tokens, kv_heads, head_dim] */
-  const void* dout;       /**< [tokens, query_heads, head_dim]; bf16 in the bf16 kernels, else f32 */
+  const void* dout;       /**< [tokens, query_heads, head_dim] storage type */
   const float* logsumexp; /**< [tokens, query_heads] */
   const float* delta;     /**< [tokens, query_heads] */
   float* dq;              /**< [tokens, query_heads, head_dim] scale * sum_j ds_ij k_j */

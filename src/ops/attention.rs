@@ -77,7 +77,7 @@ fn on_device(
     spec: &Attention,
     segments: &[usize],
 ) -> Result<Tensor> {
-    let segments = Segments::upload(gpu, segments)?;
+    let segments = Segments::upload(gpu, spec.mask, segments)?;
     let mut out = Tensor::recycled_on(q.shape(), q.dtype(), gpu)?;
     let mut logsumexp = if recording(&[q, k, v]) {
         Some(DeviceBuffer::recycled(gpu, DType::F32, q.shape()[0] * spec.query_heads)?)

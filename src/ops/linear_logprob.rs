@@ -1,13 +1,15 @@
 //! Log-prob and entropy straight from hidden states and a head: the logits are never all in memory.
 
-use super::logprob::{SoftmaxOptions, pair};
+use super::logprob::{DevicePlan, SoftmaxOptions, pair, upstream};
 use crate::DType;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::linear_logprob::{self as kernel, Gradients, Head, Saved};
-use crate::kernels::logprob::Outputs;
+use crate::kernels::linear_logprob::{self as kernel, Gradients, Head, Saved, launch};
+use crate::kernels::logprob::{self, Outputs};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record, recording};
+use std::sync::Arc;
 
 /// [`logprob`](super::logprob()) of `hidden · weightᵀ + bias`, to the same bits, without the logits in memory.
 ///
@@ -34,6 +36,11 @@ pub fn linear_logprob(
         targets: targets.to_vec(),
         options: options.clone(),
     };
+    let mut inputs = vec![hidden, weight];
+    inputs.extend(bias);
+    if let Some(gpu) = Tensor::common_gpu("linear_logprob", &inputs)? {
+        return on_device(gpu, &inputs, saved);
+    }
     let rows = hidden.leading();
     let (mut logprob, mut entropy) = (Buffer::recycled(rows), Buffer::recycled(rows));
     let mut logsumexp = Buffer::recycled(rows);
@@ -46,8 +53,6 @@ pub fn linear_logprob(
             argmax: None,
         },
     )?;
-    let mut inputs = vec![hidden, weight];
-    inputs.extend(bias);
     let saved_entropy = if recording(&inputs) { entropy.clone() } else { Buffer::recycled(0) };
     let outputs = vec![
         Tensor::from_buffer(logprob, &[rows], DType::F32)?,
@@ -66,7 +71,8 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn head(&self) -> Result<Head<'_>> {
+    /// `[vocab, width]` of the head, which fits the hidden states.
+    fn shape(&self) -> Result<[usize; 2]> {
         let [vocab, width] = *self.weight.shape() else {
             return Err(Error::shape(format!("linear_logprob: weight {:?}", self.weight.shape())));
         };
@@ -80,6 +86,11 @@ impl Inputs {
                 self.hidden.dtype()
             )));
         }
+        Ok([vocab, width])
+    }
+
+    fn head(&self) -> Result<Head<'_>> {
+        let [vocab, width] = self.shape()?;
         Ok(Head {
             hidden: self.hidden.floats()?,
             weight: self.weight.floats()?,
@@ -91,6 +102,88 @@ impl Inputs {
             softmax: self.options.kernel(),
             workspace: 0,
         })
+    }
+}
+
+/// [`linear_logprob`] on a device.
+fn on_device(gpu: &Arc<Gpu>, inputs: &[&Tensor], saved: Inputs) -> Result<(Tensor, Tensor)> {
+    let [vocab, _] = saved.shape()?;
+    let rows = saved.hidden.leading();
+    // The host sees targets and options: it checks them as it does for its own kernels.
+    logprob::check("linear_logprob", [rows, vocab], &saved.targets, saved.options.kernel())?;
+    let plan = DevicePlan::new(gpu, &saved.targets, vocab, &saved.options)?;
+    let new = || Tensor::recycled_on(&[rows], DType::F32, gpu);
+    let (mut logprob, mut entropy, mut logsumexp) = (new()?, new()?, new()?);
+    let outputs = launch::Outputs {
+        logprob: logprob.device_slice_mut()?,
+        entropy: Some(entropy.device_slice_mut()?),
+        logsumexp: logsumexp.device_slice_mut()?,
+        argmax: None,
+    };
+    launch::forward(&saved.head_on(&plan)?, outputs)?;
+    let saved_entropy = entropy.detach();
+    let save = || DeviceLinearLogProb { inputs: saved, plan, logsumexp, entropy: saved_entropy };
+    pair(record(inputs, vec![logprob, entropy], save))
+}
+
+impl Inputs {
+    fn head_on<'a>(&'a self, plan: &'a DevicePlan) -> Result<launch::Head<'a>> {
+        let [vocab, width] = self.shape()?;
+        Ok(launch::Head {
+            hidden: self.hidden.device_slice()?,
+            weight: self.weight.device_slice()?,
+            bias: self.bias.as_ref().map(Tensor::device_slice).transpose()?,
+            targets: plan.targets.whole(),
+            rows: self.hidden.leading(),
+            width,
+            vocab,
+            softmax: plan.softmax(),
+            live: Some(self.targets.iter().filter(|target| **target >= 0).count()),
+            workspace: 0,
+        })
+    }
+}
+
+struct DeviceLinearLogProb {
+    inputs: Inputs,
+    plan: DevicePlan,
+    logsumexp: Tensor,
+    entropy: Tensor,
+}
+
+impl Backward for DeviceLinearLogProb {
+    fn name(&self) -> &'static str {
+        "linear_logprob"
+    }
+
+    fn backward(self: Box<Self>, grads: Grads, wanted: &[bool]) -> Result<Grads> {
+        let DeviceLinearLogProb { inputs, plan, logsumexp, entropy } = *self;
+        let saved = launch::Saved {
+            logsumexp: logsumexp.device_slice()?,
+            entropy: Some(entropy.device_slice()?),
+            upstream: upstream(&grads)?,
+        };
+        let want = |i: usize| wanted.get(i).copied().unwrap_or(false);
+        let (gpu, of) = (plan.targets.gpu(), [Some(&inputs.hidden), Some(&inputs.weight)]);
+        let mut gradients = Vec::new();
+        for (i, input) in of.into_iter().chain([inputs.bias.as_ref()]).enumerate() {
+            let new = |input: &Tensor| match i {
+                0 => Tensor::recycled_on(input.shape(), DType::F32, gpu),
+                _ => Tensor::zeros_on(input.shape(), DType::F32, &input.device()),
+            };
+            gradients.push(input.filter(|_| want(i)).map(new).transpose()?);
+        }
+        let [dhidden, dweight, dbias] = &mut gradients[..] else {
+            return Err(Error::state("linear_logprob backward: three gradients are expected"));
+        };
+        let into = launch::Gradients {
+            dhidden: dhidden.as_mut().map(Tensor::device_slice_mut).transpose()?,
+            dweight: dweight.as_mut().map(Tensor::device_slice_mut).transpose()?,
+            dbias: dbias.as_mut().map(Tensor::device_slice_mut).transpose()?,
+        };
+        launch::backward(&inputs.head_on(&plan)?, &saved, into)?;
+        gradients.truncate(2 + usize::from(inputs.bias.is_some()));
+        Ok(gradients)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use crate::DType;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::{Error, Result};
-use crate::kernels::logprob::{self as kernel, Softmax, Temperature};
+use crate::kernels::logprob::{self as kernel, Softmax, Temperature, launch};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record, recording};
+use std::sync::Arc;
 
 /// How logits become a distribution.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +55,9 @@ pub fn logprob(
     let [rows, vocab] = *logits.shape() else {
         return Err(Error::shape(format!("logprob: logits {:?}", logits.shape())));
     };
+    if let Some(gpu) = logits.gpu() {
+        return on_device(gpu, logits, targets, options);
+    }
     let (mut logprob, mut entropy) = (Buffer::recycled(rows), Buffer::recycled(rows));
     let mut logsumexp = Buffer::recycled(rows);
     kernel::forward(
@@ -83,6 +88,113 @@ pub fn logprob(
         entropy: saved_entropy,
     });
     pair(outputs)
+}
+
+/// [`logprob`] of logits on a device.
+fn on_device(
+    gpu: &Arc<Gpu>,
+    logits: &Tensor,
+    targets: &[i32],
+    options: &SoftmaxOptions,
+) -> Result<(Tensor, Tensor)> {
+    let (rows, vocab) = (logits.leading(), logits.last_dim());
+    // The host sees targets and options: it checks them as it does for its own kernels.
+    kernel::check("logprob", [rows, vocab], targets, options.kernel())?;
+    let plan = DevicePlan::new(gpu, targets, vocab, options)?;
+    let new = || Tensor::recycled_on(&[rows], DType::F32, gpu);
+    let (mut logprob, mut entropy, mut logsumexp) = (new()?, new()?, new()?);
+    let outputs = launch::Outputs {
+        logprob: logprob.device_slice_mut()?,
+        entropy: Some(entropy.device_slice_mut()?),
+        logsumexp: logsumexp.device_slice_mut()?,
+        argmax: None,
+    };
+    launch::forward(logits.device_slice()?, &plan.rows(rows, vocab), outputs)?;
+    let saved_entropy = entropy.detach();
+    let save =
+        || DeviceLogProb { logits: logits.detach(), plan, logsumexp, entropy: saved_entropy };
+    pair(record(&[logits], vec![logprob, entropy], save))
+}
+
+/// Targets and options on a device.
+pub(super) struct DevicePlan {
+    pub(super) targets: DeviceBuffer,
+    banned: Option<DeviceBuffer>,
+    temperature: f32,
+    softcap: Option<f32>,
+}
+
+impl DevicePlan {
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        targets: &[i32],
+        vocab: usize,
+        options: &SoftmaxOptions,
+    ) -> Result<DevicePlan> {
+        Ok(DevicePlan {
+            targets: DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(targets))?,
+            banned: launch::banned_ids(gpu, &options.banned, vocab)?,
+            temperature: options.temperature,
+            softcap: options.softcap,
+        })
+    }
+
+    pub(super) fn softmax(&self) -> launch::Softmax<'_> {
+        launch::Softmax {
+            temperature: launch::Temperature::Same(self.temperature),
+            softcap: self.softcap,
+            banned: self.banned.as_ref().map(DeviceBuffer::whole),
+        }
+    }
+
+    fn rows(&self, rows: usize, vocab: usize) -> launch::Rows<'_> {
+        let (targets, softmax) = (self.targets.whole(), self.softmax());
+        launch::Rows { targets, row_of: None, rows, vocab, softmax }
+    }
+}
+
+struct DeviceLogProb {
+    logits: Tensor,
+    plan: DevicePlan,
+    logsumexp: Tensor,
+    entropy: Tensor,
+}
+
+/// The two gradients of an operation with two outputs, as kernels take them.
+pub(super) fn upstream(grads: &Grads) -> Result<launch::Upstream<'_>> {
+    let [dlogprob, dentropy] = &grads[..] else {
+        return Err(Error::state(format!("{} gradients instead of 2", grads.len())));
+    };
+    Ok(launch::Upstream {
+        dlogprob: dlogprob.as_ref().map(Tensor::device_slice).transpose()?,
+        dentropy: dentropy.as_ref().map(Tensor::device_slice).transpose()?,
+    })
+}
+
+impl Backward for DeviceLogProb {
+    fn name(&self) -> &'static str {
+        "logprob"
+    }
+
+    fn backward(self: Box<Self>, grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let DeviceLogProb { mut logits, plan, logsumexp, entropy } = *self;
+        let rows = plan.rows(logits.leading(), logits.last_dim());
+        let upstream = upstream(&grads)?;
+        let (lse, entropy) = (logsumexp.device_slice()?, Some(entropy.device_slice()?));
+        if logits.dtype() == DType::F32 {
+            // The logits' own memory becomes their gradient where nothing else holds it.
+            let in_place = launch::Logits::InPlace(logits.device_slice_mut()?);
+            launch::backward(in_place, &rows, lse, entropy, upstream)?;
+            return Ok(vec![Some(logits)]);
+        }
+        let mut dlogits = Tensor::recycled_on(logits.shape(), DType::F32, plan.targets.gpu())?;
+        let apart = launch::Logits::Apart {
+            logits: logits.device_slice()?,
+            dlogits: dlogits.device_slice_mut()?,
+        };
+        launch::backward(apart, &rows, lse, entropy, upstream)?;
+        Ok(vec![Some(dlogits)])
+    }
 }
 
 /// The two outputs of an operation that has two.

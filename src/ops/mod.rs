@@ -16,6 +16,7 @@ mod reduce;
 mod rows;
 mod softmax;
 mod tokens;
+mod vq;
 
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
 pub use attention::{append_to_cache, attention, cached_attention};
@@ -29,3 +30,4 @@ pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{embedding, rope, rope_with};
+pub use vq::{vq_lookup, vq_quantize};

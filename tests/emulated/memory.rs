@@ -1,8 +1,9 @@
 //! The emulated device and memory of it, for tests of kernels: tensors as carriers of device memory.
 #![allow(dead_code)]
 
+use gradstone::device::Device;
 use gradstone::rng::{self, Stream};
-use gradstone::{DType, Device, Tensor};
+use gradstone::{DType, Tensor};
 use gradstone_host::{Order, with_order};
 
 pub const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];

@@ -32,10 +32,9 @@ pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
     ("block_noise", "tests/block_noise.rs"),
     ("cached_attention", "tests/decoder.rs"),
     ("cast", "tests/autograd.rs"),
+    ("vq_lookup", "tests/token_decode.rs"),
+    ("vq_quantize", "tests/token_decode.rs"),
 ];
-
-/// Operations that other devices do not have yet.
-pub const CPU_ONLY: &[&str] = &["linear_logprob"];
 
 fn size(draws: &mut Sequence, from: u32, below: u32) -> usize {
     (from + draws.below(below - from)) as usize

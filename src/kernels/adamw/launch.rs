@@ -45,12 +45,14 @@ impl Workspace {
     /// # Errors
     /// What the device reports.
     pub fn new(gpu: &Arc<Gpu>) -> Result<Workspace> {
+        // A norm of 0, a scale of 1, no bad parameter.
+        let none = [&[0; 8][..], &1f32.to_ne_bytes(), &(-1i32).to_ne_bytes()].concat();
         Ok(Workspace {
             gpu: Arc::clone(gpu),
             table: DeviceBuffer::recycled(gpu, DType::U8, 0)?,
             uploaded: Vec::new(),
             partial: DeviceBuffer::recycled(gpu, DType::I64, 0)?,
-            result: DeviceBuffer::zeros(gpu, DType::U8, size_of::<GradientNorm>())?,
+            result: DeviceBuffer::upload(gpu, DType::U8, &none)?,
         })
     }
 

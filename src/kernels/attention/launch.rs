@@ -34,13 +34,13 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Uploads CSR offsets `0, …, tokens`.
+    /// Uploads CSR offsets `0, …, tokens` of sequences that the mask fits.
     ///
     /// # Errors
     /// [`Error::is_shape`] unless they rise from 0 to below 2³¹, and what the device reports.
-    pub fn upload(gpu: &Arc<Gpu>, segments: &[usize]) -> Result<Segments> {
+    pub fn upload(gpu: &Arc<Gpu>, mask: Mask, segments: &[usize]) -> Result<Segments> {
         let tokens = segments.last().copied().unwrap_or(0);
-        check_segments(Mask::Causal, segments, tokens)?;
+        check_segments(mask, segments, tokens)?;
         let longest = segments.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
         let offsets = upload_i32(gpu, segments)?;
         Ok(Segments { offsets, sequences: segments.len() - 1, tokens, longest })
@@ -224,7 +224,6 @@ fn forward_kernel(width: usize, dtype: DType) -> Result<Kernel> {
     match width {
         32 => typed_kernel!("attention_forward", "attention_forward_32", dtype),
         64 => typed_kernel!("attention_forward", "attention_forward_64", dtype),
-        96 => typed_kernel!("attention_forward", "attention_forward_96", dtype),
         128 => typed_kernel!("attention_forward", "attention_forward_128", dtype),
         _ => typed_kernel!("attention_forward", "attention_forward_256", dtype),
     }

@@ -3,7 +3,7 @@
 //! The host knows every length, so it decides which page a token goes to; keys and values never leave the device.
 
 use super::launch::{Keys, Segments, attend, grid, same_dtype, upload_i32};
-use super::{Attention, check_len};
+use super::{Attention, Mask, check_len};
 use crate::DType;
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Gpu};
@@ -255,7 +255,7 @@ impl Pages {
         let lengths: Vec<usize> = lengths.collect();
         Ok(Arc::new(Step {
             new: segments.to_vec(),
-            segments: Segments::upload(&self.gpu, segments)?,
+            segments: Segments::upload(&self.gpu, Mask::Causal, segments)?,
             lengths_on_device: upload_i32(&self.gpu, &lengths)?,
             lengths,
         }))

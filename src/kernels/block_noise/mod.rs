@@ -17,6 +17,7 @@
 mod binomial;
 mod curve;
 mod draw;
+pub mod launch;
 mod rate;
 
 pub use curve::Curve;
@@ -156,7 +157,7 @@ impl Noise {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::invalid(format!("{OP}: {what}")));
         if self.block == 0 || self.block > MAX_BLOCK {
             return bad(format!("blocks of {} tokens; 1 to {MAX_BLOCK} are possible", self.block));
@@ -222,37 +223,66 @@ pub struct Forward<'a> {
     pub rate: &'a mut [f32],
 }
 
-impl Forward<'_> {
-    pub(crate) fn check(&self, noise: &Noise) -> Result<()> {
+/// The lengths of what [`forward`] is given, on the CPU or on a device.
+struct Lengths {
+    rows: usize,
+    length: usize,
+    ids: usize,
+    eligible: Option<usize>,
+    given: Option<[usize; 2]>,
+    noised: usize,
+    mask: usize,
+    weight: usize,
+    rate: usize,
+}
+
+impl Lengths {
+    fn check(&self, noise: &Noise) -> Result<()> {
         noise.check()?;
-        let (rows, length, block) = (self.sequences.len(), self.length, noise.block);
+        let (rows, length, block) = (self.rows, self.length, noise.block);
         if !length.is_multiple_of(block) || length > i32::MAX as usize {
             return Err(Error::shape(format!(
                 "{OP}: sequences of {length} tokens are not whole blocks of {block} below 2^31 tokens (pad them, \
                  with `eligible` 0)"
             )));
         }
-        let tokens = rows.checked_mul(length);
-        let blocks = length / block * rows;
-        let eligible = self.eligible.map_or(tokens, |eligible| Some(eligible.len()));
-        let given = self.given.map_or([blocks; 2], |given| [given.rate.len(), given.weight.len()]);
+        let tokens = rows.checked_mul(length).unwrap_or(usize::MAX);
+        let blocks = tokens / block;
+        let given = self.given.unwrap_or([blocks; 2]);
         for (name, got, want) in [
-            ("ids", Some(self.ids.len()), tokens),
-            ("eligible", eligible, tokens),
-            ("noised", Some(self.noised.len()), tokens),
-            ("mask", Some(self.mask.len()), tokens),
-            ("weight", Some(self.weight.len()), tokens),
-            ("rate", Some(self.rate.len()), Some(blocks)),
-            ("given rate", Some(given[0]), Some(blocks)),
-            ("given weight", Some(given[1]), Some(blocks)),
+            ("ids", self.ids, tokens),
+            ("eligible", self.eligible.unwrap_or(tokens), tokens),
+            ("noised", self.noised, tokens),
+            ("mask", self.mask, tokens),
+            ("weight", self.weight, tokens),
+            ("rate", self.rate, blocks),
+            ("given rate", given[0], blocks),
+            ("given weight", given[1], blocks),
         ] {
             if got != want {
                 return Err(Error::shape(format!(
-                    "{OP}: {name} has {} elements for {rows} sequences of {length} tokens in blocks of {block}",
-                    got.unwrap_or_default()
+                    "{OP}: {name} has {got} elements for {rows} sequences of {length} tokens in blocks of {block}"
                 )));
             }
         }
+        Ok(())
+    }
+}
+
+impl Forward<'_> {
+    fn check(&self, noise: &Noise) -> Result<()> {
+        Lengths {
+            rows: self.sequences.len(),
+            length: self.length,
+            ids: self.ids.len(),
+            eligible: self.eligible.map(<[u8]>::len),
+            given: self.given.map(|given| [given.rate.len(), given.weight.len()]),
+            noised: self.noised.len(),
+            mask: self.mask.len(),
+            weight: self.weight.len(),
+            rate: self.rate.len(),
+        }
+        .check(noise)?;
         let outside = |rate: &f32| !(*rate > 0.0 && *rate <= 1.0);
         match self.given.and_then(|given| given.rate.iter().copied().find(outside)) {
             Some(rate) => Err(Error::invalid(format!(

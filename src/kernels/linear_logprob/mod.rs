@@ -8,6 +8,7 @@
 //!
 //! Everything is f32 inside. A bf16 or f16 head is widened a block at a time into the workspace.
 
+pub mod launch;
 mod pass;
 
 use super::logprob::{self, Outputs, Softmax, Upstream, check_len};

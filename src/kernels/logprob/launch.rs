@@ -176,6 +176,28 @@ impl Rows<'_> {
 }
 
 impl Outputs<'_> {
+    /// The same outputs for a shorter time.
+    pub fn reborrow(&mut self) -> Outputs<'_> {
+        Outputs {
+            logprob: self.logprob.reborrow(),
+            entropy: self.entropy.as_mut().map(DeviceSliceMut::reborrow),
+            logsumexp: self.logsumexp.reborrow(),
+            argmax: self.argmax.as_mut().map(DeviceSliceMut::reborrow),
+        }
+    }
+
+    /// What masked rows get.
+    pub(in crate::kernels) fn clear(&mut self, op: &str, outputs: usize) -> Result<()> {
+        self.check(op, outputs)?;
+        self.logprob.fill_bytes(0)?;
+        self.logsumexp.fill_bytes(0)?;
+        if let Some(entropy) = &mut self.entropy {
+            entropy.fill_bytes(0)?;
+        }
+        // Bytes of -1.
+        self.argmax.as_mut().map_or(Ok(()), |argmax| argmax.fill_bytes(0xff))
+    }
+
     fn check(&self, op: &str, outputs: usize) -> Result<()> {
         check_len(op, "logprob", self.logprob.len(), outputs)?;
         check_len(op, "logsumexp", self.logsumexp.len(), outputs)?;
@@ -214,7 +236,7 @@ impl Outputs<'_> {
 }
 
 impl Upstream<'_> {
-    fn check(&self, op: &str, outputs: usize) -> Result<()> {
+    pub(in crate::kernels) fn check(&self, op: &str, outputs: usize) -> Result<()> {
         for (what, given) in [("dlogprob", self.dlogprob), ("dentropy", self.dentropy)] {
             check_len(op, what, given.map_or(outputs, DeviceSlice::len), outputs)?;
         }

@@ -173,8 +173,11 @@ pub(super) fn check_len(op: &str, what: &str, len: usize, want: usize) -> Result
     Err(Error::shape(format!("{op}: {what} has {len} elements, not {want}")))
 }
 
-/// Checks what every function of this family checks, for a family that stands on it.
-pub(super) fn check(
+/// Checks what every function of this family checks, for what stands on it.
+///
+/// # Errors
+/// As [`forward`](forward()).
+pub(crate) fn check(
     op: &str,
     shape: [usize; 2],
     targets: &[i32],

@@ -58,9 +58,15 @@ pub(super) struct K3Limits {
 
 impl Clamp {
     pub(super) fn limits(self) -> K3Limits {
+        let (argument, value) = self.bounds();
+        K3Limits { argument, value }
+    }
+
+    /// Of the argument, either way, and of the estimate.
+    pub(super) fn bounds(self) -> (f32, f32) {
         match self {
-            Clamp::Clamped => K3Limits { argument: 20.0, value: 10.0 },
-            Clamp::Unclamped => K3Limits { argument: f32::INFINITY, value: f32::INFINITY },
+            Clamp::Clamped => (20.0, 10.0),
+            Clamp::Unclamped => (f32::INFINITY, f32::INFINITY),
         }
     }
 }

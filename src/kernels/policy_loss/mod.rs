@@ -15,6 +15,7 @@
 
 mod aggregation;
 mod kl;
+pub mod launch;
 mod metrics;
 mod objective;
 mod pass;
@@ -92,7 +93,7 @@ pub fn forward_backward(
     let tokens = inputs.logprob.len();
     let offsets = super::offsets::checked("policy_loss", "sequence", inputs.offsets, tokens)?;
     check_lengths(inputs, &gradients, tokens, offsets.len() - 1)?;
-    check_needs(objective, inputs)?;
+    check_needs(objective, inputs.reference_logprob.is_some(), inputs.entropy.is_some())?;
 
     let live = pass::count_live(inputs.mask, &offsets);
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
@@ -128,6 +129,15 @@ fn check_lengths(
         ("gradient of logprob", Some(gradients.logprob.len()), tokens),
         ("gradient of entropy", gradients.entropy.as_ref().map(|g| g.len()), tokens),
     ];
+    check_each(lengths, tokens, sequences)
+}
+
+/// Each given length against the one it must be.
+fn check_each(
+    lengths: [(&str, Option<usize>, usize); 8],
+    tokens: usize,
+    sequences: usize,
+) -> Result<()> {
     for (name, got, want) in lengths {
         if let Some(got) = got.filter(|got| *got != want) {
             return Err(Error::shape(format!(
@@ -139,13 +149,13 @@ fn check_lengths(
     Ok(())
 }
 
-fn check_needs(objective: &Objective, inputs: &Inputs<'_>) -> Result<()> {
-    if objective.kl.is_some() && inputs.reference_logprob.is_none() {
+fn check_needs(objective: &Objective, has_reference: bool, has_entropy: bool) -> Result<()> {
+    if objective.kl.is_some() && !has_reference {
         return Err(Error::invalid(
             "policy_loss: the objective has a KL penalty, so reference_logprob is needed",
         ));
     }
-    if objective.entropy_coefficient != 0.0 && inputs.entropy.is_none() {
+    if objective.entropy_coefficient != 0.0 && !has_entropy {
         return Err(Error::invalid(
             "policy_loss: the objective has an entropy coefficient, so entropy is needed",
         ));

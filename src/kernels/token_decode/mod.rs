@@ -5,10 +5,12 @@
 //! vectors. Which bytes an id has is decided by a tokenizer, which is another room's; images are made of vectors by a
 //! model.
 
+pub mod launch;
 mod stream;
 mod table;
 mod text;
 mod vq;
+pub mod vq_launch;
 
 pub use stream::Stream;
 pub use table::{Strip, Table, Token};

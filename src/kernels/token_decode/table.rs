@@ -134,6 +134,12 @@ impl Table {
         entries.get(id as u32 as usize).unwrap_or(&NONE)
     }
 
+    /// Bytes of the longest token.
+    pub(super) fn longest(&self) -> usize {
+        let first = self.first.iter().flatten();
+        self.entries.iter().chain(first).map(|entry| self.bytes(entry).len()).max().unwrap_or(0)
+    }
+
     /// The bytes of an entry.
     pub(super) fn bytes<'a>(&'a self, entry: &'a Entry) -> &'a [u8] {
         if entry[INLINE] & LONG == 0 {

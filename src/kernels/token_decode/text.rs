@@ -55,16 +55,7 @@ const IDS_PER_TASK: usize = 32 * 1024;
 /// [`Error::is_shape`] when `segments` do not rise from 0 to the number of ids.
 pub fn decode(table: &Table, args: &Decode<'_>) -> Result<Decoded> {
     let Decode { ids, segments, .. } = *args;
-    let whole = segments.first() == Some(&0) && segments.last() == Some(&ids.len());
-    if !(whole && segments.is_sorted()) {
-        return Err(Error::shape(format!(
-            "{OP}: {} segments from {:?} to {:?} do not rise from 0 to {} ids",
-            segments.len(),
-            segments.first(),
-            segments.last(),
-            ids.len()
-        )));
-    }
+    check_segments(segments, ids.len())?;
     let texts = segments.len() - 1;
     let tasks = (ids.len() / IDS_PER_TASK).min(texts).min(4 * pool::threads());
     if tasks < 2 || pool::threads() == 1 {
@@ -89,6 +80,19 @@ pub fn decode(table: &Table, args: &Decode<'_>) -> Result<Decoded> {
         all.unknown += part.unknown;
     }
     Ok(all)
+}
+
+pub(super) fn check_segments(segments: &[usize], ids: usize) -> Result<()> {
+    let whole = segments.first() == Some(&0) && segments.last() == Some(&ids);
+    if whole && segments.is_sorted() {
+        return Ok(());
+    }
+    Err(Error::shape(format!(
+        "{OP}: {} segments from {:?} to {:?} do not rise from 0 to {ids} ids",
+        segments.len(),
+        segments.first(),
+        segments.last(),
+    )))
 }
 
 fn texts_of(table: &Table, args: &Decode<'_>, texts: std::ops::Range<usize>) -> Decoded {

@@ -155,7 +155,7 @@ pub fn vq_quantize(args: VqQuantize<'_>) -> Result<()> {
                     vector.iter_mut().for_each(|x| *x /= length);
                 }
                 squared_distances(vector, &transposed, distances);
-                let mut best = (0, distances[0]);
+                let mut best = (0, f32::INFINITY);
                 for (id, distance) in distances.iter().enumerate() {
                     best = if *distance < best.1 { (id, *distance) } else { best };
                 }

@@ -8,6 +8,7 @@ use crate::device::gpu::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use crate::error::Result;
 use crate::kernels::args::{AttentionBackwardArgs, AttentionDeltaArgs};
 use crate::kernels::attention::{Attention, check_len};
+use crate::kernels::cast;
 use crate::typed_kernel;
 use std::ptr;
 
@@ -77,8 +78,21 @@ pub fn backward(spec: &Attention, args: Backward<'_>) -> Result<()> {
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args)? };
 
-    let staged = if round { DType::Bf16 } else { DType::F32 };
-    let plan = Plan::new(spec, dtype, tokens)?.staged(staged);
+    // The kernels are of bf16 and f32.
+    let dtype = if round { dtype } else { DType::F32 };
+    let mut widened = Vec::new();
+    if q.dtype() != dtype {
+        for x in [q, k, v] {
+            let mut wide = DeviceBuffer::recycled(gpu, dtype, x.len())?;
+            cast::launch::convert(x, wide.whole_mut())?;
+            widened.push(wide);
+        }
+    }
+    let [q, k, v] = match &widened[..] {
+        [q, k, v] => [q, k, v].map(DeviceBuffer::whole),
+        _ => [q, k, v],
+    };
+    let plan = Plan::new(spec, dtype, tokens)?;
     let dout = if round { rounded.whole() } else { dout };
     let aligned = [q, k, v, dout].map(DeviceSlice::address);
     let mut args = AttentionBackwardArgs {
@@ -100,7 +114,7 @@ pub fn backward(spec: &Attention, args: Backward<'_>) -> Result<()> {
         args.dq = dq.typed::<f32>()?;
         let warps = plan.warps(segments.longest * spec.group());
         let launch = Launch {
-            kernel: queries_kernel(plan.width(), dtype)?,
+            kernel: queries_kernel(plan.width(), dtype),
             grid: plan.query_grid(spec, segments, warps, 1)?,
             block: warps as u32 * WARP,
             shared: plan.shared(gpu, plan.backward_bytes(warps))?,
@@ -114,7 +128,7 @@ pub fn backward(spec: &Attention, args: Backward<'_>) -> Result<()> {
         (args.dk, args.dv) = (dk.typed::<f32>()?, dv.typed::<f32>()?);
         let warps = plan.warps(segments.longest);
         let launch = Launch {
-            kernel: keys_kernel(plan.width(), dtype)?,
+            kernel: keys_kernel(plan.width(), dtype),
             grid: plan.key_grid(spec, segments, warps)?,
             block: warps as u32 * WARP,
             shared: plan.shared(gpu, plan.backward_bytes(warps))?,
@@ -125,36 +139,22 @@ pub fn backward(spec: &Attention, args: Backward<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The kernel of a width and type, by the names of its instances.
-macro_rules! by_width {
-    ($width:expr, $dtype:expr, $($is:literal => $name:literal),*) => {
-        match $width {
-            $($is => typed_kernel!("attention_backward", $name, $dtype),)*
-            other => Err(crate::Error::unsupported(format!("attention kernels of width {other}"))),
-        }
+fn queries_kernel(width: usize, dtype: DType) -> Kernel {
+    let [f32, bf16] = match width {
+        32 => ["attention_backward_queries_32_f32", "attention_backward_queries_32_bf16"],
+        64 => ["attention_backward_queries_64_f32", "attention_backward_queries_64_bf16"],
+        128 => ["attention_backward_queries_128_f32", "attention_backward_queries_128_bf16"],
+        _ => ["attention_backward_queries_256_f32", "attention_backward_queries_256_bf16"],
     };
+    Kernel::new("attention_backward", if dtype == DType::Bf16 { bf16 } else { f32 })
 }
 
-fn queries_kernel(width: usize, dtype: DType) -> Result<Kernel> {
-    by_width!(
-        width,
-        dtype,
-        32 => "attention_backward_queries_32",
-        64 => "attention_backward_queries_64",
-        96 => "attention_backward_queries_96",
-        128 => "attention_backward_queries_128",
-        256 => "attention_backward_queries_256"
-    )
-}
-
-fn keys_kernel(width: usize, dtype: DType) -> Result<Kernel> {
-    by_width!(
-        width,
-        dtype,
-        32 => "attention_backward_keys_32",
-        64 => "attention_backward_keys_64",
-        96 => "attention_backward_keys_96",
-        128 => "attention_backward_keys_128",
-        256 => "attention_backward_keys_256"
-    )
+fn keys_kernel(width: usize, dtype: DType) -> Kernel {
+    let [f32, bf16] = match width {
+        32 => ["attention_backward_keys_32_f32", "attention_backward_keys_32_bf16"],
+        64 => ["attention_backward_keys_64_f32", "attention_backward_keys_64_bf16"],
+        128 => ["attention_backward_keys_128_f32", "attention_backward_keys_128_bf16"],
+        _ => ["attention_backward_keys_256_f32", "attention_backward_keys_256_bf16"],
+    };
+    Kernel::new("attention_backward", if dtype == DType::Bf16 { bf16 } else { f32 })
 }

@@ -5,7 +5,10 @@ use super::Segments;
 use crate::DType;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::kernels::args::{ATTENTION_TILE_ROWS, AttentionShape, MASK_CAUSAL, MASK_FULL};
+use crate::kernels::args::{
+    ATTENTION_TILE_ROWS, AttentionShape, MASK_BLOCK_CAUSAL, MASK_BLOCK_DIFFUSION, MASK_CAUSAL,
+    MASK_FULL,
+};
 use crate::kernels::attention::{Attention, Mask};
 use std::ptr;
 
@@ -14,14 +17,14 @@ pub(super) const WARP: u32 = 32;
 /// Query rows (or keys) of one warp.
 const WARP_ROWS: usize = ATTENTION_TILE_ROWS as usize;
 /// Head widths that there are kernels for.
-const WIDTHS: [usize; 5] = [32, 64, 96, 128, 256];
+const WIDTHS: [usize; 4] = [32, 64, 128, 256];
 
 /// The sizes of one head width and storage type.
 pub(super) struct Plan {
     /// The head width, up to a width that there are kernels for.
     width: usize,
     head_dim: usize,
-    /// Of an element in shared memory.
+    /// Of an element.
     bytes: usize,
     dtype: DType,
 }
@@ -42,11 +45,6 @@ impl Plan {
             )));
         }
         Ok(Plan { width, head_dim: spec.head_dim, bytes: dtype.size(), dtype })
-    }
-
-    /// The same for kernels that hold elements of another type in shared memory.
-    pub fn staged(self, dtype: DType) -> Plan {
-        Plan { bytes: dtype.size(), ..self }
     }
 
     /// The width in the kernel's name.
@@ -102,7 +100,7 @@ impl Plan {
         Ok(bytes as u32)
     }
 
-    /// Rows of the type in shared memory begin at multiples of 16 bytes.
+    /// Rows begin at multiples of 16 bytes.
     pub fn vector(&self, addresses: &[u64]) -> bool {
         (self.head_dim * self.bytes).is_multiple_of(16)
             && addresses.iter().all(|address| address.is_multiple_of(16))
@@ -135,7 +133,12 @@ impl Plan {
     /// What the kernels know of a layer and its sequences.
     pub fn shape(&self, spec: &Attention, segments: &Segments) -> Result<AttentionShape> {
         let narrow = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
-        let gpu = segments.offsets.gpu();
+        let (mask, block) = match spec.mask {
+            Mask::Causal => (MASK_CAUSAL, 1),
+            Mask::Full => (MASK_FULL, 1),
+            Mask::BlockCausal { block } => (MASK_BLOCK_CAUSAL, block),
+            Mask::BlockDiffusion { block } => (MASK_BLOCK_DIFFUSION, block),
+        };
         Ok(AttentionShape {
             segments: segments.offsets().typed::<i32>()?,
             lengths: ptr::null(),
@@ -144,20 +147,15 @@ impl Plan {
             query_heads: narrow(spec.query_heads),
             kv_heads: narrow(spec.kv_heads),
             head_dim: narrow(spec.head_dim),
-            mask: match spec.mask {
-                Mask::Causal => MASK_CAUSAL,
-                Mask::Full => MASK_FULL,
-                other => {
-                    return Err(Error::unsupported(format!(
-                        "attention on a device with {other:?}"
-                    )));
-                }
-            },
+            mask,
+            // A block longer than every sequence is one.
+            block: narrow(block),
+            unused: 0,
             // A window longer than every sequence is none.
             window: spec.window.map_or(0, narrow),
             scale: spec.scale,
             softcap: spec.softcap.unwrap_or(0.0),
-            status: gpu.status(),
+            status: segments.gpu().status(),
         })
     }
 }

@@ -5,6 +5,8 @@
 //! [`Scale::Batch`], which is named so), and inside a group sums run in the order of the responses. Token-level
 //! advantages, whitening and value functions do not live here.
 
+pub mod launch;
+
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -171,7 +173,8 @@ impl Groups<'_> {
     fn plan(&self, responses: usize) -> Result<Plan> {
         match self {
             Groups::Offsets(offsets) => {
-                let offsets = super::offsets::checked("advantage", "group", offsets, responses)?;
+                let offsets =
+                    crate::kernels::offsets::checked("advantage", "group", offsets, responses)?;
                 Ok(Plan { offsets, order: None })
             }
             Groups::Ids(ids) => {
@@ -325,5 +328,5 @@ impl Estimator {
 }
 
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/kernels/advantage.md")]
+#[doc = include_str!("../../../docs/kernels/advantage.md")]
 mod page {}
