@@ -9,4 +9,5 @@
 #include "args/logprob.h"
 #include "args/policy_loss.h"
 #include "args/reduce.h"
+#include "args/sample.h"
 #endif
