@@ -1764,6 +1764,63 @@ const _: () = {
     ["Offset of field: ScatterAddRowsArgs::aligned"]
         [::core::mem::offset_of!(ScatterAddRowsArgs, aligned) - 76usize];
 };
+pub const SAMPLE_CANDIDATES: SampleShape = 2048;
+pub type SampleShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SampleArgs {
+    pub logits: *const ::core::ffi::c_void,
+    pub sequences: *const u64,
+    pub positions: *const u32,
+    pub excluded: *const i32,
+    pub tokens: *mut i32,
+    pub logprob: *mut f32,
+    pub entropy: *mut f32,
+    pub logsumexp: *mut f32,
+    pub argmax: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub vocab: i64,
+    pub excluded_count: i64,
+    pub seed: u64,
+    pub softmax: SoftmaxRule,
+    pub top_p: f32,
+    pub top_k: u32,
+    pub stream: u32,
+    pub greedy: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SampleArgs"][::core::mem::size_of::<SampleArgs>() - 160usize];
+    ["Alignment of SampleArgs"][::core::mem::align_of::<SampleArgs>() - 8usize];
+    ["Offset of field: SampleArgs::logits"][::core::mem::offset_of!(SampleArgs, logits) - 0usize];
+    ["Offset of field: SampleArgs::sequences"]
+        [::core::mem::offset_of!(SampleArgs, sequences) - 8usize];
+    ["Offset of field: SampleArgs::positions"]
+        [::core::mem::offset_of!(SampleArgs, positions) - 16usize];
+    ["Offset of field: SampleArgs::excluded"]
+        [::core::mem::offset_of!(SampleArgs, excluded) - 24usize];
+    ["Offset of field: SampleArgs::tokens"][::core::mem::offset_of!(SampleArgs, tokens) - 32usize];
+    ["Offset of field: SampleArgs::logprob"]
+        [::core::mem::offset_of!(SampleArgs, logprob) - 40usize];
+    ["Offset of field: SampleArgs::entropy"]
+        [::core::mem::offset_of!(SampleArgs, entropy) - 48usize];
+    ["Offset of field: SampleArgs::logsumexp"]
+        [::core::mem::offset_of!(SampleArgs, logsumexp) - 56usize];
+    ["Offset of field: SampleArgs::argmax"][::core::mem::offset_of!(SampleArgs, argmax) - 64usize];
+    ["Offset of field: SampleArgs::status"][::core::mem::offset_of!(SampleArgs, status) - 72usize];
+    ["Offset of field: SampleArgs::rows"][::core::mem::offset_of!(SampleArgs, rows) - 80usize];
+    ["Offset of field: SampleArgs::vocab"][::core::mem::offset_of!(SampleArgs, vocab) - 88usize];
+    ["Offset of field: SampleArgs::excluded_count"]
+        [::core::mem::offset_of!(SampleArgs, excluded_count) - 96usize];
+    ["Offset of field: SampleArgs::seed"][::core::mem::offset_of!(SampleArgs, seed) - 104usize];
+    ["Offset of field: SampleArgs::softmax"]
+        [::core::mem::offset_of!(SampleArgs, softmax) - 112usize];
+    ["Offset of field: SampleArgs::top_p"][::core::mem::offset_of!(SampleArgs, top_p) - 144usize];
+    ["Offset of field: SampleArgs::top_k"][::core::mem::offset_of!(SampleArgs, top_k) - 148usize];
+    ["Offset of field: SampleArgs::stream"][::core::mem::offset_of!(SampleArgs, stream) - 152usize];
+    ["Offset of field: SampleArgs::greedy"][::core::mem::offset_of!(SampleArgs, greedy) - 156usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SoftmaxArgs {

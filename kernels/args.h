@@ -18,6 +18,7 @@
 #include "args/rope.h"
 #include "args/row_walk.h"
 #include "args/rows.h"
+#include "args/sample.h"
 #include "args/softmax.h"
 #include "args/token_decode.h"
 #endif

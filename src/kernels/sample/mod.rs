@@ -9,6 +9,7 @@
 //! the bit, because it is the same pass. Truncation and ban change what can be drawn and not what is reported.
 
 mod choice;
+pub mod launch;
 
 use super::logprob::{Outputs, Softmax, Temperature, forward_choosing};
 use crate::dtype::FloatSlice;
@@ -93,16 +94,7 @@ impl Sample<'_> {
                 return Err(Error::shape(format!("{OP}: {len} {name} for {rows} rows")));
             }
         }
-        let bad = |what: String| Err(Error::invalid(format!("{OP}: {what}")));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return bad(format!("temperature {} is not finite and at least 0", self.temperature));
-        }
-        if self.truncation.top_k == Some(0) {
-            return bad("top_k is 0".to_string());
-        }
-        if let Some(p) = self.truncation.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-            return bad(format!("top_p {p} is not above 0 and at most 1"));
-        }
+        check_draw(self.temperature, &self.truncation)?;
         let vocab = self.vocab;
         match self.banned.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
             Some(id) => Err(Error::index(format!(
@@ -110,6 +102,20 @@ impl Sample<'_> {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+fn check_draw(temperature: f32, truncation: &Truncation) -> Result<()> {
+    let bad = |what: String| Err(Error::invalid(format!("{OP}: {what}")));
+    if !(temperature >= 0.0 && temperature.is_finite()) {
+        return bad(format!("temperature {temperature} is not finite and at least 0"));
+    }
+    if truncation.top_k == Some(0) {
+        return bad("top_k is 0".to_string());
+    }
+    match truncation.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+        Some(p) => bad(format!("top_p {p} is not above 0 and at most 1")),
+        None => Ok(()),
     }
 }
 
