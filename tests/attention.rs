@@ -585,6 +585,8 @@ fn work_is_near_what_the_mask_holds() {
         let edges = 5 * (2 * n).div_ceil(64) * 64 * 64;
         assert!(visited <= seen + edges, "n {n}, blocks of {block}: {visited} scores for {seen}");
     }
+    let four = Attention { mask: Mask::BlockDiffusion { block: 4 }, ..Attention::causal(1, 1, 8) };
+    assert_eq!(four.visited_tiles(&[0, 2048]), 16 + 136 + 136);
     let causal = Attention::causal(1, 1, 8);
     assert_eq!(causal.visited_tiles(&[0, 128, 128, 129]), 1 + 2 + 1);
 }

@@ -55,20 +55,25 @@ pub fn binomial(places: usize, rate: f64) -> Vec<f64> {
     probabilities
 }
 
-/// The same given `least..=most` of them.
+/// The same given `least..=most` of them. In logarithms: far from the mean the probabilities themselves are 0.
 pub fn bounded(places: usize, rate: f64, least: u32, most: u32) -> Vec<f64> {
     let (least, most) = (places.min(least as usize), places.min(most as usize));
-    let mut probabilities = binomial(places, rate);
-    for (count, p) in probabilities.iter_mut().enumerate() {
-        *p = if (least..=most).contains(&count) { *p } else { 0.0 };
+    let times = |count: usize, log: f64| if count == 0 { 0.0 } else { count as f64 * log };
+    let mut choices = 0.0;
+    let mut logs = Vec::new();
+    for count in 0..=places {
+        let log = choices + times(count, rate.ln()) + times(places - count, (1.0 - rate).ln());
+        logs.push(if (least..=most).contains(&count) { log } else { f64::NEG_INFINITY });
+        choices += ((places - count) as f64 / (count + 1) as f64).ln();
     }
-    let sum: f64 = probabilities.iter().sum();
-    if sum == 0.0 {
-        // The rate is 0 or 1 (or near enough): the nearest count has it all.
-        probabilities[if rate > 0.5 { most } else { least }] = 1.0;
-        return probabilities;
+    let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if largest == f64::NEG_INFINITY {
+        // At rate 1 only `places` is possible: the nearest count has it all.
+        return (0..=places).map(|count| if count == most { 1.0 } else { 0.0 }).collect();
     }
-    probabilities.iter().map(|p| p / sum).collect()
+    let weights: Vec<f64> = logs.iter().map(|log| (log - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|p| p / sum).collect()
 }
 
 /// How many are masked: counts from the likeliest upward, then downward, until the sum passes the random word.
