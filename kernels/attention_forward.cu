@@ -372,10 +372,13 @@ struct Forward {
   }
 };
 
+// Blocks of a multiprocessor at once. Said, because left to itself the compiler spills a few words to make it four.
+constexpr int resident(int width) { return width <= 64 ? 3 : 2; }
+
 #define ATTENTION_FORWARD(width)                                                                             \
-  KERNEL(attention_forward_##width##_f32, AttentionForwardArgs, BLOCK) { Forward<float, width>(a).run(); }   \
-  KERNEL(attention_forward_##width##_bf16, AttentionForwardArgs, BLOCK) { Forward<bf16, width>(a).run(); }   \
-  KERNEL(attention_forward_##width##_f16, AttentionForwardArgs, BLOCK) { Forward<f16, width>(a).run(); }
+  KERNEL_RESIDENT(attention_forward_##width##_f32, AttentionForwardArgs, BLOCK, resident(width)) { Forward<float, width>(a).run(); }   \
+  KERNEL_RESIDENT(attention_forward_##width##_bf16, AttentionForwardArgs, BLOCK, resident(width)) { Forward<bf16, width>(a).run(); }   \
+  KERNEL_RESIDENT(attention_forward_##width##_f16, AttentionForwardArgs, BLOCK, resident(width)) { Forward<f16, width>(a).run(); }
 ATTENTION_FORWARD(32)
 ATTENTION_FORWARD(64)
 ATTENTION_FORWARD(128)

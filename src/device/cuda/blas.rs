@@ -131,6 +131,10 @@ pub(super) struct Blas {
     plans: Mutex<HashMap<Shape, Arc<Plan>>>,
 }
 
+// SAFETY: descriptors may be used from any thread, and are not changed once made.
+unsafe impl Send for Plan {}
+// SAFETY: as above.
+unsafe impl Sync for Plan {}
 // SAFETY: cuBLASLt's handles may be used from any thread; a plan is not changed once made.
 unsafe impl Send for Blas {}
 // SAFETY: as above; the map is behind a mutex, and the workspace is used in stream order.

@@ -246,7 +246,7 @@ impl Lengths {
                  with `eligible` 0)"
             )));
         }
-        let tokens = rows.checked_mul(length).unwrap_or(usize::MAX);
+        let tokens = rows.saturating_mul(length);
         let blocks = tokens / block;
         let given = self.given.unwrap_or([blocks; 2]);
         for (name, got, want) in [

@@ -221,7 +221,7 @@ impl Cursor {
         id: i32,
         skip_special: bool,
         out: &mut Vec<u8>,
-        starts: &mut Vec<usize>,
+        starts: &mut [usize],
     ) -> bool {
         let mut entry = Table::entry_of(&table.entries, id);
         let tag = entry[INLINE];
