@@ -68,7 +68,10 @@ __device__ __forceinline__ void forward(const LogprobForwardArgs& a) {
     const RowRule rule = row_rule(a.softmax, task.temperature);
     const T* row = static_cast<const T*>(a.logits) + i * a.vocab;
     const OnlineSoftmax sums = sum_row(row, a.vocab, rule, static_cast<OnlineSoftmax*>(nullptr));
-    if (threadIdx.x == 0) write_summary(a, task, summarize(sums, logit_at(row, task.target, rule), rule));
+    if (threadIdx.x == 0) {  // read again what would have taken registers from the loads
+      const RowTask again = row_task(a.targets, a.row_of, a.softmax, a.vocab, i);
+      write_summary(a, again, summarize(sums, logit_at(row, again.target, rule), rule));
+    }
   }
 }
 

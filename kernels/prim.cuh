@@ -145,6 +145,7 @@ __device__ __forceinline__ Vec16<T> load16_streaming(const T* address) {
   return both.vec;
 }
 
+// One store: an assignment through a uint4 pointer becomes four.
 template <class T>
 __device__ __forceinline__ void store16(T* address, const Vec16<T>& value) {
   union {
@@ -152,7 +153,7 @@ __device__ __forceinline__ void store16(T* address, const Vec16<T>& value) {
     Vec16<T> vec;
   } both;
   both.vec = value;
-  *reinterpret_cast<uint4*>(address) = both.words;
+  __stwb(reinterpret_cast<uint4*>(address), both.words);
 }
 
 // Elements from `address` to the next multiple of 16 bytes, at most `len`.

@@ -228,12 +228,12 @@ struct RowReader {
 };
 
 template <int SIZE>
-__device__ __forceinline__ void restrict_logits(float (&z)[SIZE], unsigned at, unsigned vocab, const RowRule& rule,
-                                                BannedRange banned) {
+__device__ __forceinline__ void restrict_logits(float (&z)[SIZE], unsigned at, unsigned vocab, const RowRule& rule) {
   if (rule.softcap > 0.0f) {  // what lies beyond the row stays -inf: a cap would make it finite
 #pragma unroll
     for (int e = 0; e < SIZE; e++) z[e] = at + unsigned(e) < vocab ? capped(z[e], rule.softcap) : -INFINITY_F;
   }
+  const BannedRange banned = banned_within(rule, at, at + SIZE);
   for (unsigned place = banned.from; place < banned.to; place++) {
     const unsigned e_banned = unsigned(rule.banned[place]) - at;
 #pragma unroll
@@ -252,7 +252,7 @@ __device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, u
   const unsigned end = unsigned(vocab) - first < LOGPROB_UNIT ? unsigned(vocab) : first + LOGPROB_UNIT;
   const RowReader<T> reader(row, unsigned(vocab));
   const BannedRange banned = banned_within(rule, first, end);
-  const bool restricted = rule.softcap > 0.0f || banned.from < banned.to;
+  const bool restricted = rule.softcap > 0.0f || banned.from < banned.to;  // where not, vectors are not asked
   OnlineSoftmax state[STATES];
 #pragma unroll
   for (int j = 0; j < STATES; j++) state[j] = empty_softmax();
@@ -270,7 +270,7 @@ __device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, u
       float z[SIZE];
 #pragma unroll
       for (unsigned e = 0; e < SIZE; e++) z[e] = to_float(both.vec.at[e]);
-      if (restricted) restrict_logits(z, at + j * STEP, unsigned(vocab), rule, banned);
+      if (restricted) restrict_logits(z, at + j * STEP, unsigned(vocab), rule);
       push(state[j], z, at + j * STEP, rule.scale);
     }
   }
