@@ -1,12 +1,10 @@
-//! Log-probs from logits, and from hidden states and a head.
+//! Log-probs and entropies from logits, and their gradient.
 
 use super::{Amount, Case, Work, inputs, worst};
 use crate::DType;
 use crate::device::Device;
 use crate::device::gpu::{DeviceBuffer, Gpu};
-use crate::dtype::FloatSlice;
 use crate::error::{Error, Result};
-use crate::kernels::linear_logprob::{self, Head};
 use crate::kernels::logprob::{self, launch};
 use crate::tensor::Storage;
 use std::sync::Arc;
@@ -33,18 +31,18 @@ impl Part {
 const DISTINCT: usize = 64;
 
 /// Rows whose output is compared.
-const COMPARED: usize = 8;
+pub(super) const COMPARED: usize = 8;
 
 /// What a row should give, in f64.
-struct Truth {
-    logprob: f64,
+pub(super) struct Truth {
+    pub(super) logprob: f64,
     entropy: f64,
     logsumexp: f64,
     probabilities: Vec<f64>,
 }
 
 impl Truth {
-    fn of(logits: &[f32], target: usize) -> Truth {
+    pub(super) fn of(logits: &[f32], target: usize) -> Truth {
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weights: Vec<f64> = logits.iter().map(|z| f64::from(*z - most).exp()).collect();
         let sum: f64 = weights.iter().sum();
@@ -56,7 +54,12 @@ impl Truth {
     }
 
     /// The gradient by each logit: `dlogprob (1[v = t] - p_v) - dentropy p_v (log p_v + H)`.
-    fn gradient(&self, target: usize, dlogprob: f32, dentropy: f32) -> impl Iterator<Item = f64> {
+    pub(super) fn gradient(
+        &self,
+        target: usize,
+        dlogprob: f32,
+        dentropy: f32,
+    ) -> impl Iterator<Item = f64> {
         let (by_logprob, by_entropy) = (f64::from(dlogprob), f64::from(dentropy));
         self.probabilities.iter().enumerate().map(move |(v, p)| {
             let surprise = if *p > 0.0 { p * (p.ln() + self.entropy) } else { 0.0 };
@@ -149,7 +152,7 @@ struct OnGpu {
     logsumexp: DeviceBuffer,
 }
 
-pub(super) fn logprob(
+pub(super) fn cases(
     device: &Device,
     quick: bool,
     give: &mut dyn FnMut(Case) -> Result<()>,
@@ -348,124 +351,5 @@ impl Work for OnGpu {
                 values.ok_or_else(|| Error::dtype("a gradient of integers"))
             },
         )
-    }
-}
-
-/// Loss over hidden states and a head: log-probs and all gradients, without the logits.
-struct LinearLogprob {
-    rows: usize,
-    width: usize,
-    vocab: usize,
-    hidden: Vec<f32>,
-    weight: Vec<f32>,
-    targets: Vec<i32>,
-    dlogprob: Vec<f32>,
-    logprob: Vec<f32>,
-    logsumexp: Vec<f32>,
-    dhidden: Vec<f32>,
-    dweight: Vec<f32>,
-}
-
-pub(super) fn linear_logprob(
-    device: &Device,
-    quick: bool,
-    give: &mut dyn FnMut(Case) -> Result<()>,
-) -> Result<()> {
-    if device.gpu().is_some() {
-        return Err(Error::unsupported("linear_logprob is measured on the CPU alone so far"));
-    }
-    let [rows, width, vocab] = if quick { [5, 16, 103] } else { [512, 512, 32_000] };
-    let scale = (width as f32).sqrt().recip();
-    let work = LinearLogprob {
-        rows,
-        width,
-        vocab,
-        hidden: inputs::normal(rows * width, 1),
-        weight: inputs::normal(vocab * width, 2).iter().map(|w| 2.0 * scale * w).collect(),
-        targets: (0..rows).map(|row| ((row * 7919) % vocab) as i32).collect(),
-        dlogprob: inputs::normal(rows, 3),
-        logprob: vec![0.0; rows],
-        logsumexp: vec![0.0; rows],
-        dhidden: vec![0.0; rows * width],
-        dweight: vec![0.0; vocab * width],
-    };
-    give(Case {
-        part: "forward_backward",
-        shape: vec![rows, width, vocab],
-        dtype: DType::F32,
-        amount: Amount::Flops(6.0 * (rows * width * vocab) as f64),
-        work: Box::new(work),
-    })
-}
-
-impl Work for LinearLogprob {
-    fn refresh(&mut self) -> Result<()> {
-        // The head's gradient is added to.
-        self.dweight.fill(0.0);
-        Ok(())
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let head = Head {
-            hidden: FloatSlice::F32(&self.hidden),
-            weight: FloatSlice::F32(&self.weight),
-            bias: None,
-            targets: &self.targets,
-            rows: self.rows,
-            width: self.width,
-            vocab: self.vocab,
-            softmax: logprob::Softmax::default(),
-            workspace: 0,
-        };
-        let upstream = logprob::Upstream::Known { dlogprob: Some(&self.dlogprob), dentropy: None };
-        let outputs = logprob::Outputs {
-            logprob: &mut self.logprob,
-            entropy: None,
-            logsumexp: &mut self.logsumexp,
-            argmax: None,
-        };
-        let gradients = linear_logprob::Gradients {
-            dhidden: Some(&mut self.dhidden),
-            dweight: Some(&mut self.dweight),
-            dbias: None,
-        };
-        linear_logprob::forward_backward(&head, upstream, outputs, gradients)
-    }
-
-    /// Log-prob and hidden gradient of some rows, and one row of the head's gradient over all rows of the batch.
-    fn error(&mut self) -> Result<f64> {
-        let (width, vocab) = (self.width, self.vocab);
-        let head_row = 0;
-        let mut of_head = vec![0f64; width];
-        let mut largest = 0f64;
-        let compared = (self.rows / COMPARED).max(1);
-        for row in 0..self.rows {
-            let hidden = &self.hidden[row * width..(row + 1) * width];
-            let logits: Vec<f32> = self
-                .weight
-                .chunks(width)
-                .map(|w| w.iter().zip(hidden).map(|(w, h)| f64::from(w * h)).sum::<f64>() as f32)
-                .collect();
-            let target = self.targets[row] as usize;
-            let truth = Truth::of(&logits, target);
-            let dlogits: Vec<f64> = truth.gradient(target, self.dlogprob[row], 0.0).collect();
-            for (sum, h) in of_head.iter_mut().zip(hidden) {
-                *sum += dlogits[head_row] * f64::from(*h);
-            }
-            if row % compared != 0 {
-                continue;
-            }
-            let mut dhidden = vec![0f64; width];
-            for v in 0..vocab {
-                let weights = &self.weight[v * width..(v + 1) * width];
-                dhidden.iter_mut().zip(weights).for_each(|(d, w)| *d += dlogits[v] * f64::from(*w));
-            }
-            let got = self.dhidden[row * width..(row + 1) * width].iter().map(|g| f64::from(*g));
-            largest = largest.max(worst(got.zip(dhidden), 1e-4, 1e-4));
-            largest =
-                largest.max(worst([(f64::from(self.logprob[row]), truth.logprob)], 1e-4, 1e-5));
-        }
-        let got = self.dweight[head_row * width..(head_row + 1) * width].iter();
-        Ok(largest.max(worst(got.map(|g| f64::from(*g)).zip(of_head), 1e-4, 1e-4)))
     }
 }

@@ -1,12 +1,13 @@
 //! Measures kernels on a device: time, rate, percent of a bound that is measured there in the same run, and whether the
 //! very output that was timed is right.
 //!
-//! `clock` has the time and the bounds, `inputs` the numbers that go in, `roofline` the picture; `logprob`, `policy`,
-//! `rows` and `attention` have the work. Comparisons with other libraries are in `benches/`.
+//! `clock` has the time and the bounds, `inputs` the numbers that go in, `roofline` the picture; `logprob`,
+//! `linear_logprob`, `policy`, `rows` and `attention` have the work. Comparisons with other libraries are in `benches/`.
 
 mod attention;
 mod clock;
 mod inputs;
+mod linear_logprob;
 mod logprob;
 mod policy;
 pub mod roofline;
@@ -119,8 +120,8 @@ pub const KERNELS: [&str; 8] = [
 ];
 
 const CASES: [Cases; 8] = [
-    logprob::logprob,
-    logprob::linear_logprob,
+    logprob::cases,
+    linear_logprob::cases,
     policy::policy_loss,
     policy::advantage,
     rows::rms_norm,

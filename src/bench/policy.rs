@@ -3,11 +3,13 @@
 use super::{Amount, Case, Work, inputs, worst};
 use crate::DType;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::device::gpu::{DeviceBuffer, Gpu};
+use crate::error::Result;
 use crate::kernels::advantage::{self, Estimator, Groups};
 use crate::kernels::policy_loss::{
-    Advantages, Gradients, Inputs, Objective, Totals, forward_backward,
+    Advantages, Gradients, Inputs, Objective, Totals, forward_backward, launch,
 };
+use std::sync::Arc;
 
 /// The clip of the default objective.
 const CLIP: f64 = 0.2;
@@ -22,6 +24,54 @@ struct PolicyLoss {
     offsets: Vec<i64>,
     gradient: Vec<f32>,
     loss: f64,
+    gpu: Option<OnGpu>,
+}
+
+/// The same numbers on a device.
+struct OnGpu {
+    logprob: DeviceBuffer,
+    old_logprob: DeviceBuffer,
+    advantage: DeviceBuffer,
+    mask: DeviceBuffer,
+    offsets: DeviceBuffer,
+    gradient: DeviceBuffer,
+    metrics: Option<launch::DeviceMetrics>,
+}
+
+fn f32s(gpu: &Arc<Gpu>, values: &[f32]) -> Result<DeviceBuffer> {
+    DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values))
+}
+
+impl OnGpu {
+    fn new(gpu: &Arc<Gpu>, work: &PolicyLoss) -> Result<OnGpu> {
+        let offsets = bytemuck::cast_slice(&work.offsets);
+        Ok(OnGpu {
+            logprob: f32s(gpu, &work.logprob)?,
+            old_logprob: f32s(gpu, &work.old_logprob)?,
+            advantage: f32s(gpu, &work.advantage)?,
+            mask: DeviceBuffer::upload(gpu, DType::U8, &work.mask)?,
+            offsets: DeviceBuffer::upload(gpu, DType::I64, offsets)?,
+            gradient: f32s(gpu, &work.gradient)?,
+            metrics: None,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let read = launch::Inputs {
+            logprob: self.logprob.whole(),
+            old_logprob: self.old_logprob.whole(),
+            advantage: launch::Advantages::PerSequence(self.advantage.whole()),
+            mask: self.mask.whole(),
+            offsets: self.offsets.whole(),
+            reference_logprob: None,
+            entropy: None,
+            weight: None,
+            totals: Totals::default(),
+        };
+        let gradients = launch::Gradients { logprob: self.gradient.whole_mut(), entropy: None };
+        self.metrics = Some(launch::forward_backward(&Objective::default(), &read, gradients)?);
+        Ok(())
+    }
 }
 
 pub(super) fn policy_loss(
@@ -29,13 +79,12 @@ pub(super) fn policy_loss(
     quick: bool,
     give: &mut dyn FnMut(Case) -> Result<()>,
 ) -> Result<()> {
-    only_on_cpu(device, "policy_loss")?;
     for (sequences, length) in if quick { vec![(3, 50)] } else { vec![(64, 1024), (256, 4096)] } {
         let tokens = sequences * length;
         let logprob: Vec<f32> = inputs::normal(tokens, 1).iter().map(|x| -1.0 - x.abs()).collect();
         let near = logprob.iter().zip(inputs::normal(tokens, 2)).map(|(l, n)| l + 0.2 * n);
         let end = |row: usize| length - (row * 37) % (length / 4);
-        let work = PolicyLoss {
+        let mut work = PolicyLoss {
             length,
             old_logprob: near.collect(),
             logprob,
@@ -44,7 +93,9 @@ pub(super) fn policy_loss(
             offsets: (0..=sequences).map(|row| (row * length) as i64).collect(),
             gradient: vec![0.0; tokens],
             loss: 0.0,
+            gpu: None,
         };
+        work.gpu = device.gpu().map(|gpu| OnGpu::new(gpu, &work)).transpose()?;
         give(Case {
             part: "forward_backward",
             shape: vec![sequences, length],
@@ -57,15 +108,11 @@ pub(super) fn policy_loss(
     Ok(())
 }
 
-fn only_on_cpu(device: &Device, kernel: &str) -> Result<()> {
-    match device.gpu() {
-        None => Ok(()),
-        Some(_) => Err(Error::unsupported(format!("{kernel} is measured on the CPU alone so far"))),
-    }
-}
-
 impl Work for PolicyLoss {
     fn run(&mut self) -> Result<()> {
+        if let Some(gpu) = &mut self.gpu {
+            return gpu.run();
+        }
         let read = Inputs {
             logprob: &self.logprob,
             old_logprob: &self.old_logprob,
@@ -84,6 +131,10 @@ impl Work for PolicyLoss {
 
     /// The clipped objective in f64, its mean over live tokens.
     fn error(&mut self) -> Result<f64> {
+        if let Some(OnGpu { gradient, metrics: Some(metrics), .. }) = &self.gpu {
+            self.gradient = inputs::downloaded(gradient)?;
+            self.loss = metrics.read()?.loss;
+        }
         let live = self.mask.iter().filter(|m| **m != 0).count() as f64;
         let (mut loss, mut gradients) = (0.0, Vec::with_capacity(self.mask.len()));
         for (i, mask) in self.mask.iter().enumerate() {
@@ -111,6 +162,7 @@ struct Advantage {
     rewards: Vec<f32>,
     offsets: Vec<i64>,
     advantage: Vec<f32>,
+    gpu: Option<(DeviceBuffer, advantage::launch::DeviceGroups, DeviceBuffer)>,
 }
 
 const GROUP: usize = 8;
@@ -120,14 +172,19 @@ pub(super) fn advantage(
     quick: bool,
     give: &mut dyn FnMut(Case) -> Result<()>,
 ) -> Result<()> {
-    only_on_cpu(device, "advantage")?;
     let groups = if quick { 5 } else { 8192 };
     let responses = groups * GROUP;
-    let work = Advantage {
+    let mut work = Advantage {
         rewards: inputs::normal(responses, 4),
         offsets: (0..=groups).map(|group| (group * GROUP) as i64).collect(),
         advantage: vec![0.0; responses],
+        gpu: None,
     };
+    if let Some(gpu) = device.gpu() {
+        let groups = Groups::Offsets(&work.offsets);
+        let groups = advantage::launch::DeviceGroups::upload(gpu, groups, responses)?;
+        work.gpu = Some((f32s(gpu, &work.rewards)?, groups, f32s(gpu, &work.advantage)?));
+    }
     give(Case {
         part: "forward",
         shape: vec![groups, GROUP],
@@ -139,6 +196,17 @@ pub(super) fn advantage(
 
 impl Work for Advantage {
     fn run(&mut self) -> Result<()> {
+        if let Some((rewards, groups, advantage)) = &mut self.gpu {
+            let outputs = advantage::launch::Outputs {
+                advantage: advantage.whole_mut(),
+                mean: None,
+                std: None,
+                flags: None,
+                counts: None,
+            };
+            let estimator = Estimator::default();
+            return advantage::launch::forward(&estimator, rewards.whole(), groups, outputs);
+        }
         let outputs = advantage::Outputs {
             advantage: &mut self.advantage,
             mean: None,
@@ -151,6 +219,9 @@ impl Work for Advantage {
 
     /// `(reward - mean) / (std + epsilon)` with the unbiased deviation, in f64.
     fn error(&mut self) -> Result<f64> {
+        if let Some((_, _, advantage)) = &self.gpu {
+            self.advantage = inputs::downloaded(advantage)?;
+        }
         let mut want = Vec::with_capacity(self.rewards.len());
         for group in self.rewards.chunks(GROUP) {
             let rewards: Vec<f64> = group.iter().map(|r| f64::from(*r)).collect();
