@@ -157,7 +157,7 @@ fn a_driver_older_than_the_ptx() {
         }
         refuses(&[
             "cuda:0 (Stub 40, compute capability 9.0)",
-            "image `cast` is PTX 9.0",
+            "is PTX 9.0",
             "CUDA 13.0",
             "CUDA 12.4",
         ]);

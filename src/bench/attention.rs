@@ -32,14 +32,14 @@ pub(super) fn cases(
         (false, Some(_)) => (8192, 32, 8, 128, &[DType::Bf16]),
     };
     for dtype in dtypes.iter().copied() {
-        let new = |heads, seed| inputs::tensor(device, dtype, &[tokens, heads * dim], seed);
+        let new = |heads, seed| inputs::tensor(device, dtype, &[tokens, heads, dim], seed);
         // Two products over the half of the square that is seen; five more for the gradients.
         let product = (tokens * (tokens + 1) * heads * dim) as f64;
         for (part, flops) in [("forward", 2.0 * product), ("forward_backward", 7.0 * product)] {
             let upstream = match part {
                 "forward" => None,
                 _ => {
-                    let of_out = inputs::tensor(device, DType::F32, &[tokens, heads * dim], 4)?;
+                    let of_out = inputs::tensor(device, DType::F32, &[tokens, heads, dim], 4)?;
                     Some((of_out, ParamId::fresh()))
                 }
             };

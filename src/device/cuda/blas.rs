@@ -301,7 +301,9 @@ impl Blas {
                 (CUBLASLT_MATMUL_DESC_TRANSB, shape.second_transposed),
             ];
             for (which, transposed) in transposed {
-                let (value, bytes) = attribute(&i32::from(transposed));
+                // A local, not a temporary: the pointer outlives the statement.
+                let transposed = i32::from(transposed);
+                let (value, bytes) = attribute(&transposed);
                 library
                     .cublasLtMatmulDescSetAttribute(plan.desc, which, value, bytes)
                     .map_err(failed("cublasLtMatmulDescSetAttribute"))?;
