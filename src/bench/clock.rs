@@ -109,8 +109,11 @@ fn on_gpu(gpu: &Arc<Gpu>, work: &mut dyn Work, seconds: f64, flushed: usize) -> 
     };
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        warm.push(batch(runs, false, true)? - batch(runs, false, false)?);
-        cold.push(batch(runs, true, true)? - batch(runs, true, false)?);
+        for (times, flush) in [(&mut warm, false), (&mut cold, true)] {
+            // With the work last: its output is looked at.
+            let without = batch(runs, flush, false)?;
+            times.push(batch(runs, flush, true)? - without);
+        }
     }
     // A difference of two times may come out at nothing for the smallest work.
     let floor = 1e-6;

@@ -167,6 +167,9 @@ struct Advantage {
 
 const GROUP: usize = 8;
 
+/// The default estimator's.
+const EPSILON: f64 = 1e-6;
+
 pub(super) fn advantage(
     device: &Device,
     quick: bool,
@@ -228,7 +231,7 @@ impl Work for Advantage {
             let mean = rewards.iter().sum::<f64>() / GROUP as f64;
             let squares: f64 = rewards.iter().map(|r| (r - mean).powi(2)).sum();
             let std = (squares / (GROUP - 1) as f64).sqrt();
-            want.extend(rewards.iter().map(|r| (r - mean) / (std + 1e-4)));
+            want.extend(rewards.iter().map(|r| (r - mean) / (std + EPSILON)));
         }
         Ok(worst(self.advantage.iter().map(|a| f64::from(*a)).zip(want), 1e-5, 1e-4))
     }
