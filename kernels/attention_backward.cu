@@ -266,12 +266,15 @@ struct Gradient {
   }
 };
 
-#define ATTENTION_BACKWARD(width, name, type)                                                       \
-  KERNEL(attention_backward_queries_##width##_##name, AttentionBackwardArgs, BLOCK) {               \
-    Gradient<type, width>(a).queries();                                                             \
-  }                                                                                                 \
-  KERNEL(attention_backward_keys_##width##_##name, AttentionBackwardArgs, BLOCK) {                  \
-    Gradient<type, width>(a).keys();                                                                \
+// Blocks of a multiprocessor at once. Said, because left to itself the compiler spills a few words to make it more.
+constexpr int RESIDENT = 2;
+
+#define ATTENTION_BACKWARD(width, name, type)                                                             \
+  KERNEL_RESIDENT(attention_backward_queries_##width##_##name, AttentionBackwardArgs, BLOCK, RESIDENT) { \
+    Gradient<type, width>(a).queries();                                                                   \
+  }                                                                                                       \
+  KERNEL_RESIDENT(attention_backward_keys_##width##_##name, AttentionBackwardArgs, BLOCK, RESIDENT) {    \
+    Gradient<type, width>(a).keys();                                                                      \
   }
 #define ATTENTION_BACKWARD_TYPES(width)   \
   ATTENTION_BACKWARD(width, f32, float)   \
