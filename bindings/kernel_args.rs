@@ -5,6 +5,209 @@ pub const STATUS_BAD_TARGET: Status = 2;
 pub const STATUS_BAD_GROUP: Status = 4;
 pub const STATUS_NON_FINITE: Status = 8;
 pub type Status = ::core::ffi::c_uint;
+pub const ACTIVATION_SILU: ActivationFunction = 0;
+pub const ACTIVATION_GELU: ActivationFunction = 1;
+pub const ACTIVATION_GELU_TANH: ActivationFunction = 2;
+pub type ActivationFunction = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ActivationArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub up: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub len: i64,
+    pub function: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ActivationArgs"][::core::mem::size_of::<ActivationArgs>() - 40usize];
+    ["Alignment of ActivationArgs"][::core::mem::align_of::<ActivationArgs>() - 8usize];
+    ["Offset of field: ActivationArgs::x"][::core::mem::offset_of!(ActivationArgs, x) - 0usize];
+    ["Offset of field: ActivationArgs::up"][::core::mem::offset_of!(ActivationArgs, up) - 8usize];
+    ["Offset of field: ActivationArgs::y"][::core::mem::offset_of!(ActivationArgs, y) - 16usize];
+    ["Offset of field: ActivationArgs::len"]
+        [::core::mem::offset_of!(ActivationArgs, len) - 24usize];
+    ["Offset of field: ActivationArgs::function"]
+        [::core::mem::offset_of!(ActivationArgs, function) - 32usize];
+    ["Offset of field: ActivationArgs::aligned"]
+        [::core::mem::offset_of!(ActivationArgs, aligned) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ActivationGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub up: *const ::core::ffi::c_void,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub dup: *mut f32,
+    pub len: i64,
+    pub function: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ActivationGradientArgs"][::core::mem::size_of::<ActivationGradientArgs>() - 56usize];
+    ["Alignment of ActivationGradientArgs"]
+        [::core::mem::align_of::<ActivationGradientArgs>() - 8usize];
+    ["Offset of field: ActivationGradientArgs::x"]
+        [::core::mem::offset_of!(ActivationGradientArgs, x) - 0usize];
+    ["Offset of field: ActivationGradientArgs::up"]
+        [::core::mem::offset_of!(ActivationGradientArgs, up) - 8usize];
+    ["Offset of field: ActivationGradientArgs::dy"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dy) - 16usize];
+    ["Offset of field: ActivationGradientArgs::dx"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dx) - 24usize];
+    ["Offset of field: ActivationGradientArgs::dup"]
+        [::core::mem::offset_of!(ActivationGradientArgs, dup) - 32usize];
+    ["Offset of field: ActivationGradientArgs::len"]
+        [::core::mem::offset_of!(ActivationGradientArgs, len) - 40usize];
+    ["Offset of field: ActivationGradientArgs::function"]
+        [::core::mem::offset_of!(ActivationGradientArgs, function) - 48usize];
+    ["Offset of field: ActivationGradientArgs::aligned"]
+        [::core::mem::offset_of!(ActivationGradientArgs, aligned) - 52usize];
+};
+pub const ADAMW_CHUNK: AdamWShape = 16384;
+pub type AdamWShape = ::core::ffi::c_uint;
+pub const ADAMW_NO_COPY: AdamWCopy = 0;
+pub const ADAMW_F32: AdamWCopy = 1;
+pub const ADAMW_BF16: AdamWCopy = 2;
+pub const ADAMW_F16: AdamWCopy = 3;
+pub type AdamWCopy = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWParameter {
+    pub weight: *mut f32,
+    pub mean: *mut f32,
+    pub variance: *mut f32,
+    pub gradient: *const f32,
+    pub copy: *mut ::core::ffi::c_void,
+    pub len: i64,
+    pub first_chunk: i64,
+    pub copy_type: u32,
+    pub decays: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWParameter"][::core::mem::size_of::<AdamWParameter>() - 64usize];
+    ["Alignment of AdamWParameter"][::core::mem::align_of::<AdamWParameter>() - 8usize];
+    ["Offset of field: AdamWParameter::weight"]
+        [::core::mem::offset_of!(AdamWParameter, weight) - 0usize];
+    ["Offset of field: AdamWParameter::mean"]
+        [::core::mem::offset_of!(AdamWParameter, mean) - 8usize];
+    ["Offset of field: AdamWParameter::variance"]
+        [::core::mem::offset_of!(AdamWParameter, variance) - 16usize];
+    ["Offset of field: AdamWParameter::gradient"]
+        [::core::mem::offset_of!(AdamWParameter, gradient) - 24usize];
+    ["Offset of field: AdamWParameter::copy"]
+        [::core::mem::offset_of!(AdamWParameter, copy) - 32usize];
+    ["Offset of field: AdamWParameter::len"]
+        [::core::mem::offset_of!(AdamWParameter, len) - 40usize];
+    ["Offset of field: AdamWParameter::first_chunk"]
+        [::core::mem::offset_of!(AdamWParameter, first_chunk) - 48usize];
+    ["Offset of field: AdamWParameter::copy_type"]
+        [::core::mem::offset_of!(AdamWParameter, copy_type) - 56usize];
+    ["Offset of field: AdamWParameter::decays"]
+        [::core::mem::offset_of!(AdamWParameter, decays) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNorm {
+    pub norm: f64,
+    pub scale: f32,
+    pub bad: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNorm"][::core::mem::size_of::<GradientNorm>() - 16usize];
+    ["Alignment of GradientNorm"][::core::mem::align_of::<GradientNorm>() - 8usize];
+    ["Offset of field: GradientNorm::norm"][::core::mem::offset_of!(GradientNorm, norm) - 0usize];
+    ["Offset of field: GradientNorm::scale"][::core::mem::offset_of!(GradientNorm, scale) - 8usize];
+    ["Offset of field: GradientNorm::bad"][::core::mem::offset_of!(GradientNorm, bad) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientSquaresArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *mut f64,
+    pub parameters: i64,
+    pub chunks: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientSquaresArgs"][::core::mem::size_of::<GradientSquaresArgs>() - 32usize];
+    ["Alignment of GradientSquaresArgs"][::core::mem::align_of::<GradientSquaresArgs>() - 8usize];
+    ["Offset of field: GradientSquaresArgs::table"]
+        [::core::mem::offset_of!(GradientSquaresArgs, table) - 0usize];
+    ["Offset of field: GradientSquaresArgs::partial"]
+        [::core::mem::offset_of!(GradientSquaresArgs, partial) - 8usize];
+    ["Offset of field: GradientSquaresArgs::parameters"]
+        [::core::mem::offset_of!(GradientSquaresArgs, parameters) - 16usize];
+    ["Offset of field: GradientSquaresArgs::chunks"]
+        [::core::mem::offset_of!(GradientSquaresArgs, chunks) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GradientNormArgs {
+    pub table: *const AdamWParameter,
+    pub partial: *const f64,
+    pub result: *mut GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub most: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradientNormArgs"][::core::mem::size_of::<GradientNormArgs>() - 48usize];
+    ["Alignment of GradientNormArgs"][::core::mem::align_of::<GradientNormArgs>() - 8usize];
+    ["Offset of field: GradientNormArgs::table"]
+        [::core::mem::offset_of!(GradientNormArgs, table) - 0usize];
+    ["Offset of field: GradientNormArgs::partial"]
+        [::core::mem::offset_of!(GradientNormArgs, partial) - 8usize];
+    ["Offset of field: GradientNormArgs::result"]
+        [::core::mem::offset_of!(GradientNormArgs, result) - 16usize];
+    ["Offset of field: GradientNormArgs::parameters"]
+        [::core::mem::offset_of!(GradientNormArgs, parameters) - 24usize];
+    ["Offset of field: GradientNormArgs::chunks"]
+        [::core::mem::offset_of!(GradientNormArgs, chunks) - 32usize];
+    ["Offset of field: GradientNormArgs::most"]
+        [::core::mem::offset_of!(GradientNormArgs, most) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWArgs {
+    pub table: *const AdamWParameter,
+    pub result: *const GradientNorm,
+    pub parameters: i64,
+    pub chunks: i64,
+    pub keep: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub fresh1: f32,
+    pub fresh2: f32,
+    pub rate: f32,
+    pub correction2: f32,
+    pub epsilon: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWArgs"][::core::mem::size_of::<AdamWArgs>() - 64usize];
+    ["Alignment of AdamWArgs"][::core::mem::align_of::<AdamWArgs>() - 8usize];
+    ["Offset of field: AdamWArgs::table"][::core::mem::offset_of!(AdamWArgs, table) - 0usize];
+    ["Offset of field: AdamWArgs::result"][::core::mem::offset_of!(AdamWArgs, result) - 8usize];
+    ["Offset of field: AdamWArgs::parameters"]
+        [::core::mem::offset_of!(AdamWArgs, parameters) - 16usize];
+    ["Offset of field: AdamWArgs::chunks"][::core::mem::offset_of!(AdamWArgs, chunks) - 24usize];
+    ["Offset of field: AdamWArgs::keep"][::core::mem::offset_of!(AdamWArgs, keep) - 32usize];
+    ["Offset of field: AdamWArgs::beta1"][::core::mem::offset_of!(AdamWArgs, beta1) - 36usize];
+    ["Offset of field: AdamWArgs::beta2"][::core::mem::offset_of!(AdamWArgs, beta2) - 40usize];
+    ["Offset of field: AdamWArgs::fresh1"][::core::mem::offset_of!(AdamWArgs, fresh1) - 44usize];
+    ["Offset of field: AdamWArgs::fresh2"][::core::mem::offset_of!(AdamWArgs, fresh2) - 48usize];
+    ["Offset of field: AdamWArgs::rate"][::core::mem::offset_of!(AdamWArgs, rate) - 52usize];
+    ["Offset of field: AdamWArgs::correction2"]
+        [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
+    ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
+};
 pub const ADVANTAGE_ONE: AdvantageFactor = 0;
 pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
 pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
@@ -88,6 +291,378 @@ const _: () = {
         [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
     ["Offset of field: AdvantageBatchArgs::responses"]
         [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
+pub const MASK_CAUSAL: AttentionMask = 0;
+pub const MASK_FULL: AttentionMask = 1;
+pub const MASK_BLOCK_CAUSAL: AttentionMask = 2;
+pub const MASK_BLOCK_DIFFUSION: AttentionMask = 3;
+pub type AttentionMask = ::core::ffi::c_uint;
+pub const ATTENTION_PAGE: AttentionSize = 64;
+pub const ATTENTION_GROUP: AttentionSize = 512;
+pub const ATTENTION_TILE_ROWS: AttentionSize = 16;
+pub type AttentionSize = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionShape {
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub tokens: i64,
+    pub sequences: i32,
+    pub query_heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub mask: u32,
+    pub window: i32,
+    pub block: i32,
+    pub unused: i32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub status: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionShape"][::core::mem::size_of::<AttentionShape>() - 72usize];
+    ["Alignment of AttentionShape"][::core::mem::align_of::<AttentionShape>() - 8usize];
+    ["Offset of field: AttentionShape::segments"]
+        [::core::mem::offset_of!(AttentionShape, segments) - 0usize];
+    ["Offset of field: AttentionShape::lengths"]
+        [::core::mem::offset_of!(AttentionShape, lengths) - 8usize];
+    ["Offset of field: AttentionShape::tokens"]
+        [::core::mem::offset_of!(AttentionShape, tokens) - 16usize];
+    ["Offset of field: AttentionShape::sequences"]
+        [::core::mem::offset_of!(AttentionShape, sequences) - 24usize];
+    ["Offset of field: AttentionShape::query_heads"]
+        [::core::mem::offset_of!(AttentionShape, query_heads) - 28usize];
+    ["Offset of field: AttentionShape::kv_heads"]
+        [::core::mem::offset_of!(AttentionShape, kv_heads) - 32usize];
+    ["Offset of field: AttentionShape::head_dim"]
+        [::core::mem::offset_of!(AttentionShape, head_dim) - 36usize];
+    ["Offset of field: AttentionShape::mask"]
+        [::core::mem::offset_of!(AttentionShape, mask) - 40usize];
+    ["Offset of field: AttentionShape::window"]
+        [::core::mem::offset_of!(AttentionShape, window) - 44usize];
+    ["Offset of field: AttentionShape::block"]
+        [::core::mem::offset_of!(AttentionShape, block) - 48usize];
+    ["Offset of field: AttentionShape::unused"]
+        [::core::mem::offset_of!(AttentionShape, unused) - 52usize];
+    ["Offset of field: AttentionShape::scale"]
+        [::core::mem::offset_of!(AttentionShape, scale) - 56usize];
+    ["Offset of field: AttentionShape::softcap"]
+        [::core::mem::offset_of!(AttentionShape, softcap) - 60usize];
+    ["Offset of field: AttentionShape::status"]
+        [::core::mem::offset_of!(AttentionShape, status) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionForwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub pages: *const u64,
+    pub out: *mut ::core::ffi::c_void,
+    pub logsumexp: *mut f32,
+    pub partial: *mut f32,
+    pub statistics: *mut f32,
+    pub page_offset: i64,
+    pub pages_per_sequence: i32,
+    pub groups: i32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionForwardArgs"][::core::mem::size_of::<AttentionForwardArgs>() - 160usize];
+    ["Alignment of AttentionForwardArgs"][::core::mem::align_of::<AttentionForwardArgs>() - 8usize];
+    ["Offset of field: AttentionForwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionForwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionForwardArgs::q"]
+        [::core::mem::offset_of!(AttentionForwardArgs, q) - 72usize];
+    ["Offset of field: AttentionForwardArgs::k"]
+        [::core::mem::offset_of!(AttentionForwardArgs, k) - 80usize];
+    ["Offset of field: AttentionForwardArgs::v"]
+        [::core::mem::offset_of!(AttentionForwardArgs, v) - 88usize];
+    ["Offset of field: AttentionForwardArgs::pages"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages) - 96usize];
+    ["Offset of field: AttentionForwardArgs::out"]
+        [::core::mem::offset_of!(AttentionForwardArgs, out) - 104usize];
+    ["Offset of field: AttentionForwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionForwardArgs, logsumexp) - 112usize];
+    ["Offset of field: AttentionForwardArgs::partial"]
+        [::core::mem::offset_of!(AttentionForwardArgs, partial) - 120usize];
+    ["Offset of field: AttentionForwardArgs::statistics"]
+        [::core::mem::offset_of!(AttentionForwardArgs, statistics) - 128usize];
+    ["Offset of field: AttentionForwardArgs::page_offset"]
+        [::core::mem::offset_of!(AttentionForwardArgs, page_offset) - 136usize];
+    ["Offset of field: AttentionForwardArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(AttentionForwardArgs, pages_per_sequence) - 144usize];
+    ["Offset of field: AttentionForwardArgs::groups"]
+        [::core::mem::offset_of!(AttentionForwardArgs, groups) - 148usize];
+    ["Offset of field: AttentionForwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionForwardArgs, vector) - 152usize];
+    ["Offset of field: AttentionForwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionForwardArgs, unused) - 156usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionMergeArgs {
+    pub partial: *const f32,
+    pub statistics: *const f32,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionMergeArgs"][::core::mem::size_of::<AttentionMergeArgs>() - 40usize];
+    ["Alignment of AttentionMergeArgs"][::core::mem::align_of::<AttentionMergeArgs>() - 8usize];
+    ["Offset of field: AttentionMergeArgs::partial"]
+        [::core::mem::offset_of!(AttentionMergeArgs, partial) - 0usize];
+    ["Offset of field: AttentionMergeArgs::statistics"]
+        [::core::mem::offset_of!(AttentionMergeArgs, statistics) - 8usize];
+    ["Offset of field: AttentionMergeArgs::out"]
+        [::core::mem::offset_of!(AttentionMergeArgs, out) - 16usize];
+    ["Offset of field: AttentionMergeArgs::rows"]
+        [::core::mem::offset_of!(AttentionMergeArgs, rows) - 24usize];
+    ["Offset of field: AttentionMergeArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionMergeArgs, head_dim) - 32usize];
+    ["Offset of field: AttentionMergeArgs::groups"]
+        [::core::mem::offset_of!(AttentionMergeArgs, groups) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionDeltaArgs {
+    pub out: *const ::core::ffi::c_void,
+    pub dout: *const f32,
+    pub delta: *mut f32,
+    pub rounded: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub head_dim: i32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionDeltaArgs"][::core::mem::size_of::<AttentionDeltaArgs>() - 48usize];
+    ["Alignment of AttentionDeltaArgs"][::core::mem::align_of::<AttentionDeltaArgs>() - 8usize];
+    ["Offset of field: AttentionDeltaArgs::out"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, out) - 0usize];
+    ["Offset of field: AttentionDeltaArgs::dout"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, dout) - 8usize];
+    ["Offset of field: AttentionDeltaArgs::delta"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, delta) - 16usize];
+    ["Offset of field: AttentionDeltaArgs::rounded"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rounded) - 24usize];
+    ["Offset of field: AttentionDeltaArgs::rows"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, rows) - 32usize];
+    ["Offset of field: AttentionDeltaArgs::head_dim"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, head_dim) - 40usize];
+    ["Offset of field: AttentionDeltaArgs::unused"]
+        [::core::mem::offset_of!(AttentionDeltaArgs, unused) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionBackwardArgs {
+    pub shape: AttentionShape,
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub dout: *const ::core::ffi::c_void,
+    pub logsumexp: *const f32,
+    pub delta: *const f32,
+    pub dq: *mut f32,
+    pub dk: *mut f32,
+    pub dv: *mut f32,
+    pub vector: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBackwardArgs"][::core::mem::size_of::<AttentionBackwardArgs>() - 152usize];
+    ["Alignment of AttentionBackwardArgs"]
+        [::core::mem::align_of::<AttentionBackwardArgs>() - 8usize];
+    ["Offset of field: AttentionBackwardArgs::shape"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, shape) - 0usize];
+    ["Offset of field: AttentionBackwardArgs::q"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, q) - 72usize];
+    ["Offset of field: AttentionBackwardArgs::k"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, k) - 80usize];
+    ["Offset of field: AttentionBackwardArgs::v"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, v) - 88usize];
+    ["Offset of field: AttentionBackwardArgs::dout"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dout) - 96usize];
+    ["Offset of field: AttentionBackwardArgs::logsumexp"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, logsumexp) - 104usize];
+    ["Offset of field: AttentionBackwardArgs::delta"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, delta) - 112usize];
+    ["Offset of field: AttentionBackwardArgs::dq"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dq) - 120usize];
+    ["Offset of field: AttentionBackwardArgs::dk"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dk) - 128usize];
+    ["Offset of field: AttentionBackwardArgs::dv"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, dv) - 136usize];
+    ["Offset of field: AttentionBackwardArgs::vector"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, vector) - 144usize];
+    ["Offset of field: AttentionBackwardArgs::unused"]
+        [::core::mem::offset_of!(AttentionBackwardArgs, unused) - 148usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheAppendArgs {
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub segments: *const i32,
+    pub lengths: *const i32,
+    pub pages: *const u64,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub page_offset: i64,
+    pub sequences: i32,
+    pub pages_per_sequence: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheAppendArgs"][::core::mem::size_of::<CacheAppendArgs>() - 80usize];
+    ["Alignment of CacheAppendArgs"][::core::mem::align_of::<CacheAppendArgs>() - 8usize];
+    ["Offset of field: CacheAppendArgs::k"][::core::mem::offset_of!(CacheAppendArgs, k) - 0usize];
+    ["Offset of field: CacheAppendArgs::v"][::core::mem::offset_of!(CacheAppendArgs, v) - 8usize];
+    ["Offset of field: CacheAppendArgs::segments"]
+        [::core::mem::offset_of!(CacheAppendArgs, segments) - 16usize];
+    ["Offset of field: CacheAppendArgs::lengths"]
+        [::core::mem::offset_of!(CacheAppendArgs, lengths) - 24usize];
+    ["Offset of field: CacheAppendArgs::pages"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages) - 32usize];
+    ["Offset of field: CacheAppendArgs::status"]
+        [::core::mem::offset_of!(CacheAppendArgs, status) - 40usize];
+    ["Offset of field: CacheAppendArgs::tokens"]
+        [::core::mem::offset_of!(CacheAppendArgs, tokens) - 48usize];
+    ["Offset of field: CacheAppendArgs::page_offset"]
+        [::core::mem::offset_of!(CacheAppendArgs, page_offset) - 56usize];
+    ["Offset of field: CacheAppendArgs::sequences"]
+        [::core::mem::offset_of!(CacheAppendArgs, sequences) - 64usize];
+    ["Offset of field: CacheAppendArgs::pages_per_sequence"]
+        [::core::mem::offset_of!(CacheAppendArgs, pages_per_sequence) - 68usize];
+    ["Offset of field: CacheAppendArgs::kv_heads"]
+        [::core::mem::offset_of!(CacheAppendArgs, kv_heads) - 72usize];
+    ["Offset of field: CacheAppendArgs::head_dim"]
+        [::core::mem::offset_of!(CacheAppendArgs, head_dim) - 76usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CacheCopyArgs {
+    pub pairs: *const u64,
+    pub count: i64,
+    pub page_bytes: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CacheCopyArgs"][::core::mem::size_of::<CacheCopyArgs>() - 24usize];
+    ["Alignment of CacheCopyArgs"][::core::mem::align_of::<CacheCopyArgs>() - 8usize];
+    ["Offset of field: CacheCopyArgs::pairs"]
+        [::core::mem::offset_of!(CacheCopyArgs, pairs) - 0usize];
+    ["Offset of field: CacheCopyArgs::count"]
+        [::core::mem::offset_of!(CacheCopyArgs, count) - 8usize];
+    ["Offset of field: CacheCopyArgs::page_bytes"]
+        [::core::mem::offset_of!(CacheCopyArgs, page_bytes) - 16usize];
+};
+pub const NOISE_INDEPENDENT: NoiseDraw = 0;
+pub const NOISE_FORCED: NoiseDraw = 1;
+pub const NOISE_COUNTED: NoiseDraw = 2;
+pub type NoiseDraw = ::core::ffi::c_uint;
+pub const NOISE_WEIGHT_RATE: NoiseWeight = 0;
+pub const NOISE_WEIGHT_UNBIASED: NoiseWeight = 1;
+pub const NOISE_WEIGHT_ONE: NoiseWeight = 2;
+pub type NoiseWeight = ::core::ffi::c_uint;
+pub const NOISE_MAX_BLOCK: NoiseShape = 8192;
+pub const NOISE_TILE: NoiseShape = 1024;
+pub type NoiseShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct BlockNoiseArgs {
+    pub ids: *const i32,
+    pub eligible: *const u8,
+    pub sequences: *const i64,
+    pub given_rate: *const f32,
+    pub given_weight: *const f32,
+    pub noised: *mut i32,
+    pub mask: *mut u8,
+    pub weight: *mut f32,
+    pub rate: *mut f32,
+    pub rows: i64,
+    pub length: i64,
+    pub seed: u64,
+    pub block: i32,
+    pub tile: i32,
+    pub mask_id: i32,
+    pub draw: u32,
+    pub weighting: u32,
+    pub least_count: u32,
+    pub most_count: u32,
+    pub strata_bits: u32,
+    pub before: f32,
+    pub least: f32,
+    pub low: f32,
+    pub slope: f32,
+    pub high: f32,
+    pub after: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BlockNoiseArgs"][::core::mem::size_of::<BlockNoiseArgs>() - 152usize];
+    ["Alignment of BlockNoiseArgs"][::core::mem::align_of::<BlockNoiseArgs>() - 8usize];
+    ["Offset of field: BlockNoiseArgs::ids"][::core::mem::offset_of!(BlockNoiseArgs, ids) - 0usize];
+    ["Offset of field: BlockNoiseArgs::eligible"]
+        [::core::mem::offset_of!(BlockNoiseArgs, eligible) - 8usize];
+    ["Offset of field: BlockNoiseArgs::sequences"]
+        [::core::mem::offset_of!(BlockNoiseArgs, sequences) - 16usize];
+    ["Offset of field: BlockNoiseArgs::given_rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_rate) - 24usize];
+    ["Offset of field: BlockNoiseArgs::given_weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, given_weight) - 32usize];
+    ["Offset of field: BlockNoiseArgs::noised"]
+        [::core::mem::offset_of!(BlockNoiseArgs, noised) - 40usize];
+    ["Offset of field: BlockNoiseArgs::mask"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask) - 48usize];
+    ["Offset of field: BlockNoiseArgs::weight"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weight) - 56usize];
+    ["Offset of field: BlockNoiseArgs::rate"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rate) - 64usize];
+    ["Offset of field: BlockNoiseArgs::rows"]
+        [::core::mem::offset_of!(BlockNoiseArgs, rows) - 72usize];
+    ["Offset of field: BlockNoiseArgs::length"]
+        [::core::mem::offset_of!(BlockNoiseArgs, length) - 80usize];
+    ["Offset of field: BlockNoiseArgs::seed"]
+        [::core::mem::offset_of!(BlockNoiseArgs, seed) - 88usize];
+    ["Offset of field: BlockNoiseArgs::block"]
+        [::core::mem::offset_of!(BlockNoiseArgs, block) - 96usize];
+    ["Offset of field: BlockNoiseArgs::tile"]
+        [::core::mem::offset_of!(BlockNoiseArgs, tile) - 100usize];
+    ["Offset of field: BlockNoiseArgs::mask_id"]
+        [::core::mem::offset_of!(BlockNoiseArgs, mask_id) - 104usize];
+    ["Offset of field: BlockNoiseArgs::draw"]
+        [::core::mem::offset_of!(BlockNoiseArgs, draw) - 108usize];
+    ["Offset of field: BlockNoiseArgs::weighting"]
+        [::core::mem::offset_of!(BlockNoiseArgs, weighting) - 112usize];
+    ["Offset of field: BlockNoiseArgs::least_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least_count) - 116usize];
+    ["Offset of field: BlockNoiseArgs::most_count"]
+        [::core::mem::offset_of!(BlockNoiseArgs, most_count) - 120usize];
+    ["Offset of field: BlockNoiseArgs::strata_bits"]
+        [::core::mem::offset_of!(BlockNoiseArgs, strata_bits) - 124usize];
+    ["Offset of field: BlockNoiseArgs::before"]
+        [::core::mem::offset_of!(BlockNoiseArgs, before) - 128usize];
+    ["Offset of field: BlockNoiseArgs::least"]
+        [::core::mem::offset_of!(BlockNoiseArgs, least) - 132usize];
+    ["Offset of field: BlockNoiseArgs::low"]
+        [::core::mem::offset_of!(BlockNoiseArgs, low) - 136usize];
+    ["Offset of field: BlockNoiseArgs::slope"]
+        [::core::mem::offset_of!(BlockNoiseArgs, slope) - 140usize];
+    ["Offset of field: BlockNoiseArgs::high"]
+        [::core::mem::offset_of!(BlockNoiseArgs, high) - 144usize];
+    ["Offset of field: BlockNoiseArgs::after"]
+        [::core::mem::offset_of!(BlockNoiseArgs, after) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -225,6 +800,104 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LayerNormArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub statistics: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub epsilon: f32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormArgs"][::core::mem::size_of::<LayerNormArgs>() - 64usize];
+    ["Alignment of LayerNormArgs"][::core::mem::align_of::<LayerNormArgs>() - 8usize];
+    ["Offset of field: LayerNormArgs::x"][::core::mem::offset_of!(LayerNormArgs, x) - 0usize];
+    ["Offset of field: LayerNormArgs::weight"]
+        [::core::mem::offset_of!(LayerNormArgs, weight) - 8usize];
+    ["Offset of field: LayerNormArgs::bias"]
+        [::core::mem::offset_of!(LayerNormArgs, bias) - 16usize];
+    ["Offset of field: LayerNormArgs::y"][::core::mem::offset_of!(LayerNormArgs, y) - 24usize];
+    ["Offset of field: LayerNormArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormArgs, statistics) - 32usize];
+    ["Offset of field: LayerNormArgs::rows"]
+        [::core::mem::offset_of!(LayerNormArgs, rows) - 40usize];
+    ["Offset of field: LayerNormArgs::width"]
+        [::core::mem::offset_of!(LayerNormArgs, width) - 48usize];
+    ["Offset of field: LayerNormArgs::epsilon"]
+        [::core::mem::offset_of!(LayerNormArgs, epsilon) - 56usize];
+    ["Offset of field: LayerNormArgs::aligned"]
+        [::core::mem::offset_of!(LayerNormArgs, aligned) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LayerNormGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub statistics: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormGradientArgs"][::core::mem::size_of::<LayerNormGradientArgs>() - 64usize];
+    ["Alignment of LayerNormGradientArgs"]
+        [::core::mem::align_of::<LayerNormGradientArgs>() - 8usize];
+    ["Offset of field: LayerNormGradientArgs::x"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, x) - 0usize];
+    ["Offset of field: LayerNormGradientArgs::weight"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, weight) - 8usize];
+    ["Offset of field: LayerNormGradientArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, statistics) - 16usize];
+    ["Offset of field: LayerNormGradientArgs::dy"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, dy) - 24usize];
+    ["Offset of field: LayerNormGradientArgs::dx"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, dx) - 32usize];
+    ["Offset of field: LayerNormGradientArgs::rows"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, rows) - 40usize];
+    ["Offset of field: LayerNormGradientArgs::width"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, width) - 48usize];
+    ["Offset of field: LayerNormGradientArgs::aligned"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, aligned) - 56usize];
+    ["Offset of field: LayerNormGradientArgs::unused"]
+        [::core::mem::offset_of!(LayerNormGradientArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LayerNormWeightArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub statistics: *const f32,
+    pub dy: *const f32,
+    pub partial: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormWeightArgs"][::core::mem::size_of::<LayerNormWeightArgs>() - 48usize];
+    ["Alignment of LayerNormWeightArgs"][::core::mem::align_of::<LayerNormWeightArgs>() - 8usize];
+    ["Offset of field: LayerNormWeightArgs::x"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, x) - 0usize];
+    ["Offset of field: LayerNormWeightArgs::statistics"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, statistics) - 8usize];
+    ["Offset of field: LayerNormWeightArgs::dy"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, dy) - 16usize];
+    ["Offset of field: LayerNormWeightArgs::partial"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, partial) - 24usize];
+    ["Offset of field: LayerNormWeightArgs::rows"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, rows) - 32usize];
+    ["Offset of field: LayerNormWeightArgs::width"]
+        [::core::mem::offset_of!(LayerNormWeightArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct LiveRowsArgs {
     pub targets: *const i32,
     pub dlogprob: *const f32,
@@ -254,7 +927,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct GatherRowsArgs {
+pub struct GatherLiveArgs {
     pub x: *const ::core::ffi::c_void,
     pub row_of: *const i32,
     pub out: *mut ::core::ffi::c_void,
@@ -264,23 +937,23 @@ pub struct GatherRowsArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GatherRowsArgs"][::core::mem::size_of::<GatherRowsArgs>() - 48usize];
-    ["Alignment of GatherRowsArgs"][::core::mem::align_of::<GatherRowsArgs>() - 8usize];
-    ["Offset of field: GatherRowsArgs::x"][::core::mem::offset_of!(GatherRowsArgs, x) - 0usize];
-    ["Offset of field: GatherRowsArgs::row_of"]
-        [::core::mem::offset_of!(GatherRowsArgs, row_of) - 8usize];
-    ["Offset of field: GatherRowsArgs::out"]
-        [::core::mem::offset_of!(GatherRowsArgs, out) - 16usize];
-    ["Offset of field: GatherRowsArgs::rows"]
-        [::core::mem::offset_of!(GatherRowsArgs, rows) - 24usize];
-    ["Offset of field: GatherRowsArgs::count"]
-        [::core::mem::offset_of!(GatherRowsArgs, count) - 32usize];
-    ["Offset of field: GatherRowsArgs::width"]
-        [::core::mem::offset_of!(GatherRowsArgs, width) - 40usize];
+    ["Size of GatherLiveArgs"][::core::mem::size_of::<GatherLiveArgs>() - 48usize];
+    ["Alignment of GatherLiveArgs"][::core::mem::align_of::<GatherLiveArgs>() - 8usize];
+    ["Offset of field: GatherLiveArgs::x"][::core::mem::offset_of!(GatherLiveArgs, x) - 0usize];
+    ["Offset of field: GatherLiveArgs::row_of"]
+        [::core::mem::offset_of!(GatherLiveArgs, row_of) - 8usize];
+    ["Offset of field: GatherLiveArgs::out"]
+        [::core::mem::offset_of!(GatherLiveArgs, out) - 16usize];
+    ["Offset of field: GatherLiveArgs::rows"]
+        [::core::mem::offset_of!(GatherLiveArgs, rows) - 24usize];
+    ["Offset of field: GatherLiveArgs::count"]
+        [::core::mem::offset_of!(GatherLiveArgs, count) - 32usize];
+    ["Offset of field: GatherLiveArgs::width"]
+        [::core::mem::offset_of!(GatherLiveArgs, width) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct ScatterRowsArgs {
+pub struct ScatterLiveArgs {
     pub x: *const f32,
     pub row_of: *const i32,
     pub out: *mut f32,
@@ -290,19 +963,19 @@ pub struct ScatterRowsArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ScatterRowsArgs"][::core::mem::size_of::<ScatterRowsArgs>() - 48usize];
-    ["Alignment of ScatterRowsArgs"][::core::mem::align_of::<ScatterRowsArgs>() - 8usize];
-    ["Offset of field: ScatterRowsArgs::x"][::core::mem::offset_of!(ScatterRowsArgs, x) - 0usize];
-    ["Offset of field: ScatterRowsArgs::row_of"]
-        [::core::mem::offset_of!(ScatterRowsArgs, row_of) - 8usize];
-    ["Offset of field: ScatterRowsArgs::out"]
-        [::core::mem::offset_of!(ScatterRowsArgs, out) - 16usize];
-    ["Offset of field: ScatterRowsArgs::rows"]
-        [::core::mem::offset_of!(ScatterRowsArgs, rows) - 24usize];
-    ["Offset of field: ScatterRowsArgs::count"]
-        [::core::mem::offset_of!(ScatterRowsArgs, count) - 32usize];
-    ["Offset of field: ScatterRowsArgs::width"]
-        [::core::mem::offset_of!(ScatterRowsArgs, width) - 40usize];
+    ["Size of ScatterLiveArgs"][::core::mem::size_of::<ScatterLiveArgs>() - 48usize];
+    ["Alignment of ScatterLiveArgs"][::core::mem::align_of::<ScatterLiveArgs>() - 8usize];
+    ["Offset of field: ScatterLiveArgs::x"][::core::mem::offset_of!(ScatterLiveArgs, x) - 0usize];
+    ["Offset of field: ScatterLiveArgs::row_of"]
+        [::core::mem::offset_of!(ScatterLiveArgs, row_of) - 8usize];
+    ["Offset of field: ScatterLiveArgs::out"]
+        [::core::mem::offset_of!(ScatterLiveArgs, out) - 16usize];
+    ["Offset of field: ScatterLiveArgs::rows"]
+        [::core::mem::offset_of!(ScatterLiveArgs, rows) - 24usize];
+    ["Offset of field: ScatterLiveArgs::count"]
+        [::core::mem::offset_of!(ScatterLiveArgs, count) - 32usize];
+    ["Offset of field: ScatterLiveArgs::width"]
+        [::core::mem::offset_of!(ScatterLiveArgs, width) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -841,6 +1514,256 @@ const _: () = {
 };
 pub const COLUMN_SUM_ROWS: ReduceShape = 64;
 pub type ReduceShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub inverse: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub epsilon: f32,
+    pub offset: f32,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormArgs"][::core::mem::size_of::<RmsNormArgs>() - 64usize];
+    ["Alignment of RmsNormArgs"][::core::mem::align_of::<RmsNormArgs>() - 8usize];
+    ["Offset of field: RmsNormArgs::x"][::core::mem::offset_of!(RmsNormArgs, x) - 0usize];
+    ["Offset of field: RmsNormArgs::weight"][::core::mem::offset_of!(RmsNormArgs, weight) - 8usize];
+    ["Offset of field: RmsNormArgs::y"][::core::mem::offset_of!(RmsNormArgs, y) - 16usize];
+    ["Offset of field: RmsNormArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormArgs, inverse) - 24usize];
+    ["Offset of field: RmsNormArgs::rows"][::core::mem::offset_of!(RmsNormArgs, rows) - 32usize];
+    ["Offset of field: RmsNormArgs::width"][::core::mem::offset_of!(RmsNormArgs, width) - 40usize];
+    ["Offset of field: RmsNormArgs::epsilon"]
+        [::core::mem::offset_of!(RmsNormArgs, epsilon) - 48usize];
+    ["Offset of field: RmsNormArgs::offset"]
+        [::core::mem::offset_of!(RmsNormArgs, offset) - 52usize];
+    ["Offset of field: RmsNormArgs::aligned"]
+        [::core::mem::offset_of!(RmsNormArgs, aligned) - 56usize];
+    ["Offset of field: RmsNormArgs::unused"]
+        [::core::mem::offset_of!(RmsNormArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormGradientArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub inverse: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub offset: f32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormGradientArgs"][::core::mem::size_of::<RmsNormGradientArgs>() - 64usize];
+    ["Alignment of RmsNormGradientArgs"][::core::mem::align_of::<RmsNormGradientArgs>() - 8usize];
+    ["Offset of field: RmsNormGradientArgs::x"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, x) - 0usize];
+    ["Offset of field: RmsNormGradientArgs::weight"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, weight) - 8usize];
+    ["Offset of field: RmsNormGradientArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, inverse) - 16usize];
+    ["Offset of field: RmsNormGradientArgs::dy"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, dy) - 24usize];
+    ["Offset of field: RmsNormGradientArgs::dx"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, dx) - 32usize];
+    ["Offset of field: RmsNormGradientArgs::rows"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, rows) - 40usize];
+    ["Offset of field: RmsNormGradientArgs::width"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, width) - 48usize];
+    ["Offset of field: RmsNormGradientArgs::offset"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, offset) - 56usize];
+    ["Offset of field: RmsNormGradientArgs::aligned"]
+        [::core::mem::offset_of!(RmsNormGradientArgs, aligned) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormWeightArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub inverse: *const f32,
+    pub dy: *const f32,
+    pub partial: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormWeightArgs"][::core::mem::size_of::<RmsNormWeightArgs>() - 48usize];
+    ["Alignment of RmsNormWeightArgs"][::core::mem::align_of::<RmsNormWeightArgs>() - 8usize];
+    ["Offset of field: RmsNormWeightArgs::x"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, x) - 0usize];
+    ["Offset of field: RmsNormWeightArgs::inverse"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, inverse) - 8usize];
+    ["Offset of field: RmsNormWeightArgs::dy"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, dy) - 16usize];
+    ["Offset of field: RmsNormWeightArgs::partial"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, partial) - 24usize];
+    ["Offset of field: RmsNormWeightArgs::rows"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, rows) - 32usize];
+    ["Offset of field: RmsNormWeightArgs::width"]
+        [::core::mem::offset_of!(RmsNormWeightArgs, width) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RopeArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub angles: *const f32,
+    pub tokens: i64,
+    pub heads: i64,
+    pub head_dim: i64,
+    pub pairs: i64,
+    pub interleaved: u32,
+    pub inverse: u32,
+    pub aligned: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeArgs"][::core::mem::size_of::<RopeArgs>() - 72usize];
+    ["Alignment of RopeArgs"][::core::mem::align_of::<RopeArgs>() - 8usize];
+    ["Offset of field: RopeArgs::x"][::core::mem::offset_of!(RopeArgs, x) - 0usize];
+    ["Offset of field: RopeArgs::out"][::core::mem::offset_of!(RopeArgs, out) - 8usize];
+    ["Offset of field: RopeArgs::angles"][::core::mem::offset_of!(RopeArgs, angles) - 16usize];
+    ["Offset of field: RopeArgs::tokens"][::core::mem::offset_of!(RopeArgs, tokens) - 24usize];
+    ["Offset of field: RopeArgs::heads"][::core::mem::offset_of!(RopeArgs, heads) - 32usize];
+    ["Offset of field: RopeArgs::head_dim"][::core::mem::offset_of!(RopeArgs, head_dim) - 40usize];
+    ["Offset of field: RopeArgs::pairs"][::core::mem::offset_of!(RopeArgs, pairs) - 48usize];
+    ["Offset of field: RopeArgs::interleaved"]
+        [::core::mem::offset_of!(RopeArgs, interleaved) - 56usize];
+    ["Offset of field: RopeArgs::inverse"][::core::mem::offset_of!(RopeArgs, inverse) - 60usize];
+    ["Offset of field: RopeArgs::aligned"][::core::mem::offset_of!(RopeArgs, aligned) - 64usize];
+    ["Offset of field: RopeArgs::unused"][::core::mem::offset_of!(RopeArgs, unused) - 68usize];
+};
+pub const WARP_ROW_WIDTH: RowShape = 1024;
+pub const WEIGHT_SUM_ROWS: RowShape = 64;
+pub type RowShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherRowsArgs {
+    pub table: *const ::core::ffi::c_void,
+    pub index: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub len: i64,
+    pub units: i64,
+    pub wide_index: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherRowsArgs"][::core::mem::size_of::<GatherRowsArgs>() - 64usize];
+    ["Alignment of GatherRowsArgs"][::core::mem::align_of::<GatherRowsArgs>() - 8usize];
+    ["Offset of field: GatherRowsArgs::table"]
+        [::core::mem::offset_of!(GatherRowsArgs, table) - 0usize];
+    ["Offset of field: GatherRowsArgs::index"]
+        [::core::mem::offset_of!(GatherRowsArgs, index) - 8usize];
+    ["Offset of field: GatherRowsArgs::out"]
+        [::core::mem::offset_of!(GatherRowsArgs, out) - 16usize];
+    ["Offset of field: GatherRowsArgs::status"]
+        [::core::mem::offset_of!(GatherRowsArgs, status) - 24usize];
+    ["Offset of field: GatherRowsArgs::rows"]
+        [::core::mem::offset_of!(GatherRowsArgs, rows) - 32usize];
+    ["Offset of field: GatherRowsArgs::len"]
+        [::core::mem::offset_of!(GatherRowsArgs, len) - 40usize];
+    ["Offset of field: GatherRowsArgs::units"]
+        [::core::mem::offset_of!(GatherRowsArgs, units) - 48usize];
+    ["Offset of field: GatherRowsArgs::wide_index"]
+        [::core::mem::offset_of!(GatherRowsArgs, wide_index) - 56usize];
+    ["Offset of field: GatherRowsArgs::unused"]
+        [::core::mem::offset_of!(GatherRowsArgs, unused) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RowListArgs {
+    pub index: *const ::core::ffi::c_void,
+    pub count: *mut i32,
+    pub start: *mut i32,
+    pub cursor: *mut i32,
+    pub ticket: *mut i32,
+    pub unordered: *mut i32,
+    pub ordered: *mut i32,
+    pub status: *mut u32,
+    pub rows: i64,
+    pub len: i64,
+    pub wide_index: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowListArgs"][::core::mem::size_of::<RowListArgs>() - 88usize];
+    ["Alignment of RowListArgs"][::core::mem::align_of::<RowListArgs>() - 8usize];
+    ["Offset of field: RowListArgs::index"][::core::mem::offset_of!(RowListArgs, index) - 0usize];
+    ["Offset of field: RowListArgs::count"][::core::mem::offset_of!(RowListArgs, count) - 8usize];
+    ["Offset of field: RowListArgs::start"][::core::mem::offset_of!(RowListArgs, start) - 16usize];
+    ["Offset of field: RowListArgs::cursor"]
+        [::core::mem::offset_of!(RowListArgs, cursor) - 24usize];
+    ["Offset of field: RowListArgs::ticket"]
+        [::core::mem::offset_of!(RowListArgs, ticket) - 32usize];
+    ["Offset of field: RowListArgs::unordered"]
+        [::core::mem::offset_of!(RowListArgs, unordered) - 40usize];
+    ["Offset of field: RowListArgs::ordered"]
+        [::core::mem::offset_of!(RowListArgs, ordered) - 48usize];
+    ["Offset of field: RowListArgs::status"]
+        [::core::mem::offset_of!(RowListArgs, status) - 56usize];
+    ["Offset of field: RowListArgs::rows"][::core::mem::offset_of!(RowListArgs, rows) - 64usize];
+    ["Offset of field: RowListArgs::len"][::core::mem::offset_of!(RowListArgs, len) - 72usize];
+    ["Offset of field: RowListArgs::wide_index"]
+        [::core::mem::offset_of!(RowListArgs, wide_index) - 80usize];
+    ["Offset of field: RowListArgs::unused"]
+        [::core::mem::offset_of!(RowListArgs, unused) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ScatterAddRowsArgs {
+    pub index: *const ::core::ffi::c_void,
+    pub count: *const i32,
+    pub start: *const i32,
+    pub ordered: *const i32,
+    pub x: *const f32,
+    pub out: *mut f32,
+    pub rows: i64,
+    pub len: i64,
+    pub width: i64,
+    pub wide_index: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScatterAddRowsArgs"][::core::mem::size_of::<ScatterAddRowsArgs>() - 80usize];
+    ["Alignment of ScatterAddRowsArgs"][::core::mem::align_of::<ScatterAddRowsArgs>() - 8usize];
+    ["Offset of field: ScatterAddRowsArgs::index"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, index) - 0usize];
+    ["Offset of field: ScatterAddRowsArgs::count"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, count) - 8usize];
+    ["Offset of field: ScatterAddRowsArgs::start"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, start) - 16usize];
+    ["Offset of field: ScatterAddRowsArgs::ordered"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, ordered) - 24usize];
+    ["Offset of field: ScatterAddRowsArgs::x"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, x) - 32usize];
+    ["Offset of field: ScatterAddRowsArgs::out"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, out) - 40usize];
+    ["Offset of field: ScatterAddRowsArgs::rows"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, rows) - 48usize];
+    ["Offset of field: ScatterAddRowsArgs::len"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, len) - 56usize];
+    ["Offset of field: ScatterAddRowsArgs::width"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, width) - 64usize];
+    ["Offset of field: ScatterAddRowsArgs::wide_index"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, wide_index) - 72usize];
+    ["Offset of field: ScatterAddRowsArgs::aligned"]
+        [::core::mem::offset_of!(ScatterAddRowsArgs, aligned) - 76usize];
+};
 pub const SAMPLE_CANDIDATES: SampleShape = 2048;
 pub type SampleShape = ::core::ffi::c_uint;
 #[repr(C)]
@@ -897,4 +1820,208 @@ const _: () = {
     ["Offset of field: SampleArgs::top_k"][::core::mem::offset_of!(SampleArgs, top_k) - 148usize];
     ["Offset of field: SampleArgs::stream"][::core::mem::offset_of!(SampleArgs, stream) - 152usize];
     ["Offset of field: SampleArgs::greedy"][::core::mem::offset_of!(SampleArgs, greedy) - 156usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxArgs {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub exact: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub log: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxArgs"][::core::mem::size_of::<SoftmaxArgs>() - 48usize];
+    ["Alignment of SoftmaxArgs"][::core::mem::align_of::<SoftmaxArgs>() - 8usize];
+    ["Offset of field: SoftmaxArgs::x"][::core::mem::offset_of!(SoftmaxArgs, x) - 0usize];
+    ["Offset of field: SoftmaxArgs::y"][::core::mem::offset_of!(SoftmaxArgs, y) - 8usize];
+    ["Offset of field: SoftmaxArgs::exact"][::core::mem::offset_of!(SoftmaxArgs, exact) - 16usize];
+    ["Offset of field: SoftmaxArgs::rows"][::core::mem::offset_of!(SoftmaxArgs, rows) - 24usize];
+    ["Offset of field: SoftmaxArgs::width"][::core::mem::offset_of!(SoftmaxArgs, width) - 32usize];
+    ["Offset of field: SoftmaxArgs::log"][::core::mem::offset_of!(SoftmaxArgs, log) - 40usize];
+    ["Offset of field: SoftmaxArgs::aligned"]
+        [::core::mem::offset_of!(SoftmaxArgs, aligned) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SoftmaxGradientArgs {
+    pub y: *const f32,
+    pub dy: *const f32,
+    pub dx: *mut f32,
+    pub rows: i64,
+    pub width: i64,
+    pub log: u32,
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxGradientArgs"][::core::mem::size_of::<SoftmaxGradientArgs>() - 48usize];
+    ["Alignment of SoftmaxGradientArgs"][::core::mem::align_of::<SoftmaxGradientArgs>() - 8usize];
+    ["Offset of field: SoftmaxGradientArgs::y"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, y) - 0usize];
+    ["Offset of field: SoftmaxGradientArgs::dy"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, dy) - 8usize];
+    ["Offset of field: SoftmaxGradientArgs::dx"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, dx) - 16usize];
+    ["Offset of field: SoftmaxGradientArgs::rows"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, rows) - 24usize];
+    ["Offset of field: SoftmaxGradientArgs::width"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, width) - 32usize];
+    ["Offset of field: SoftmaxGradientArgs::log"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, log) - 40usize];
+    ["Offset of field: SoftmaxGradientArgs::aligned"]
+        [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
+};
+pub const DECODE_ABSENT: DecodeTag = 16;
+pub const DECODE_FALLBACK: DecodeTag = 32;
+pub const DECODE_SPECIAL: DecodeTag = 64;
+pub const DECODE_LONG: DecodeTag = 128;
+pub type DecodeTag = ::core::ffi::c_uint;
+pub const DECODE_LENGTH_BITS: DecodeLength = 24;
+pub type DecodeLength = ::core::ffi::c_uint;
+pub const DECODE_TILE: DecodeShape = 1024;
+pub type DecodeShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenDecodeArgs {
+    pub ids: *const i32,
+    pub segments: *const i64,
+    pub entries: *const u8,
+    pub first: *const u8,
+    pub long_tokens: *const u8,
+    pub lengths: *mut u32,
+    pub sums: *mut i64,
+    pub starts: *mut i64,
+    pub offsets: *mut i64,
+    pub bytes: *mut u8,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub texts: i64,
+    pub capacity: i64,
+    pub vocab: i32,
+    pub skip_special: u32,
+    pub strip: u32,
+    pub strip_count: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenDecodeArgs"][::core::mem::size_of::<TokenDecodeArgs>() - 128usize];
+    ["Alignment of TokenDecodeArgs"][::core::mem::align_of::<TokenDecodeArgs>() - 8usize];
+    ["Offset of field: TokenDecodeArgs::ids"]
+        [::core::mem::offset_of!(TokenDecodeArgs, ids) - 0usize];
+    ["Offset of field: TokenDecodeArgs::segments"]
+        [::core::mem::offset_of!(TokenDecodeArgs, segments) - 8usize];
+    ["Offset of field: TokenDecodeArgs::entries"]
+        [::core::mem::offset_of!(TokenDecodeArgs, entries) - 16usize];
+    ["Offset of field: TokenDecodeArgs::first"]
+        [::core::mem::offset_of!(TokenDecodeArgs, first) - 24usize];
+    ["Offset of field: TokenDecodeArgs::long_tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, long_tokens) - 32usize];
+    ["Offset of field: TokenDecodeArgs::lengths"]
+        [::core::mem::offset_of!(TokenDecodeArgs, lengths) - 40usize];
+    ["Offset of field: TokenDecodeArgs::sums"]
+        [::core::mem::offset_of!(TokenDecodeArgs, sums) - 48usize];
+    ["Offset of field: TokenDecodeArgs::starts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, starts) - 56usize];
+    ["Offset of field: TokenDecodeArgs::offsets"]
+        [::core::mem::offset_of!(TokenDecodeArgs, offsets) - 64usize];
+    ["Offset of field: TokenDecodeArgs::bytes"]
+        [::core::mem::offset_of!(TokenDecodeArgs, bytes) - 72usize];
+    ["Offset of field: TokenDecodeArgs::status"]
+        [::core::mem::offset_of!(TokenDecodeArgs, status) - 80usize];
+    ["Offset of field: TokenDecodeArgs::tokens"]
+        [::core::mem::offset_of!(TokenDecodeArgs, tokens) - 88usize];
+    ["Offset of field: TokenDecodeArgs::texts"]
+        [::core::mem::offset_of!(TokenDecodeArgs, texts) - 96usize];
+    ["Offset of field: TokenDecodeArgs::capacity"]
+        [::core::mem::offset_of!(TokenDecodeArgs, capacity) - 104usize];
+    ["Offset of field: TokenDecodeArgs::vocab"]
+        [::core::mem::offset_of!(TokenDecodeArgs, vocab) - 112usize];
+    ["Offset of field: TokenDecodeArgs::skip_special"]
+        [::core::mem::offset_of!(TokenDecodeArgs, skip_special) - 116usize];
+    ["Offset of field: TokenDecodeArgs::strip"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip) - 120usize];
+    ["Offset of field: TokenDecodeArgs::strip_count"]
+        [::core::mem::offset_of!(TokenDecodeArgs, strip_count) - 124usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqLookupArgs {
+    pub ids: *const i32,
+    pub codebook: *const f32,
+    pub out: *mut f32,
+    pub status: *mut u32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqLookupArgs"][::core::mem::size_of::<VqLookupArgs>() - 72usize];
+    ["Alignment of VqLookupArgs"][::core::mem::align_of::<VqLookupArgs>() - 8usize];
+    ["Offset of field: VqLookupArgs::ids"][::core::mem::offset_of!(VqLookupArgs, ids) - 0usize];
+    ["Offset of field: VqLookupArgs::codebook"]
+        [::core::mem::offset_of!(VqLookupArgs, codebook) - 8usize];
+    ["Offset of field: VqLookupArgs::out"][::core::mem::offset_of!(VqLookupArgs, out) - 16usize];
+    ["Offset of field: VqLookupArgs::status"]
+        [::core::mem::offset_of!(VqLookupArgs, status) - 24usize];
+    ["Offset of field: VqLookupArgs::images"]
+        [::core::mem::offset_of!(VqLookupArgs, images) - 32usize];
+    ["Offset of field: VqLookupArgs::positions"]
+        [::core::mem::offset_of!(VqLookupArgs, positions) - 40usize];
+    ["Offset of field: VqLookupArgs::channels"]
+        [::core::mem::offset_of!(VqLookupArgs, channels) - 48usize];
+    ["Offset of field: VqLookupArgs::codes"]
+        [::core::mem::offset_of!(VqLookupArgs, codes) - 56usize];
+    ["Offset of field: VqLookupArgs::normalize"]
+        [::core::mem::offset_of!(VqLookupArgs, normalize) - 60usize];
+    ["Offset of field: VqLookupArgs::channel_last"]
+        [::core::mem::offset_of!(VqLookupArgs, channel_last) - 64usize];
+    ["Offset of field: VqLookupArgs::unused"]
+        [::core::mem::offset_of!(VqLookupArgs, unused) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct VqQuantizeArgs {
+    pub z: *const f32,
+    pub codebook: *const f32,
+    pub ids: *mut i32,
+    pub images: i64,
+    pub positions: i64,
+    pub channels: i64,
+    pub codes: i32,
+    pub normalize: u32,
+    pub channel_last: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VqQuantizeArgs"][::core::mem::size_of::<VqQuantizeArgs>() - 64usize];
+    ["Alignment of VqQuantizeArgs"][::core::mem::align_of::<VqQuantizeArgs>() - 8usize];
+    ["Offset of field: VqQuantizeArgs::z"][::core::mem::offset_of!(VqQuantizeArgs, z) - 0usize];
+    ["Offset of field: VqQuantizeArgs::codebook"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codebook) - 8usize];
+    ["Offset of field: VqQuantizeArgs::ids"]
+        [::core::mem::offset_of!(VqQuantizeArgs, ids) - 16usize];
+    ["Offset of field: VqQuantizeArgs::images"]
+        [::core::mem::offset_of!(VqQuantizeArgs, images) - 24usize];
+    ["Offset of field: VqQuantizeArgs::positions"]
+        [::core::mem::offset_of!(VqQuantizeArgs, positions) - 32usize];
+    ["Offset of field: VqQuantizeArgs::channels"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channels) - 40usize];
+    ["Offset of field: VqQuantizeArgs::codes"]
+        [::core::mem::offset_of!(VqQuantizeArgs, codes) - 48usize];
+    ["Offset of field: VqQuantizeArgs::normalize"]
+        [::core::mem::offset_of!(VqQuantizeArgs, normalize) - 52usize];
+    ["Offset of field: VqQuantizeArgs::channel_last"]
+        [::core::mem::offset_of!(VqQuantizeArgs, channel_last) - 56usize];
+    ["Offset of field: VqQuantizeArgs::unused"]
+        [::core::mem::offset_of!(VqQuantizeArgs, unused) - 60usize];
 };

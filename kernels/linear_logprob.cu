@@ -54,7 +54,7 @@ KERNEL(linear_logprob_rows, LiveRowsArgs, SCAN_THREADS) {
 }
 
 template <class T>
-__device__ __forceinline__ void gather_rows(const GatherRowsArgs& a) {
+__device__ __forceinline__ void gather_rows(const GatherLiveArgs& a) {
   for (int64_t i = thread_in_grid(); i < a.count * a.width; i += threads_in_grid()) {
     const int64_t row = a.row_of[i / a.width];
     T* out = static_cast<T*>(a.out) + i;
@@ -62,7 +62,7 @@ __device__ __forceinline__ void gather_rows(const GatherRowsArgs& a) {
   }
 }
 
-KERNEL(linear_logprob_scatter, ScatterRowsArgs, THREADS) {
+KERNEL(linear_logprob_scatter, ScatterLiveArgs, THREADS) {
   for (int64_t i = thread_in_grid(); i < a.count * a.width; i += threads_in_grid()) {
     const int64_t row = a.row_of[i / a.width];
     if (row >= 0 && row < a.rows) a.out[row * a.width + i % a.width] = a.x[i];
@@ -80,7 +80,7 @@ __device__ __forceinline__ void add_columns(const AddColumnsArgs& a) {
 }
 
 #define LINEAR_LOGPROB(T, suffix)                                              \
-  KERNEL(linear_logprob_gather_##suffix, GatherRowsArgs, THREADS) { gather_rows<T>(a); } \
+  KERNEL(linear_logprob_gather_##suffix, GatherLiveArgs, THREADS) { gather_rows<T>(a); } \
   KERNEL(linear_logprob_bias_##suffix, AddColumnsArgs, THREADS) { add_columns<T>(a); }
 LINEAR_LOGPROB(float, f32)
 LINEAR_LOGPROB(bf16, bf16)

@@ -20,7 +20,7 @@
 #include "softmax_row.cuh"
 
 constexpr int THREADS = LOGPROB_CHAINS * WARP;
-constexpr int RESIDENT = 3;  // blocks: 24 warps with 2 KB of loads each, above what hides the memory's latency
+constexpr int RESIDENT = 3;       // blocks: 24 warps with 2 KB of loads each, above what hides the memory's latency
 constexpr int RESIDENT_BOTH = 2;  // the pass that writes needs more registers, and fewer loads in flight
 
 // What row `i` of the logits is for.
@@ -271,7 +271,7 @@ __device__ __forceinline__ void both(const LogprobBothArgs& all) {
   }
 }
 
-#define LOGPROB(T, suffix)                                                                           \
+#define LOGPROB(T, suffix)                                                                            \
   KERNEL_RESIDENT(logprob_forward_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { forward<T>(a); } \
   KERNEL_RESIDENT(logprob_units_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { units<T>(a); }     \
   KERNEL(logprob_merge_##suffix, LogprobForwardArgs, THREADS) { merge_units<T>(a); }

@@ -309,3 +309,65 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (
 }
 
 #endif
+
+// ---- 16 x 16 tiles in shared memory as fragments of tensor-core products ----
+
+// Two values rounded to T in one word, `low` in its lower half.
+template <class T>
+__device__ __forceinline__ unsigned pack2(float low, float high) {
+  return unsigned(from_float<T>(low).bits) | unsigned(from_float<T>(high).bits) << 16;
+}
+#if defined(__CUDA_ARCH__)
+template <>
+__device__ __forceinline__ unsigned pack2<bf16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+template <>
+__device__ __forceinline__ unsigned pack2<f16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+#endif
+
+// The four 8 x 8 quarters of a tile of 16-bit values whose rows lie `stride` apart, each row 16-byte aligned: word i is
+// of quarter (rows 8 (i & 1).., columns 8 (i / 2)..); lane 4 g + t holds row g, columns 2 t and 2 t + 1. So `words` is
+// the fragment a of an mma over this tile; {0, 2} and {1, 3} are the fragments b of its upper and lower rows as
+// columns of a product. All 32 lanes call.
+template <class T>
+__device__ __forceinline__ void load_tile(unsigned (&words)[4], const T* tile, int stride) {
+#if defined(__CUDA_ARCH__)
+  const T* row = tile + (lane_id() & 15) * stride + (lane_id() >> 4) * 8;
+  const unsigned address = unsigned(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+#else
+  for (int i = 0; i < 4; i++) {
+    const T* pair = tile + ((lane_id() >> 2) + (i & 1) * 8) * stride + (i >> 1) * 8 + 2 * (lane_id() & 3);
+    words[i] = unsigned(pair[0].bits) | unsigned(pair[1].bits) << 16;
+  }
+#endif
+}
+
+// The same quarters, each transposed: lane 4 g + t holds rows 2 t and 2 t + 1 of column g. {0, 1} and {2, 3} are the
+// fragments b of the tile's left and right columns.
+template <class T>
+__device__ __forceinline__ void load_tile_transposed(unsigned (&words)[4], const T* tile, int stride) {
+#if defined(__CUDA_ARCH__)
+  const T* row = tile + (lane_id() & 15) * stride + (lane_id() >> 4) * 8;
+  const unsigned address = unsigned(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+#else
+  for (int i = 0; i < 4; i++) {
+    const T* pair = tile + (2 * (lane_id() & 3) + (i & 1) * 8) * stride + (i >> 1) * 8 + (lane_id() >> 2);
+    words[i] = unsigned(pair[0].bits) | unsigned(pair[stride].bits) << 16;
+  }
+#endif
+}

@@ -1,5 +1,6 @@
 //! Kernels, autograd, models and recipes for post-training language models with reinforcement learning.
 
+pub mod bench;
 pub mod cli;
 pub mod device;
 pub mod dtype;

@@ -56,8 +56,10 @@ struct Case<T> {
 }
 
 impl<T: Stored> Case<T> {
+    /// Sequences of the given lengths; of two copies of such length where the mask is for two.
     fn new(spec: Attention, lengths: &[usize], seed: u64) -> Case<T> {
-        let segments = offsets(lengths);
+        let copies = if matches!(spec.mask, Mask::BlockDiffusion { .. }) { 2 } else { 1 };
+        let segments = offsets(&lengths.iter().map(|n| n * copies).collect::<Vec<_>>());
         let tokens = segments[lengths.len()];
         Case {
             spec,
@@ -158,9 +160,20 @@ impl<T: Stored> Case<T> {
 }
 
 impl Case<f64> {
-    fn sees(&self, query: usize, key: usize) -> bool {
+    fn sees(&self, query: usize, key: usize, length: usize) -> bool {
         match self.spec.mask {
             Mask::Full => true,
+            Mask::BlockCausal { block } => key / block <= query / block,
+            Mask::BlockDiffusion { block } => {
+                let half = length / 2;
+                let of = |position: usize| ((position % half) / block, position < half);
+                match (of(query), of(key)) {
+                    ((q, true), (k, true)) => q == k,
+                    ((q, true), (k, false)) => k < q,
+                    ((q, false), (k, false)) => k <= q,
+                    ((_, false), (_, true)) => false,
+                }
+            }
             _ => key <= query && self.spec.window.is_none_or(|window| key + window > query),
         }
     }
@@ -180,7 +193,9 @@ impl Case<f64> {
                         row * head_dim..(row + 1) * head_dim
                     };
                     let keys: Vec<usize> = (bounds[0]..bounds[1])
-                        .filter(|key| self.sees(query - bounds[0], key - bounds[0]))
+                        .filter(|key| {
+                            self.sees(query - bounds[0], key - bounds[0], bounds[1] - bounds[0])
+                        })
                         .collect();
                     let scores: Vec<f64> = keys
                         .iter()
@@ -263,6 +278,16 @@ fn bits<T: Float>(values: &[T]) -> Vec<u32> {
     values.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
+fn mask() -> impl Strategy<Value = Mask> {
+    let block = prop::sample::select(vec![1usize, 3, 4, 16, 60, 64, 100]);
+    prop_oneof![
+        2 => Just(Mask::Causal),
+        1 => Just(Mask::Full),
+        1 => block.clone().prop_map(|block| Mask::BlockCausal { block }),
+        2 => block.prop_map(|block| Mask::BlockDiffusion { block }),
+    ]
+}
+
 /// Heads, width, window, softcap and mask that cover every branch.
 fn spec() -> impl Strategy<Value = Attention> {
     (
@@ -270,11 +295,11 @@ fn spec() -> impl Strategy<Value = Attention> {
         prop::sample::select(vec![8, 16, 32, 40, 64, 128, 3]),
         prop::option::of(prop::sample::select(vec![1, 2, 17, 64, 100])),
         prop::option::of(prop::sample::select(vec![1.5f32, 30.0])),
-        prop::bool::weighted(0.25),
+        mask(),
     )
-        .prop_map(|((query_heads, kv_heads), dim, window, softcap, full)| Attention {
-            mask: if full { Mask::Full } else { Mask::Causal },
-            window: if full { None } else { window },
+        .prop_map(|((query_heads, kv_heads), dim, window, softcap, mask)| Attention {
+            mask,
+            window: window.filter(|_| mask == Mask::Causal),
             softcap,
             ..Attention::causal(query_heads, kv_heads, dim)
         })
@@ -312,8 +337,13 @@ proptest! {
     fn cached_is_packed_to_the_bit(
         spec in spec(), lengths in lengths(), seed in 0u64..1000, chunk in 1usize..90,
     ) {
-        // A query of a full mask sees tokens that a cache does not have yet, unless all come at once.
-        let chunks = if spec.mask == Mask::Full { vec![1000] } else { vec![1, chunk, 1000] };
+        // A query that sees tokens after it needs them in the cache.
+        let chunks = match spec.mask {
+            Mask::Full => vec![1000],
+            Mask::BlockCausal { block } => vec![block, block * (1 + chunk / block), 1000],
+            Mask::BlockDiffusion { .. } => return Ok(()),
+            _ => vec![1, chunk, 1000],
+        };
         let case = Case::<f32>::new(spec, &lengths, seed);
         let packed = bits(&case.run().0);
         for chunk in &chunks {
@@ -461,9 +491,16 @@ fn bad_arguments_are_errors() {
         Attention { softcap: Some(-1.0), ..spec },
         Attention { scale: f32::NAN, ..spec },
         Attention { mask: Mask::Full, window: Some(4), ..spec },
+        Attention { mask: Mask::BlockCausal { block: 0 }, ..spec },
+        Attention { mask: Mask::BlockDiffusion { block: 0 }, ..spec },
+        Attention { mask: Mask::BlockDiffusion { block: 4 }, window: Some(4), ..spec },
     ] {
         assert!(run(&bad, q, &[0, 5]).unwrap_err().is_invalid(), "{bad:?}");
     }
+
+    let copies = Attention { mask: Mask::BlockDiffusion { block: 2 }, ..spec };
+    let odd = run(&copies, q, &[0, 2, 5]).unwrap_err();
+    assert!(odd.is_shape() && odd.to_string().contains("sequence 1 has 3"), "{odd}");
 
     let mut cache = KvCache::new(DType::F32, 1, 2, 2, 8, 4).unwrap();
     let (k, v) = (FloatSlice::F32(&case.k), FloatSlice::F32(&case.v));
@@ -476,6 +513,80 @@ fn bad_arguments_are_errors() {
     assert!(attend(&cache).unwrap_err().is_shape(), "nothing is cached yet");
     cache.append(0, k, v, &[0, 3, 5]).unwrap();
     attend(&cache).unwrap();
+    let error = cache.attend(&copies, 0, q, &[0, 3, 5], FloatSliceMut::F32(&mut out)).unwrap_err();
+    assert!(error.is_unsupported(), "{error}");
     assert!(cache.keep(&[2]).unwrap_err().is_index());
     assert!(KvCache::new(DType::I32, 1, 1, 1, 8, 4).unwrap_err().is_dtype());
+}
+
+/// Keys that no query of the mask sees may be anything: they are never read into arithmetic.
+#[test]
+fn nothing_unseen_is_read() {
+    let spec = Attention { mask: Mask::BlockDiffusion { block: 4 }, ..Attention::causal(2, 1, 16) };
+    let mut case = Case::<f32>::new(spec, &[70], 21);
+    let dout: Vec<f32> = normal(case.q.len(), 22);
+    let (out, _) = case.run();
+    let gradients = case.gradients(&dout);
+    // Noised keys of block 5 and clean keys of the last block are seen by those blocks alone.
+    for position in (20..24).chain(138..140) {
+        case.k[position * 16..(position + 1) * 16].fill(f32::NAN);
+        case.v[position * 16..(position + 1) * 16].fill(f32::NAN);
+    }
+    let (broken, _) = case.run();
+    let [broken_dq, ..] = case.gradients(&dout);
+    for token in 0..140 {
+        let seen = (20..24).contains(&token) || (138..140).contains(&token);
+        let row = token * 32..(token + 1) * 32;
+        assert_eq!(broken[row.clone()].iter().any(|x| x.is_nan()), seen, "token {token}");
+        if !seen {
+            assert_eq!(bits(&broken[row.clone()]), bits(&out[row.clone()]));
+            assert_eq!(bits(&broken_dq[row.clone()]), bits(&gradients[0][row]));
+        }
+    }
+}
+
+/// A noised token's output is that of the sequence `[clean tokens before its block; its noised block]` alone: training
+/// all blocks at once is the sum of training each.
+#[test]
+fn two_copies_are_all_single_blocks() {
+    let (n, block) = (37, 5);
+    let spec = Attention { mask: Mask::BlockDiffusion { block }, ..Attention::causal(4, 2, 16) };
+    let case = Case::<f32>::new(spec, &[n], 31);
+    let (out, _) = case.run();
+    let single = Attention { mask: Mask::Full, ..spec };
+    for first in (0..n).step_by(block) {
+        let tokens: Vec<usize> = (n..n + first).chain(first..(first + block).min(n)).collect();
+        let gather = |values: &[f32], width: usize| -> Vec<f32> {
+            tokens.iter().flat_map(|t| values[t * width..(t + 1) * width].to_vec()).collect()
+        };
+        let alone = Case {
+            spec: single,
+            segments: vec![0, tokens.len()],
+            q: gather(&case.q, 64),
+            k: gather(&case.k, 32),
+            v: gather(&case.v, 32),
+        };
+        let (want, _) = alone.run();
+        let want: Vec<f64> = want[first * 64..].iter().map(|x| f64::from(*x)).collect();
+        let got = out[first * 64..(first + want.len() / 64) * 64].iter().copied();
+        close(got, &want, 2e-6, "block");
+    }
+}
+
+#[test]
+fn work_is_near_what_the_mask_holds() {
+    for (n, block) in [(1024, 4), (1000, 4), (2048, 32), (4096, 4), (640, 640)] {
+        let spec = Attention { mask: Mask::BlockDiffusion { block }, ..Attention::causal(1, 1, 8) };
+        let visited = spec.visited_tiles(&[0, 2 * n]) * 64 * 64;
+        let seen = n * n + n * block;
+        let dense = 4 * n * n;
+        assert!(visited >= seen && visited <= dense, "{visited} of {dense}");
+        // Each row of tiles has at most some tiles of which a part is seen.
+        let edges = 5 * (2 * n).div_ceil(64) * 64 * 64;
+        assert!(visited <= seen + edges, "n {n}, blocks of {block}: {visited} scores for {seen}");
+    }
+    let four = Attention { mask: Mask::BlockDiffusion { block: 4 }, ..Attention::causal(1, 1, 8) };
+    assert_eq!(four.visited_tiles(&[0, 2048]), 16 + 136 + 136);
+    let causal = Attention::causal(1, 1, 8);
+    assert_eq!(causal.visited_tiles(&[0, 128, 128, 129]), 1 + 2 + 1);
 }

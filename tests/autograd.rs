@@ -143,5 +143,5 @@ fn cast_rounds_and_passes_the_gradient() {
     autograd::backward(&ops::sum(&ops::scale(&y, 0.3).unwrap()).unwrap(), &mut gradients).unwrap();
     assert_eq!(of(&gradients, id), [0.3, 0.3, 0.3]);
     assert!(ops::cast(&x, DType::I32).unwrap_err().is_dtype());
-    assert_eq!(ops::cast(&x, DType::F32).unwrap().bytes(), x.bytes());
+    assert_eq!(ops::cast(&x, DType::F32).unwrap().bytes().unwrap(), x.bytes().unwrap());
 }

@@ -22,8 +22,8 @@ struct Got {
 }
 
 impl Got {
-    fn bits(&self) -> (Vec<u32>, Vec<u32>, Vec<u32>, &[u8], &[i64]) {
-        (bits(&self.advantage), bits(&self.mean), bits(&self.std), &self.flags, &self.counts)
+    fn bits(&self) -> ([Vec<u32>; 3], &[u8], &[i64]) {
+        ([&self.advantage, &self.mean, &self.std].map(|x| bits(x)), &self.flags, &self.counts)
     }
 }
 

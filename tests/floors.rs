@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground; rooms of one floor do not know each other.
-const FLOORS: [&[&str]; 14] = [
+const FLOORS: [&[&str]; 15] = [
     &["error"],
     &["dtype", "rng"],
     &["device", "files"],
-    &["text", "kernels"],
+    &["kernels"],
+    &["text"],
     &["tensor"],
     &["ops"],
     &["nn"],
@@ -19,7 +20,7 @@ const FLOORS: [&[&str]; 14] = [
     &["tasks"],
     &["rl"],
     &["train"],
-    &["recipes"],
+    &["recipes", "bench"],
     &["cli"],
 ];
 
@@ -62,6 +63,7 @@ fn reexported(room: &str) -> Option<usize> {
     match room {
         "Error" | "Result" => floor("error"),
         "DType" | "with_float" => floor("dtype"),
+        "typed_kernel" => floor("device"),
         "Tensor" => floor("tensor"),
         _ => floor(room),
     }

@@ -6,6 +6,8 @@
 //! each operation's file for its variants), and every case left out is printed by name.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "golden/block_diffusion.rs"]
+mod block_diffusion;
 #[path = "golden/case.rs"]
 mod case;
 #[path = "golden/causal_lm.rs"]
@@ -24,6 +26,10 @@ mod policy_loss;
 mod runner_tests;
 #[path = "golden/suite.rs"]
 mod suite;
+#[path = "golden/text_decode.rs"]
+mod text_decode;
+#[path = "golden/vq.rs"]
+mod vq;
 
 use std::path::PathBuf;
 

@@ -4,10 +4,12 @@
 
 #[path = "ops/array.rs"]
 mod array;
+mod devices;
 #[path = "ops/table.rs"]
 mod table;
 
 use array::Array;
+use gradstone::device::Device;
 use gradstone::rng::{Sequence, Stream};
 use gradstone::tensor::{Gradients, ParamId, autograd};
 use gradstone::{DType, Tensor, ops};
@@ -22,9 +24,18 @@ fn draw(case: &Case, shape: &[usize], which: usize, seed: u64, dtype: DType) -> 
     Array::new(shape, rounded.to_f32s().unwrap().iter().map(|x| f64::from(*x)).collect())
 }
 
-fn tensor(array: &Array, dtype: DType) -> Tensor {
+fn tensor(array: &Array, dtype: DType, device: &Device) -> Tensor {
     let values: Vec<f32> = array.data.iter().map(|x| *x as f32).collect();
-    Tensor::from_buffer(values.into(), &array.shape, dtype).unwrap()
+    Tensor::from_buffer(values.into(), &array.shape, dtype).unwrap().to_device(device).unwrap()
+}
+
+/// The elements, wherever they are.
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_device(&Device::Cpu).unwrap().to_f32s().unwrap().to_vec()
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    tensor.to_device(&Device::Cpu).unwrap().bytes().unwrap().to_vec()
 }
 
 fn close(got: &[f32], want: &[f64], rtol: f64, what: &str) {
@@ -36,15 +47,16 @@ fn close(got: &[f32], want: &[f64], rtol: f64, what: &str) {
     }
 }
 
-fn check(case: &Case, seed: u64, dtype: DType) {
-    let what = format!("{} {dtype} seed {seed}", case.name);
+fn check(case: &Case, seed: u64, dtype: DType, device: &Device) {
+    let what = format!("{} {dtype} on {device} seed {seed}", case.name);
     let shapes = (case.shapes)(&mut Sequence::new(seed, Stream::Free, 99));
     let arrays: Vec<Array> =
         shapes.iter().enumerate().map(|(i, shape)| draw(case, shape, i, seed, dtype)).collect();
     let ids: Vec<ParamId> = arrays.iter().map(|_| ParamId::fresh()).collect();
     let leaves: Vec<Tensor> =
-        arrays.iter().zip(&ids).map(|(a, id)| tensor(a, dtype).tracked(*id)).collect();
-    let out = (case.run)(&leaves).unwrap();
+        arrays.iter().zip(&ids).map(|(a, id)| tensor(a, dtype, device).tracked(*id)).collect();
+    let out = (case.run)(&leaves).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(out.device() == *device, "{what}: the result is on {}", out.device());
     let want = (case.oracle)(&arrays);
     assert_eq!(out.shape(), want.shape, "{what}: shape");
     let rounding = match dtype {
@@ -52,14 +64,16 @@ fn check(case: &Case, seed: u64, dtype: DType) {
         DType::F16 => 2e-3,
         _ => 1.6e-2,
     };
-    close(&out.to_f32s().unwrap(), &want.data, rounding, &what);
+    close(&values(&out), &want.data, rounding, &what);
 
     // A random direction turns the output into a scalar.
     let mut draws = Sequence::new(seed, Stream::Free, 1000);
     let direction: Vec<f32> = (0..out.len()).map(|_| draws.next_unit() * 2.0 - 1.0).collect();
     let mut gradients = Gradients::new();
     let root = Tensor::from_f32(direction.clone(), out.shape()).unwrap();
-    autograd::backward_from(vec![(out.clone(), root)], &mut gradients).unwrap();
+    let root = root.to_device(device).unwrap();
+    autograd::backward_from(vec![(out.clone(), root)], &mut gradients)
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
     let loss = |arrays: &[Array]| -> f64 {
         (case.oracle)(arrays).data.iter().zip(&direction).map(|(x, d)| x * f64::from(*d)).sum()
     };
@@ -79,7 +93,7 @@ fn check(case: &Case, seed: u64, dtype: DType) {
             })
             .collect();
         let rtol = if dtype == DType::F32 { 1e-4 } else { rounding };
-        close(gradient.f32s().unwrap(), &differences, rtol, &format!("{what}: gradient {i}"));
+        close(&values(gradient), &differences, rtol, &format!("{what}: gradient {i}"));
     }
 
     // Only the last input wanted: the others cost nothing and the wanted one has the same bits.
@@ -91,48 +105,65 @@ fn check(case: &Case, seed: u64, dtype: DType) {
         .collect();
     let out = (case.run)(&partly).unwrap();
     let mut alone = Gradients::new();
-    let root = Tensor::from_f32(direction, out.shape()).unwrap();
+    let root = Tensor::from_f32(direction, out.shape()).unwrap().to_device(device).unwrap();
     autograd::backward_from(vec![(out, root)], &mut alone).unwrap();
     assert_eq!(alone.iter().count(), 1, "{what}: frozen inputs");
     let (a, b) = (alone.get(ids[last]).unwrap(), gradients.get(ids[last]).unwrap());
-    assert_eq!(a.bytes().unwrap(), b.bytes().unwrap(), "{what}: bits with frozen inputs");
+    assert_eq!(bytes(a), bytes(b), "{what}: bits with frozen inputs");
 }
 
 #[test]
 fn values_and_gradients() {
-    for case in cases() {
-        for seed in 0..6 {
-            check(&case, seed, DType::F32);
+    for device in devices::all() {
+        // The emulated device is slow.
+        let seeds = if device == Device::Cpu { 6 } else { 2 };
+        for case in &cases() {
+            for seed in 0..seeds {
+                check(case, seed, DType::F32, &device);
+            }
+            check(case, 100, DType::Bf16, &device);
+            check(case, 101, DType::F16, &device);
         }
-        check(&case, 100, DType::Bf16);
-        check(&case, 101, DType::F16);
+    }
+}
+
+/// Output and gradients of a case, as bits.
+fn bits(case: &Case, device: &Device) -> Vec<Vec<u8>> {
+    let shapes = (case.shapes)(&mut Sequence::new(7, Stream::Free, 99));
+    let leaf = |(i, shape): (usize, &Vec<usize>)| {
+        let array = draw(case, shape, i, 7, DType::F32);
+        tensor(&array, DType::F32, device).tracked(ParamId::fresh())
+    };
+    let leaves: Vec<Tensor> = shapes.iter().enumerate().map(leaf).collect();
+    let out = (case.run)(&leaves).unwrap();
+    let root = Tensor::from_f32(vec![0.37; out.len()], out.shape()).unwrap();
+    let mut gradients = Gradients::new();
+    let root = root.to_device(device).unwrap();
+    autograd::backward_from(vec![(out.clone(), root)], &mut gradients).unwrap();
+    let mut all = vec![bytes(&out)];
+    all.extend(gradients.iter().map(|(_, g)| bytes(g)));
+    all
+}
+
+#[test]
+fn bits_do_not_depend_on_the_order_of_device_threads() {
+    let device = devices::emulated();
+    for case in &cases() {
+        let seen: Vec<_> = gradstone_host::Order::ALL
+            .iter()
+            .map(|order| gradstone_host::with_order(*order, || bits(case, &device)))
+            .collect();
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
     }
 }
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    let bits = |case: &Case| {
-        let shapes = (case.shapes)(&mut Sequence::new(7, Stream::Free, 99));
-        let leaves: Vec<Tensor> = shapes
-            .iter()
-            .enumerate()
-            .map(|(i, shape)| {
-                tensor(&draw(case, shape, i, 7, DType::F32), DType::F32).tracked(ParamId::fresh())
-            })
-            .collect();
-        let out = (case.run)(&leaves).unwrap();
-        let root = Tensor::from_f32(vec![0.37; out.len()], out.shape()).unwrap();
-        let mut gradients = Gradients::new();
-        autograd::backward_from(vec![(out.clone(), root)], &mut gradients).unwrap();
-        let mut all = vec![out.bytes().unwrap().to_vec()];
-        all.extend(gradients.iter().map(|(_, g)| g.bytes().unwrap().to_vec()));
-        all
-    };
     for case in cases() {
         let mut seen = Vec::new();
         for threads in [1, 2, 4] {
             gradstone::device::cpu::pool::set_threads(threads).unwrap();
-            seen.push(bits(&case));
+            seen.push(bits(&case, &Device::Cpu));
         }
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
     }

@@ -72,7 +72,7 @@ fn wrong_usage_is_status_two() {
 
 #[test]
 fn failures_are_status_one() {
-    refused(&["train", "--device", "cuda:1"], 1, "this build computes on the CPU only");
+    refused(&["train", "--device", "cuda:99"], 1, "cuda:99: ");
     refused(&["report", "/no/such/run"], 1, "holds no run");
     refused(&["generate", "--run", "/no/such/run", "--prompt", "x"], 1, "holds no run");
     let nowhere = tempfile::tempdir().unwrap();
@@ -99,6 +99,9 @@ fn a_report_of_half_a_run() {
 fn devices_and_lists() {
     let devices = text(&run(&["devices"]).stdout);
     assert!(devices.starts_with("cpu ") && devices.contains("simd") && devices.contains("threads"));
+    for part in ["\ncuda ", "\nkernels ", "PTX 9.0", "native code", "\ncublaslt ", "\nauto "] {
+        assert!(devices.contains(part), "{part}: {devices}");
+    }
     let all = text(&run(&["list"]).stdout);
     for what in ["recipes", "models", "objectives", "kernels"] {
         let output = run(&["list", what]);

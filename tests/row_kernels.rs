@@ -7,7 +7,7 @@ use gradstone::device::cpu::pool;
 use gradstone::kernels::activation::{self, Activation};
 use gradstone::kernels::rms_norm::Norm;
 use gradstone::kernels::rope::{Angles, Layout};
-use gradstone::kernels::{embedding, layer_norm, rms_norm, rope, softmax};
+use gradstone::kernels::{layer_norm, rms_norm, rope, rows, softmax};
 use gradstone::rng::{self, Stream};
 use proptest::prelude::*;
 
@@ -189,11 +189,11 @@ proptest! {
         let table = normal(vocab * width, seed);
         let mut out = vec![f32::NAN; tokens * width];
         let bytes = bytemuck::cast_slice_mut(&mut out);
-        embedding::gather(bytemuck::cast_slice(&table), &ids, 4 * width, bytes).unwrap();
+        rows::gather(bytemuck::cast_slice(&table), &ids, 4 * width, bytes).unwrap();
         let dy = normal(tokens * width, seed + 1);
         let mut got = normal(vocab * width, seed + 2);
         let mut want = got.clone();
-        embedding::scatter_add(&mut got, &ids, width, &dy).unwrap();
+        rows::scatter_add(&mut got, &ids, width, &dy).unwrap();
         for (token, id) in ids.iter().enumerate() {
             let row = *id as usize * width..(*id as usize + 1) * width;
             prop_assert_eq!(&out[token * width..(token + 1) * width], &table[row.clone()]);
@@ -276,7 +276,7 @@ fn threads_do_not_change_a_bit() {
     for threads in [1, 2, 4] {
         pool::set_threads(threads).unwrap();
         let mut table = vec![0.0; 37 * width];
-        embedding::scatter_add(&mut table, &ids, width, &dy).unwrap();
+        rows::scatter_add(&mut table, &ids, width, &dy).unwrap();
         let mut all = vec![table];
         all.extend(run_rms(&x, &weight, 0.0, &dy));
         all.extend(run_layer(&x, &weight, &bias, &dy));
@@ -322,7 +322,7 @@ fn misfits_are_errors() {
             .is_shape()
     );
     for bad in [-1, 4] {
-        let error = embedding::scatter_add(&mut y, &[0, bad], 3, &[0.0; 6]).unwrap_err();
+        let error = rows::scatter_add(&mut y, &[0, bad], 3, &[0.0; 6]).unwrap_err();
         assert!(error.is_index() && error.to_string().contains(&bad.to_string()), "{error}");
     }
 }

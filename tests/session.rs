@@ -2,6 +2,7 @@
 //! and a resumed session is the same session.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Kl, KlEstimator};
 use gradstone::models::Architecture;
 use gradstone::recipes;
@@ -58,7 +59,8 @@ fn trained(settings: &Settings) -> Vec<StepMetrics> {
     let dir = tempfile::tempdir().unwrap();
     let run = created(settings, &dir.path().join("run"));
     let mut seen = Seen::default();
-    let outcome = Session::new(settings.clone()).unwrap().run(&run, &mut seen).unwrap();
+    let outcome =
+        Session::new(settings.clone(), &Device::Cpu).unwrap().run(&run, &mut seen).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     seen.steps
 }
@@ -104,12 +106,12 @@ fn a_reference_policy_is_measured_and_survives_a_resume() {
     let dir = tempfile::tempdir().unwrap();
     let run = created(&settings, &dir.path().join("run"));
     let mut seen = Seen { stop_after: Some(5), ..Seen::default() };
-    let mut session = Session::new(settings.clone()).unwrap();
+    let mut session = Session::new(settings.clone(), &Device::Cpu).unwrap();
     assert_eq!(session.run(&run, &mut seen).unwrap(), Outcome::Interrupted);
     drop(session);
     let (latest, damaged) = run.checkpoints(0).latest().unwrap();
     assert!(damaged.is_empty());
-    let mut session = Session::resumed(settings, &latest.unwrap()).unwrap();
+    let mut session = Session::resumed(settings, &latest.unwrap(), &Device::Cpu).unwrap();
     assert_eq!(session.step(), 5);
     seen.stop_after = None;
     session.run(&run, &mut seen).unwrap();
@@ -134,7 +136,7 @@ fn nan_ends_the_run_with_the_step_and_the_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let run = created(&settings, &dir.path().join("run"));
     let mut seen = Seen::default();
-    let error = Session::new(settings).unwrap().run(&run, &mut seen).unwrap_err();
+    let error = Session::new(settings, &Device::Cpu).unwrap().run(&run, &mut seen).unwrap_err();
     assert!(error.is_numeric(), "{error}");
     let text = error.to_string();
     assert!(text.contains("step ") && text.contains("model."), "{text}");
@@ -147,7 +149,7 @@ fn settings_that_make_no_sense_are_refused() {
     let refused = |change: fn(&mut Settings), name: &str| {
         let mut settings = tiny(Architecture::Llama, "f32");
         change(&mut settings);
-        let error = Session::new(settings).map(|_| ()).unwrap_err();
+        let error = Session::new(settings, &Device::Cpu).map(|_| ()).unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains(name), "{name}: {error}");
     };
     refused(|s| s.rollout.temperature = 0.0, "temperature");

@@ -14,24 +14,24 @@ typedef struct LiveRowsArgs {
 } LiveRowsArgs;
 
 /** out[i] = x[row_of[i]], 0 where that is negative. */
-typedef struct GatherRowsArgs {
+typedef struct GatherLiveArgs {
   const void* x;         /**< [rows, width] in the kernel's storage type */
   const int32_t* row_of; /**< [count]; below `rows` */
   void* out;             /**< [count, width] */
   int64_t rows;
   int64_t count;
   int64_t width;
-} GatherRowsArgs;
+} GatherLiveArgs;
 
 /** out[row_of[i]] = x[i] where that is not negative. */
-typedef struct ScatterRowsArgs {
+typedef struct ScatterLiveArgs {
   const float* x;        /**< [count, width] */
   const int32_t* row_of; /**< [count]; below `rows`, no row twice */
   float* out;            /**< [rows, width] */
   int64_t rows;
   int64_t count;
   int64_t width;
-} ScatterRowsArgs;
+} ScatterLiveArgs;
 
 /** sum[j] += x[0, j] + x[1, j] + ..., in this order. */
 typedef struct AddColumnsArgs {

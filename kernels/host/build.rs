@@ -4,9 +4,11 @@
 //! many CUDA threads would look like races. Both are libraries of their own for that reason, and because the kernels
 //! have to be linked whole (nothing refers to the table entries by which a launch finds them).
 
+use std::collections::BTreeSet;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,8 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let build = || {
         let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").warnings(false).extra_warnings(false);
-        build.flag("-Wall").flag("-Wextra").flag("-Werror").flag("-Wno-unknown-pragmas");
+        build.cpp(true).std("c++17").warnings(true).extra_warnings(true);
+        build.flag("-Werror").flag("-Wno-unknown-pragmas");
         if let Some((define, _)) = sanitizer {
             build.compiler("clang++").define(define, None);
         }
@@ -57,32 +59,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     kernel_build
         .include(&kernels)
         .include(&host)
+        // Messages say kernels/logprob.cu:12, wherever the checkout lies.
+        .flag(format!("-fmacro-prefix-map={}/=", kernels.parent().unwrap_or(&kernels).display()))
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
+        // A constant that only __launch_bounds__ reads is unused here.
+        .flag("-Wno-unused-const-variable")
         .flag("-fno-exceptions")
         .flag("-x")
         .flag("c++");
     match sanitizer {
         None => {
-            // The two checks that cost little stay on: engine/misuse.cpp makes errors of a launch of them.
-            kernel_build.opt_level(2).debug(false);
-            kernel_build.flag("-fsanitize=alignment,bounds").flag("-fno-sanitize-recover=all");
+            // The checks that cost little stay on: engine/misuse.cpp makes errors of a launch of them.
+            kernel_build.opt_level(1).debug(false);
+            kernel_build.flag("-fsanitize=alignment,bounds,null").flag("-fno-sanitize-recover=all");
         }
         Some((_, flag)) => {
             kernel_build.opt_level(1).debug(true).flag("-fno-omit-frame-pointer");
             kernel_build.flag(flag).flag("-fno-sanitize-recover=all").flag("-fno-sanitize=vptr");
         }
     }
+    let mut files = Vec::new();
     for folder in [kernels.as_path(), &host.join("planted"), &host.join("probes")] {
-        kernel_build.files(sources(folder, "cu")?);
+        files.extend(sources(folder, "cu")?);
     }
-    kernel_build.link_lib_modifier("+whole-archive");
-    kernel_build.try_compile("gradstone_host_kernels")?;
+    let flavour = sanitizer.map_or("plain", |(define, _)| define);
+    build()
+        .objects(objects(&kernel_build, &files, &[&kernels, &host], flavour)?)
+        .link_lib_modifier("+whole-archive")
+        .try_compile("gradstone_host_kernels")?;
 
     build()
         .opt_level(2)
         .debug(true)
         .files(sources(&host.join("engine"), "cpp")?)
+        // Whole too: the kernels refer to it, and rustc may put it before them.
+        .link_lib_modifier("+whole-archive")
         .try_compile("gradstone_host_engine")?;
     Ok(())
 }
@@ -98,4 +110,61 @@ fn sources(folder: &Path, ending: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> 
     }
     found.sort();
     Ok(found)
+}
+
+/// One object a file, compiled only where it, what it includes, or how it is compiled has changed since the last time: a
+/// change of one kernel does not wait for all of them.
+fn objects(
+    build: &cc::Build,
+    files: &[PathBuf],
+    folders: &[&Path],
+    flavour: &str,
+) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let kept = PathBuf::from(env::var("OUT_DIR")?).join("kept");
+    fs::create_dir_all(&kept)?;
+    let this = fs::read(Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("build.rs"))?;
+    let (mut all, mut missing, mut stale) = (Vec::new(), build.clone(), Vec::new());
+    for file in files {
+        let mut seen = BTreeSet::new();
+        included(file, folders, &mut seen)?;
+        let mut hasher = DefaultHasher::new();
+        (flavour, &this).hash(&mut hasher);
+        for path in &seen {
+            fs::read(path)?.hash(&mut hasher);
+        }
+        let name = file.file_stem().ok_or("a kernel without a name")?.to_string_lossy();
+        let object = kept.join(format!("{name}-{:016x}.o", hasher.finish()));
+        if !object.exists() {
+            missing.file(file);
+            stale.push(object.clone());
+        }
+        all.push(object);
+    }
+    if !stale.is_empty() {
+        for (made, object) in missing.try_compile_intermediates()?.iter().zip(&stale) {
+            fs::rename(made, object)?;
+        }
+    }
+    Ok(all)
+}
+
+/// `file` and all that it includes from `folders`.
+fn included(
+    file: &Path,
+    folders: &[&Path],
+    seen: &mut BTreeSet<PathBuf>,
+) -> Result<(), Box<dyn Error>> {
+    if !seen.insert(file.to_path_buf()) {
+        return Ok(());
+    }
+    for line in fs::read_to_string(file)?.lines() {
+        let Some(name) = line.trim().strip_prefix("#include \"") else { continue };
+        let name = name.split('"').next().unwrap_or_default();
+        let beside = file.parent().map(|folder| folder.join(name));
+        let found = beside.into_iter().chain(folders.iter().map(|folder| folder.join(name)));
+        if let Some(path) = found.into_iter().find(|path| path.exists()) {
+            included(&path, folders, seen)?;
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! `gradstone generate`.
 
 use super::{ComputeArgs, Failure, terminal};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernels::sample::Truncation;
 use crate::rl::rollout::{Sampling, rollouts, stream};
@@ -76,14 +77,15 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
             "--temperature {temperature}: a number from 0 up"
         ))));
     }
-    args.compute.apply()?;
+    let device = args.compute.apply()?;
     let prompts = args.prompts()?;
-    complete(args, &prompts)
+    complete(args, &device, &prompts)
 }
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
-fn complete(args: &GenerateArgs, prompts: &[String]) -> Result<(), Failure> {
-    let (model, tokenizer) = session::folder(&args.folder()?, None)?;
+fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
+    let (mut model, tokenizer) = session::folder(&args.folder()?, None)?;
+    model.move_to(device)?;
     let ids =
         prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
     let sampling = Sampling {

@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (a training run after its checkpoint). An error
 //! is one or two lines on standard error. A closed pipe ends the output, silently.
 
+mod bench;
 mod devices;
 mod generate;
 mod list;
@@ -10,6 +11,7 @@ mod progress;
 mod terminal;
 mod train;
 
+use crate::device::Device;
 use crate::error::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
@@ -35,6 +37,8 @@ enum Command {
         /// The run directory
         dir: PathBuf,
     },
+    /// Measure the kernels on this machine: time, percent of a measured bound, correctness
+    Bench(bench::BenchArgs),
     /// Show what this machine computes with
     Devices,
     /// List what is built in
@@ -78,12 +82,13 @@ struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    fn apply(&self) -> crate::Result<()> {
-        self.device.check()?;
-        match self.threads {
-            0 => Ok(()),
-            threads => crate::device::cpu::pool::set_threads(threads),
+    /// Sets the threads; opens the device.
+    fn apply(&self) -> crate::Result<Device> {
+        let device = self.device.open()?;
+        if self.threads > 0 {
+            crate::device::cpu::pool::set_threads(self.threads)?;
         }
+        Ok(device)
     }
 }
 
@@ -97,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report { dir } => report(&dir),
+        Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
         Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),
     };

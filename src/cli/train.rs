@@ -2,6 +2,7 @@
 
 use super::progress::{Progress, catch_interrupts};
 use super::{ComputeArgs, Failure, terminal};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes;
 use crate::train::session::{Outcome, Session};
@@ -84,12 +85,15 @@ impl TrainArgs {
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
-    args.compute.apply()?;
+    let device = args.compute.apply()?;
     let out = args.directory()?;
     catch_interrupts()?;
     let mut progress = Progress::new();
-    let outcome =
-        if args.resume { resume(&out, &mut progress) } else { begin(args, &out, &mut progress) }?;
+    let outcome = if args.resume {
+        resume(&out, &device, &mut progress)
+    } else {
+        begin(args, &out, &device, &mut progress)
+    }?;
     drop(progress);
     let written = report::write(&RunDir::open(&out)?)?;
     if outcome == Outcome::Interrupted {
@@ -128,19 +132,24 @@ fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
 }
 
 /// Trains in `out` from the beginning.
-fn begin(args: &TrainArgs, out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+fn begin(
+    args: &TrainArgs,
+    out: &Path,
+    device: &Device,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
     let settings = settings(args)?;
     let text = config::to_toml(&settings)?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
-    let mut session = Session::new(settings)?;
+    let mut session = Session::new(settings, device)?;
     let run = RunDir::create(out, &text)?;
     observer.message(&format!("run {}", out.display()));
     Ok(session.run(&run, observer)?)
 }
 
 /// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
-fn resume(out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+fn resume(out: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
     let run = RunDir::resume(out)?;
     let place = run.config_path();
     let settings: Settings = config::from_toml(&run.config()?, &place.display().to_string())?;
@@ -149,8 +158,8 @@ fn resume(out: &Path, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
         observer.message(&format!("passing over a damaged checkpoint: {error}"));
     }
     let mut session = match &latest {
-        Some(checkpoint) => Session::resumed(settings, checkpoint)?,
-        None => Session::new(settings)?,
+        Some(checkpoint) => Session::resumed(settings, checkpoint, device)?,
+        None => Session::new(settings, device)?,
     };
     run.rewind(session.step())?;
     observer.message(&format!("run {} from step {}", out.display(), session.step()));

@@ -241,11 +241,7 @@ impl DeviceBuffer {
     /// # Errors
     /// What the device reports.
     pub fn fill_bytes(&mut self, byte: u8) -> Result<()> {
-        if self.len == 0 {
-            return Ok(());
-        }
-        // SAFETY: the range is this buffer.
-        unsafe { self.gpu.engine.fill(self.address, byte, self.len * self.dtype.size()) }
+        self.whole_mut().fill_bytes(byte)
     }
 
     /// Copies `range` to host bytes, waiting for all that was launched.
@@ -416,6 +412,18 @@ impl DeviceSliceMut<'_> {
         Ok(DeviceSliceMut { gpu: self.gpu, address, len, dtype: self.dtype })
     }
 
+    /// Sets every byte.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn fill_bytes(&mut self, byte: u8) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is this run.
+        unsafe { self.gpu.engine.fill(self.address, byte, self.len * self.dtype.size()) }
+    }
+
     /// Copies a run of the same type and length from the same device.
     ///
     /// # Errors
@@ -432,18 +440,6 @@ impl DeviceSliceMut<'_> {
         }
         // SAFETY: both are runs of this many bytes; a writable run overlaps no other.
         unsafe { self.gpu.engine.copy(self.address, from.address, self.len * self.dtype.size()) }
-    }
-
-    /// Sets every byte.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn fill_bytes(&mut self, byte: u8) -> Result<()> {
-        if self.len == 0 {
-            return Ok(());
-        }
-        // SAFETY: the range is this run.
-        unsafe { self.gpu.engine.fill(self.address, byte, self.len * self.dtype.size()) }
     }
 
     /// Copies host memory of the same length to it.

@@ -1,10 +1,11 @@
 //! What memory and launches are, per device.
 //!
 //! [`cpu`] has threads, run-time SIMD dispatch, recycled memory and matrix products. [`gpu`] is a device that runs the
-//! CUDA kernels, over an [`engine`]: the driver, or the emulated one that runs the same kernels on the CPU for the
-//! tests. Kernels stand on this; nothing here knows a tensor or an operation by name.
+//! CUDA kernels, over an [`engine`]: the driver's ([`cuda`]), or the emulated one that runs the same kernels on the CPU
+//! for the tests. Kernels stand on this; nothing here knows a tensor or an operation by name.
 
 pub mod cpu;
+pub mod cuda;
 mod emulated;
 pub mod engine;
 pub mod gpu;

@@ -1,5 +1,7 @@
 //! SiLU and GELU, alone and as the gate of a product.
 
+pub mod launch;
+
 use crate::device::cpu::math::{fma, sigmoid, tanh};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;

@@ -7,6 +7,8 @@
 //!
 //! Floor: 16 bytes read and 12 written a parameter, 2 more for a 16-bit copy.
 
+pub mod launch;
+
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSliceMut};
@@ -64,6 +66,23 @@ struct Factors {
     epsilon: f32,
 }
 
+impl Factors {
+    fn new(hyper: &Hyper, step: u64, gradient_scale: f32) -> Factors {
+        let corrected = |beta: f64| 1.0 - beta.powf(step as f64);
+        Factors {
+            gradient_scale,
+            keep: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
+            beta1: hyper.beta1 as f32,
+            beta2: hyper.beta2 as f32,
+            fresh1: (1.0 - hyper.beta1) as f32,
+            fresh2: (1.0 - hyper.beta2) as f32,
+            rate: (hyper.learning_rate / corrected(hyper.beta1)) as f32,
+            correction2: (1.0 / corrected(hyper.beta2).sqrt()) as f32,
+            epsilon: hyper.epsilon as f32,
+        }
+    }
+}
+
 /// Elements that one task updates at a time.
 const BLOCK: usize = 1 << 14;
 const LANES: usize = 16;
@@ -83,18 +102,7 @@ const LANES: usize = 16;
 /// Loshchilov, Hutter, arXiv 1711.05101, as PyTorch's `AdamW` does it.
 pub fn step(hyper: &Hyper, step: u64, gradient_scale: f32, parameter: Parameter<'_>) -> Result<()> {
     check(hyper, step, gradient_scale, &parameter)?;
-    let corrected = |beta: f64| 1.0 - beta.powf(step as f64);
-    let factors = Factors {
-        gradient_scale,
-        keep: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
-        beta1: hyper.beta1 as f32,
-        beta2: hyper.beta2 as f32,
-        fresh1: (1.0 - hyper.beta1) as f32,
-        fresh2: (1.0 - hyper.beta2) as f32,
-        rate: (hyper.learning_rate / corrected(hyper.beta1)) as f32,
-        correction2: (1.0 / corrected(hyper.beta2).sqrt()) as f32,
-        epsilon: hyper.epsilon as f32,
-    };
+    let factors = Factors::new(hyper, step, gradient_scale);
     let Parameter { weight, mean, variance, gradient, copy } = parameter;
     let blocks = weight
         .par_chunks_mut(BLOCK)
@@ -131,6 +139,10 @@ fn check(hyper: &Hyper, step: u64, gradient_scale: f32, parameter: &Parameter<'_
             )));
         }
     }
+    check_hyper(hyper, step, gradient_scale)
+}
+
+fn check_hyper(hyper: &Hyper, step: u64, gradient_scale: f32) -> Result<()> {
     let above_zero = |x: f64| x.is_finite() && x >= 0.0;
     let decay = |x: f64| (0.0..1.0).contains(&x);
     let rules = [

@@ -1,5 +1,7 @@
 //! LayerNorm over rows: `y = (x - mean) · rsqrt(var + eps) · w + b`, the variance over the width, not one less.
 
+pub mod launch;
+
 use super::rms_norm::{check, lanes_dot};
 use crate::device::cpu::math::fma;
 use crate::device::cpu::memory::Buffer;

@@ -3,6 +3,8 @@
 //! All arithmetic is f32 and rounds once, at the end; published bf16 models round the normalised value as well, which
 //! is within their own noise. Source: Zhang and Sennrich 2019; the unit offset is Gemma's.
 
+pub mod launch;
+
 use crate::device::cpu::math::fma;
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;

@@ -3,9 +3,14 @@
 //! Angles are f32 products of position and frequency, as published models were trained; sine and cosine are exact to
 //! the last bit of f32. Source: Su et al. 2021.
 
+pub mod launch;
+
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
+use crate::device::gpu::{DeviceBuffer, Gpu};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Which dimensions form a pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,10 +22,12 @@ pub enum Layout {
     Interleaved,
 }
 
-/// Cosines and sines of every token: `[T, 2, pairs]`.
+/// Cosines and sines of every token: `[T, 2, pairs]`. A device gets its copy the first time that it needs one: one for
+/// all heads, layers and the backward pass.
 pub struct Angles {
     table: Buffer<f32>,
     pairs: usize,
+    on_devices: Mutex<Vec<Arc<DeviceBuffer>>>,
 }
 
 impl Angles {
@@ -40,12 +47,36 @@ impl Angles {
                 }
             }
         });
-        Angles { table, pairs }
+        Angles { table, pairs, on_devices: Mutex::default() }
     }
 
     /// Tokens.
     pub fn tokens(&self) -> usize {
         if self.pairs == 0 { 0 } else { self.table.len() / (2 * self.pairs) }
+    }
+
+    /// The table on a device.
+    fn on(&self, gpu: &Arc<Gpu>) -> Result<Arc<DeviceBuffer>> {
+        let mut copies = self.on_devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copies.iter().find(|copy| Arc::ptr_eq(copy.gpu(), gpu)) {
+            return Ok(Arc::clone(copy));
+        }
+        let bytes = bytemuck::cast_slice(&self.table);
+        let copy = Arc::new(DeviceBuffer::upload(gpu, DType::F32, bytes)?);
+        copies.push(Arc::clone(&copy));
+        Ok(copy)
+    }
+
+    fn check(&self, [heads, head_dim]: [usize; 2], lengths: &[usize]) -> Result<()> {
+        let fits = |length: &usize| *length == self.tokens() * heads * head_dim;
+        if 2 * self.pairs <= head_dim && lengths.iter().all(fits) {
+            return Ok(());
+        }
+        Err(Error::shape(format!(
+            "rope: {lengths:?} elements as [{}, {heads}, {head_dim}] with {} pairs",
+            self.tokens(),
+            self.pairs
+        )))
     }
 }
 
@@ -65,16 +96,9 @@ pub fn rotate(
     inverse: bool,
     out: &mut [f32],
 ) -> Result<()> {
+    angles.check([heads, head_dim], &[x.len(), out.len()])?;
     let pairs = angles.pairs;
     let width = heads * head_dim;
-    if 2 * pairs > head_dim || x.len() != angles.tokens() * width || out.len() != x.len() {
-        return Err(Error::shape(format!(
-            "rope: {} and {} elements as [{}, {heads}, {head_dim}] with {pairs} pairs",
-            x.len(),
-            out.len(),
-            angles.tokens()
-        )));
-    }
     if x.is_empty() {
         return Ok(());
     }

@@ -1,6 +1,8 @@
 //! Softmax and log-softmax over rows. For the log-prob of one target take [`logprob`](super::logprob) instead: it
 //! never writes the row.
 
+pub mod launch;
+
 use crate::device::cpu::math::exp;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;

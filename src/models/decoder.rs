@@ -11,6 +11,7 @@ use crate::device::cpu::memory::Buffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::kernels::matmul;
 use crate::kernels::rope::{Angles, Layout};
 use crate::nn::{Parameters, normal};
 use crate::ops;
@@ -304,13 +305,14 @@ impl Decoder {
         Ok(states)
     }
 
-    /// A cache for generating `sequences` sequences of up to `capacity` tokens each.
+    /// A cache for generating `sequences` sequences of up to `capacity` tokens each, where the weights are.
     ///
     /// # Errors
     /// None for a model that was built.
     pub fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
         let c = self.config();
-        KvCache::new(self.dtype(), c.layers, sequences, c.kv_heads, c.head_dim, capacity)
+        let heads = [c.kv_heads, c.head_dim];
+        KvCache::new_on(&self.device(), self.dtype(), c.layers, sequences, heads, capacity)
     }
 
     /// The hidden states of new tokens that continue the cached sequences, which grow by them. No gradients.
@@ -325,7 +327,7 @@ impl Decoder {
             let angles = self.shape.angles(tokens);
             for (layer, block) in self.blocks.iter().enumerate() {
                 let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
-                    cache.append(layer, k.floats()?, v.floats()?, tokens.segments)?;
+                    ops::append_to_cache(cache, layer, k, v, tokens.segments)?;
                     ops::cached_attention(q, &block.attention, cache, layer, tokens.segments)
                 };
                 let get = |index| self.parameters.get(index);
@@ -345,8 +347,16 @@ impl Decoder {
     /// [`Error::is_shape`] when the width differs.
     pub fn raw_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), self.config().vocab_size);
+        let head = self.parameters.get(self.head).detach();
+        if let Device::Gpu(gpu) = self.device() {
+            let mut logits = Tensor::recycled_on(&[rows, vocab], DType::F32, &gpu)?;
+            let shape = [rows, vocab, width];
+            let (x, weight) = (hidden.device_slice()?, head.device_slice()?);
+            let (x, weight) = (matmul::plain(x), matmul::transposed(weight));
+            matmul::product(logits.device_slice_mut()?, x, weight, shape, 1, false)?;
+            return Ok(logits);
+        }
         let mut logits = Buffer::recycled(rows * vocab);
-        let head = self.parameters.get(self.head);
         let weight = head.to_f32s()?;
         gemm::matmul(
             &mut logits,

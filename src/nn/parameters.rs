@@ -140,6 +140,11 @@ impl Parameters {
         Ok(())
     }
 
+    /// All values for writing in place, in order.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.list.iter_mut().map(|parameter| &mut parameter.value)
+    }
+
     /// The value for writing in place; copied first when a graph still holds it.
     pub(crate) fn value_mut(&mut self, index: usize) -> Result<&mut Tensor> {
         match self.list.get_mut(index) {

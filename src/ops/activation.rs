@@ -4,6 +4,7 @@ use crate::DType;
 use crate::device::cpu::memory::Buffer;
 use crate::error::{Error, Result};
 use crate::kernels::activation::{self, Activation};
+use crate::ops::gradient::{gradient_of, writable};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record_one};
 
@@ -33,10 +34,16 @@ pub fn gelu_tanh_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 }
 
 fn alone(f: Activation, x: &Tensor) -> Result<Tensor> {
+    let save = || Alone { f, x: x.detach() };
+    if let Some(gpu) = x.gpu() {
+        let mut y = Tensor::recycled_on(x.shape(), x.dtype(), gpu)?;
+        activation::launch::forward(f, x.device_slice()?, None, y.device_slice_mut()?)?;
+        return Ok(record_one(&[x], y, save));
+    }
     let mut y = Buffer::recycled(x.len());
     activation::forward(f, &x.to_f32s()?, None, &mut y)?;
     let output = Tensor::from_buffer(y, x.shape(), x.dtype())?;
-    Ok(record_one(&[x], output, || Alone { f, x: x.detach() }))
+    Ok(record_one(&[x], output, save))
 }
 
 struct Alone {
@@ -51,6 +58,12 @@ impl Backward for Alone {
 
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        if let Some(gpu) = grad.gpu() {
+            let mut dx = gradient_of(&self.x, gpu, true)?;
+            let (x, dy) = (self.x.device_slice()?, grad.device_slice()?);
+            activation::launch::backward(self.f, x, None, dy, writable(&mut dx)?, None)?;
+            return Ok(vec![dx]);
+        }
         let mut dx = Buffer::recycled(grad.len());
         activation::backward(self.f, &self.x.to_f32s()?, grad.f32s()?, &mut dx)?;
         Ok(vec![Some(Tensor::from_buffer(dx, grad.shape(), DType::F32)?)])
@@ -65,10 +78,17 @@ fn gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             up.shape()
         )));
     }
+    let save = || Gated { f, gate: gate.detach(), up: up.detach() };
+    if let Some(gpu) = Tensor::common_gpu("gated activation", &[gate, up])? {
+        let mut y = Tensor::recycled_on(gate.shape(), gate.dtype(), gpu)?;
+        let (x, factor) = (gate.device_slice()?, up.device_slice()?);
+        activation::launch::forward(f, x, Some(factor), y.device_slice_mut()?)?;
+        return Ok(record_one(&[gate, up], y, save));
+    }
     let mut y = Buffer::recycled(gate.len());
     activation::forward(f, &gate.to_f32s()?, Some(&up.to_f32s()?), &mut y)?;
     let output = Tensor::from_buffer(y, gate.shape(), gate.dtype())?;
-    Ok(record_one(&[gate, up], output, || Gated { f, gate: gate.detach(), up: up.detach() }))
+    Ok(record_one(&[gate, up], output, save))
 }
 
 struct Gated {
@@ -84,6 +104,19 @@ impl Backward for Gated {
 
     fn backward(self: Box<Self>, mut grads: Grads, wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None, None]) };
+        if let Some(gpu) = grad.gpu() {
+            let mut dgate = gradient_of(&self.gate, gpu, wanted[0])?;
+            let mut dup = gradient_of(&self.up, gpu, wanted[1])?;
+            activation::launch::backward(
+                self.f,
+                self.gate.device_slice()?,
+                Some(self.up.device_slice()?),
+                grad.device_slice()?,
+                writable(&mut dgate)?,
+                writable(&mut dup)?,
+            )?;
+            return Ok(vec![dgate, dup]);
+        }
         let (mut dgate, mut dup) = (Buffer::recycled(grad.len()), Buffer::recycled(grad.len()));
         let (gate, up) = (self.gate.to_f32s()?, self.up.to_f32s()?);
         activation::gated_backward(self.f, &gate, &up, grad.f32s()?, &mut dgate, &mut dup)?;

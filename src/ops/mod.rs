@@ -5,7 +5,9 @@
 
 mod activation;
 mod attention;
+mod block_noise;
 mod elementwise;
+mod gradient;
 mod linear_logprob;
 mod logprob;
 mod matmul;
@@ -14,9 +16,11 @@ mod reduce;
 mod rows;
 mod softmax;
 mod tokens;
+mod vq;
 
 pub use activation::{gelu, gelu_tanh, gelu_tanh_mul, silu, silu_mul};
-pub use attention::{attention, cached_attention};
+pub use attention::{append_to_cache, attention, cached_attention};
+pub use block_noise::{Noised, block_noise};
 pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap, sqrt, sub, tanh};
 pub use linear_logprob::linear_logprob;
 pub use logprob::{SoftmaxOptions, logprob};
@@ -26,3 +30,4 @@ pub use reduce::{mean, mean_last, sum, sum_last};
 pub use rows::{concat, gather, reshape, rows};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{embedding, rope, rope_with};
+pub use vq::{vq_lookup, vq_quantize};

@@ -2,7 +2,9 @@
 
 use crate::DType;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::DeviceBuffer;
 use crate::error::{Error, Result};
+use crate::kernels::rows::launch;
 use crate::tensor::autograd::{Backward, Grads, record_one};
 use crate::tensor::{Storage, Tensor};
 use std::ops::Range;
@@ -53,6 +55,13 @@ impl Backward for Rows {
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
         let width: usize = self.shape[1..].iter().product();
+        if grad.gpu().is_some() {
+            let mut out = Tensor::zeros_on(&self.shape, DType::F32, &grad.device())?;
+            let start = self.first * width;
+            let mut part = out.device_slice_mut()?;
+            part.slice_mut(start..start + grad.len())?.copy_from(grad.device_slice()?)?;
+            return Ok(vec![Some(out)]);
+        }
         let mut out = Buffer::zeroed(self.shape.iter().product());
         out[self.first * width..self.first * width + grad.len()].copy_from_slice(grad.f32s()?);
         Ok(vec![Some(Tensor::from_buffer(out, &self.shape, DType::F32)?)])
@@ -77,6 +86,17 @@ pub fn concat(parts: &[&Tensor]) -> Result<Tensor> {
     }
     let mut shape = first.shape().to_vec();
     shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+    let save = || Concat { rows: parts.iter().map(|part| part.shape()[0]).collect() };
+    if let Some(gpu) = Tensor::common_gpu("concat", parts)? {
+        let mut output = Tensor::recycled_on(&shape, first.dtype(), gpu)?;
+        let mut whole = output.device_slice_mut()?;
+        let mut start = 0;
+        for part in parts {
+            whole.slice_mut(start..start + part.len())?.copy_from(part.device_slice()?)?;
+            start += part.len();
+        }
+        return Ok(record_one(parts, output, save));
+    }
     let mut storage = Storage::recycled(first.dtype(), shape.iter().product());
     let mut rest = storage.bytes_mut();
     for part in parts {
@@ -85,9 +105,7 @@ pub fn concat(parts: &[&Tensor]) -> Result<Tensor> {
         rest = after;
     }
     let output = Tensor::new(storage, &shape)?;
-    Ok(record_one(parts, output, || Concat {
-        rows: parts.iter().map(|part| part.shape()[0]).collect(),
-    }))
+    Ok(record_one(parts, output, save))
 }
 
 struct Concat {
@@ -122,6 +140,11 @@ pub fn gather(x: &Tensor, index: &[usize]) -> Result<Tensor> {
     };
     if let Some((at, row)) = index.iter().enumerate().find(|(_, row)| *row >= count) {
         return Err(Error::index(format!("gather: row {row} (entry {at}) of {x:?}")));
+    }
+    if let Some(gpu) = x.gpu() {
+        let wide: Vec<i64> = index.iter().map(|row| *row as i64).collect();
+        let index = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&wide))?;
+        return rows_on_device("gather", x, index);
     }
     let mut shape = x.shape().to_vec();
     shape[0] = index.len();
@@ -158,5 +181,43 @@ impl Backward for Gather {
             }
         }
         Ok(vec![Some(Tensor::from_buffer(out, &self.shape, DType::F32)?)])
+    }
+}
+
+/// Rows of `table` by an index on its device, kept there for the backward pass.
+pub(super) fn rows_on_device(
+    name: &'static str,
+    table: &Tensor,
+    index: DeviceBuffer,
+) -> Result<Tensor> {
+    let width = table.shape().iter().skip(1).product();
+    let mut shape = table.shape().to_vec();
+    if let Some(first) = shape.first_mut() {
+        *first = index.len();
+    }
+    let mut output = Tensor::recycled_on(&shape, table.dtype(), index.gpu())?;
+    launch::gather(table.device_slice()?, index.whole(), width, output.device_slice_mut()?)?;
+    let save = || RowsOnDevice { name, shape: table.shape().to_vec(), width, index };
+    Ok(record_one(&[table], output, save))
+}
+
+struct RowsOnDevice {
+    name: &'static str,
+    shape: Vec<usize>,
+    width: usize,
+    index: DeviceBuffer,
+}
+
+impl Backward for RowsOnDevice {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        let mut out = Tensor::recycled_on(&self.shape, DType::F32, self.index.gpu())?;
+        let (x, index) = (grad.device_slice()?, self.index.whole());
+        launch::scatter_add(x, index, self.width, out.device_slice_mut()?)?;
+        Ok(vec![Some(out)])
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::DType;
 use crate::device::cpu::memory::Buffer;
+use crate::device::gpu::DeviceBuffer;
 use crate::error::{Error, Result};
-use crate::kernels::embedding as table_rows;
 use crate::kernels::rope::{self as kernel, Angles, Layout};
+use crate::kernels::rows as table_rows;
+use crate::ops::rows::rows_on_device;
 use crate::tensor::autograd::{Backward, Grads, record_one};
 use crate::tensor::{Storage, Tensor};
 use std::sync::Arc;
@@ -20,6 +22,11 @@ pub fn embedding(table: &Tensor, ids: &[i32]) -> Result<Tensor> {
     let [_, width] = *table.shape() else {
         return Err(Error::shape(format!("embedding: table {:?}", table.shape())));
     };
+    if let Some(gpu) = table.gpu() {
+        table_rows::check_ids(ids, table.shape()[0])?;
+        let index = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(ids))?;
+        return rows_on_device("embedding", table, index);
+    }
     let mut rows = Storage::recycled(table.dtype(), ids.len() * width);
     table_rows::gather(table.bytes()?, ids, width * table.dtype().size(), rows.bytes_mut())?;
     let output = Tensor::new(rows, &[ids.len(), width])?;
@@ -71,14 +78,17 @@ pub fn rope_with(x: &Tensor, angles: &Arc<Angles>, layout: Layout) -> Result<Ten
             x.shape()
         )));
     };
+    let save = || Rope { angles: Arc::clone(angles), heads: [heads, head_dim], layout };
+    if let Some(gpu) = x.gpu() {
+        let mut y = Tensor::recycled_on(x.shape(), x.dtype(), gpu)?;
+        let (from, to) = (x.device_slice()?, y.device_slice_mut()?);
+        kernel::launch::rotate(from, [heads, head_dim], angles, layout, false, to)?;
+        return Ok(record_one(&[x], y, save));
+    }
     let mut y = Buffer::recycled(x.len());
     kernel::rotate(&x.to_f32s()?, [heads, head_dim], angles, layout, false, &mut y)?;
     let output = Tensor::from_buffer(y, x.shape(), x.dtype())?;
-    Ok(record_one(&[x], output, || Rope {
-        angles: Arc::clone(angles),
-        heads: [heads, head_dim],
-        layout,
-    }))
+    Ok(record_one(&[x], output, save))
 }
 
 struct Rope {
@@ -95,6 +105,12 @@ impl Backward for Rope {
     /// Turning back is the gradient: a rotation's transpose is its inverse (the factor on both is the same).
     fn backward(self: Box<Self>, mut grads: Grads, _wanted: &[bool]) -> Result<Grads> {
         let Some(grad) = grads.pop().flatten() else { return Ok(vec![None]) };
+        if let Some(gpu) = grad.gpu() {
+            let mut dx = Tensor::recycled_on(grad.shape(), DType::F32, gpu)?;
+            let (from, to) = (grad.device_slice()?, dx.device_slice_mut()?);
+            kernel::launch::rotate(from, self.heads, &self.angles, self.layout, true, to)?;
+            return Ok(vec![Some(dx)]);
+        }
         let mut dx = Buffer::recycled(grad.len());
         kernel::rotate(grad.f32s()?, self.heads, &self.angles, self.layout, true, &mut dx)?;
         Ok(vec![Some(Tensor::from_buffer(dx, grad.shape(), DType::F32)?)])

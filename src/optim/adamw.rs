@@ -3,15 +3,19 @@
 //! The arithmetic is the kernel's. Weights that are matrices decay; norms and biases do not. A bf16 or f16 model keeps
 //! f32 master weights here.
 
-use crate::device::cpu::memory::Buffer;
-use crate::dtype::DType;
+use crate::device::Device;
+use crate::device::gpu::Gpu;
+use crate::dtype::{DType, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::files::safetensors::SafetensorsFile;
-use crate::kernels::adamw::{self as kernel, Hyper};
+use crate::kernels::adamw::launch::{Parameter, Workspace};
+use crate::kernels::adamw::{self as kernel, Hyper, Norm};
 use crate::nn::Parameters;
+use crate::ops;
 use crate::tensor::{Gradients, Tensor, file};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 
 /// How parameters are updated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,46 +82,51 @@ pub struct Update {
     pub skipped: Option<String>,
 }
 
+/// f32 tensors of the parameter's shape, where the parameter is.
 struct Moments {
-    mean: Buffer<f32>,
-    variance: Buffer<f32>,
+    mean: Tensor,
+    variance: Tensor,
     /// `None` for an f32 model, whose weights are their own masters.
-    master: Option<Buffer<f32>>,
+    master: Option<Tensor>,
 }
 
-/// The optimizer and its state.
+/// The optimizer and its state, on the device of the parameters.
 pub struct AdamW {
     settings: AdamWSettings,
     moments: Vec<Moments>,
     steps: u64,
+    /// What the kernels need beside the parameters, for those of a device.
+    workspace: Option<Workspace>,
 }
 
 impl AdamW {
     /// A new optimizer for the parameters as they are now.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] for settings out of range.
+    /// [`Error::is_invalid`] for settings out of range, [`Error::is_state`] when a device has no memory.
     pub fn new(settings: AdamWSettings, parameters: &Parameters) -> Result<AdamW> {
         settings.check()?;
         let moments = parameters
             .iter()
             .map(|parameter| {
                 let value = parameter.value();
+                let zeros = || Tensor::zeros_on(value.shape(), DType::F32, &value.device());
                 let master = if value.dtype() == DType::F32 {
                     None
                 } else {
-                    Some(Buffer::copy_of(&value.to_f32s()?))
+                    Some(ops::cast(value, DType::F32)?)
                 };
-                let (mean, variance) = (Buffer::zeroed(value.len()), Buffer::zeroed(value.len()));
-                Ok(Moments { mean, variance, master })
+                Ok(Moments { mean: zeros()?, variance: zeros()?, master })
             })
             .collect::<Result<_>>()?;
-        Ok(AdamW { settings, moments, steps: 0 })
+        Ok(AdamW { settings, moments, steps: 0, workspace: None })
     }
 
     /// Updates every parameter that has a gradient, the rate multiplied by `factor`.
     ///
-    /// A NaN or infinity in any gradient skips the whole step: nothing changes, the step does not count.
+    /// A NaN or infinity in any gradient skips the whole step: nothing changes, the step does not count. On a device
+    /// norm, decision and update are three launches that wait for nothing; at their end the norm is copied to the host
+    /// for the [`Update`], which waits for the step.
     ///
     /// # Errors
     /// [`Error::is_state`] when `parameters` are not those that the optimizer was made for.
@@ -135,58 +144,111 @@ impl AdamW {
             )));
         }
         let mut indices = Vec::new();
-        let mut slices = Vec::new();
+        let mut found = Vec::new();
         for (index, parameter) in parameters.iter().enumerate() {
             if let Some(gradient) = gradients.get(parameter.id()) {
                 indices.push(index);
-                slices.push(gradient.f32s()?);
+                found.push(gradient);
             }
         }
-        let norm = kernel::global_norm(&slices);
+        let norm = match Tensor::common_gpu("adamw", &found)? {
+            Some(gpu) => self.step_on_device(gpu, parameters, &indices, &found, factor)?,
+            None => self.step_on_host(parameters, &indices, &found, factor)?,
+        };
         let grad_norm = norm.value as f32;
         if let Some(bad) = norm.non_finite {
-            let name = parameters.iter().nth(indices[bad]).map(|p| p.name().to_owned());
+            let index = indices.get(bad).copied().unwrap_or(usize::MAX);
+            let name = parameters.iter().nth(index).map(|p| p.name().to_owned());
             return Ok(Update { grad_norm, skipped: name.or(Some("?".to_owned())) });
         }
-        let limit = self.settings.max_grad_norm;
-        let scale = if limit > 0.0 { norm.clip(limit) } else { 1.0 };
         self.steps += 1;
-        for (index, gradient) in indices.into_iter().zip(slices) {
-            self.update(parameters.value_mut(index)?, index, gradient, scale, factor)?;
-        }
         Ok(Update { grad_norm, skipped: None })
     }
 
-    fn update(
-        &mut self,
-        value: &mut Tensor,
-        index: usize,
-        gradient: &[f32],
-        scale: f32,
-        factor: f64,
-    ) -> Result<()> {
-        let matrix = value.shape().len() >= 2;
-        let hyper = Hyper {
+    fn hyper(&self, factor: f64) -> Hyper {
+        Hyper {
             learning_rate: self.settings.learning_rate * factor,
             beta1: self.settings.beta1,
             beta2: self.settings.beta2,
             epsilon: self.settings.epsilon,
-            weight_decay: if matrix { self.settings.weight_decay } else { 0.0 },
+            weight_decay: self.settings.weight_decay,
+        }
+    }
+
+    fn step_on_host(
+        &mut self,
+        parameters: &mut Parameters,
+        indices: &[usize],
+        gradients: &[&Tensor],
+        factor: f64,
+    ) -> Result<Norm> {
+        let slices = gradients.iter().map(|g| g.f32s()).collect::<Result<Vec<&[f32]>>>()?;
+        let norm = kernel::global_norm(&slices);
+        if norm.non_finite.is_some() {
+            return Ok(norm);
+        }
+        let limit = self.settings.max_grad_norm;
+        let scale = if limit > 0.0 { norm.clip(limit) } else { 1.0 };
+        let hyper = self.hyper(factor);
+        for (index, gradient) in indices.iter().zip(slices) {
+            let value = parameters.value_mut(*index)?;
+            let plain = Hyper { weight_decay: 0.0, ..hyper };
+            let hyper = if decays(value) { &hyper } else { &plain };
+            let Moments { mean, variance, master } = &mut self.moments[*index];
+            let (mean, variance) = (f32s_mut(mean)?, f32s_mut(variance)?);
+            let (weight, copy) = match (master, value.storage_mut()?.floats_mut()) {
+                (None, Some(FloatSliceMut::F32(weight))) => (weight, None),
+                (Some(master), Some(copy)) => (f32s_mut(master)?, Some(copy)),
+                (_, None) => return Err(Error::dtype("adamw: a parameter of integers")),
+                (None, _) => {
+                    return Err(Error::state("adamw: no master weights for a 16-bit parameter"));
+                }
+            };
+            let parameter = kernel::Parameter { weight, mean, variance, gradient, copy };
+            kernel::step(hyper, self.steps + 1, scale, parameter)?;
+        }
+        Ok(norm)
+    }
+
+    /// All parameters at once; the norm is the only thing that comes back, at the end.
+    fn step_on_device(
+        &mut self,
+        gpu: &Arc<Gpu>,
+        parameters: &mut Parameters,
+        indices: &[usize],
+        gradients: &[&Tensor],
+        factor: f64,
+    ) -> Result<Norm> {
+        let hyper = self.hyper(factor);
+        let mut with_gradient = indices.iter().zip(gradients).peekable();
+        let mut table = Vec::with_capacity(indices.len());
+        let states = parameters.values_mut().zip(&mut self.moments).enumerate();
+        for (index, (value, moments)) in states {
+            let Some((_, gradient)) = with_gradient.next_if(|(wanted, _)| **wanted == index) else {
+                continue;
+            };
+            let decays = decays(value);
+            let value = value.device_slice_mut()?;
+            let (weight, copy) = match &mut moments.master {
+                None => (value, None),
+                Some(master) => (master.device_slice_mut()?, Some(value)),
+            };
+            table.push(Parameter {
+                weight,
+                mean: moments.mean.device_slice_mut()?,
+                variance: moments.variance.device_slice_mut()?,
+                gradient: gradient.device_slice()?,
+                copy,
+                decays,
+            });
+        }
+        let workspace = match &mut self.workspace {
+            Some(workspace) => workspace,
+            none => none.insert(Workspace::new(gpu)?),
         };
-        let Moments { mean, variance, master } = &mut self.moments[index];
-        let storage = value.storage_mut()?;
-        let Some(floats) = storage.floats_mut() else {
-            return Err(Error::dtype("adamw: a parameter of integers"));
-        };
-        let (weight, copy) = match (master, floats) {
-            (None, crate::dtype::FloatSliceMut::F32(weight)) => (weight, None),
-            (Some(master), copy) => (&mut master[..], Some(copy)),
-            (None, _) => {
-                return Err(Error::state("adamw: no master weights for a 16-bit parameter"));
-            }
-        };
-        let parameter = kernel::Parameter { weight, mean, variance, gradient, copy };
-        kernel::step(&hyper, self.steps, scale, parameter)
+        let limit = Some(self.settings.max_grad_norm).filter(|limit| *limit > 0.0);
+        workspace.step(&hyper, self.steps + 1, limit, &mut table)?;
+        workspace.norm()
     }
 
     /// Writes the state to a safetensors file: `mean.NAME`, `variance.NAME`, `master.NAME`, and the step count.
@@ -201,10 +263,9 @@ impl AdamW {
                 ("variance", Some(&moments.variance)),
                 ("master", moments.master.as_ref()),
             ];
-            for (kind, buffer) in parts {
-                if let Some(buffer) = buffer {
-                    let shape = parameter.value().shape();
-                    let tensor = Tensor::from_buffer(buffer.clone(), shape, DType::F32)?;
+            for (kind, tensor) in parts {
+                if let Some(tensor) = tensor {
+                    let tensor = tensor.to_device(&Device::Cpu)?;
                     tensors.push((format!("{kind}.{}", parameter.name()), tensor));
                 }
             }
@@ -224,18 +285,18 @@ impl AdamW {
         let bad = |what: String| Error::format(format!("{}: {what}", path.display()));
         let steps = stored.metadata().get("steps").and_then(|s| s.parse().ok());
         optimizer.steps = steps.ok_or_else(|| bad("no step count".to_owned()))?;
-        let read = |kind: &str, name: &str, into: &mut Buffer<f32>| {
+        let read = |kind: &str, name: &str, into: &mut Tensor| {
             let name = format!("{kind}.{name}");
             let tensor = file::read(&stored, &name)?;
-            let values = tensor.f32s()?;
-            if values.len() != into.len() {
+            tensor.f32s()?;
+            if tensor.shape() != into.shape() {
                 return Err(bad(format!(
-                    "`{name}` has {} elements, not {}",
-                    values.len(),
-                    into.len()
+                    "`{name}` is {:?}, not {:?}",
+                    tensor.shape(),
+                    into.shape()
                 )));
             }
-            into.copy_from_slice(values);
+            *into = tensor.to_device(&into.device())?;
             Ok(())
         };
         for (parameter, moments) in parameters.iter().zip(&mut optimizer.moments) {
@@ -246,5 +307,18 @@ impl AdamW {
             }
         }
         Ok(optimizer)
+    }
+}
+
+/// Matrices decay; norms and biases do not.
+fn decays(value: &Tensor) -> bool {
+    value.shape().len() >= 2
+}
+
+/// The elements of an f32 tensor in host memory, for writing.
+fn f32s_mut(tensor: &mut Tensor) -> Result<&mut [f32]> {
+    match tensor.storage_mut()?.floats_mut() {
+        Some(FloatSliceMut::F32(values)) => Ok(values),
+        _ => Err(Error::dtype("adamw: a moment that is not f32")),
     }
 }

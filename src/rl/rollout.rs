@@ -4,18 +4,22 @@
 //! sequences leave the batch. The token at position p of sequence s is a function of (seed, s, p) and the weights
 //! alone: neither the other sequences of the batch nor the number of threads can change it.
 
+use crate::DType;
 use crate::device::Device;
 use crate::device::cpu::pool;
+use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::attention::KvCache;
 use crate::kernels::logprob::Outputs;
-use crate::kernels::sample::{self, Sample, Truncation};
+use crate::kernels::logprob::launch::banned_ids;
+use crate::kernels::sample::{self, Sample, Truncation, launch};
 use crate::models::{Decoder, Tokens};
 use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// How completions are drawn.
 #[derive(Clone, Debug)]
@@ -216,6 +220,9 @@ fn draw(
     done: &[Rollout],
 ) -> Result<Vec<(i32, f32)>> {
     let logits = model.raw_logits(hidden)?;
+    if let Device::Gpu(gpu) = logits.device() {
+        return draw_on(&gpu, model, &logits, sampling, first, live, done);
+    }
     let rows = live.len();
     let sequences: Vec<u64> =
         live.iter().map(|i| sampling.first_sequence + (first + *i) as u64).collect();
@@ -239,6 +246,55 @@ fn draw(
         Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
     sample::tokens(&args, &mut ids, Some(outputs))?;
     Ok(ids.into_iter().zip(logprob).collect())
+}
+
+/// [`draw`] on a device: the tokens come to the host when the whole step has been started, because the host decides who
+/// goes on.
+fn draw_on(
+    gpu: &Arc<Gpu>,
+    model: &Decoder,
+    logits: &Tensor,
+    sampling: &Sampling,
+    first: usize,
+    live: &[usize],
+    done: &[Rollout],
+) -> Result<Vec<(i32, f32)>> {
+    let rows = live.len();
+    let sequences: Vec<i64> =
+        live.iter().map(|i| (sampling.first_sequence + (first + *i) as u64) as i64).collect();
+    let positions: Vec<i32> = live.iter().map(|i| done[*i].tokens.len() as i32).collect();
+    let sequences = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&sequences))?;
+    let positions = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(&positions))?;
+    let banned = banned_ids(gpu, &sampling.banned, model.config().vocab_size)?;
+    let mut tokens = DeviceBuffer::recycled(gpu, DType::I32, rows)?;
+    let mut logprob = DeviceBuffer::recycled(gpu, DType::F32, rows)?;
+    let args = launch::Sample {
+        logits: logits.device_slice()?,
+        rows,
+        vocab: model.config().vocab_size,
+        temperature: sampling.temperature,
+        softcap: model.config().final_softcap,
+        truncation: sampling.truncation,
+        banned: banned.as_ref().map(DeviceBuffer::whole),
+        seed: sampling.seed,
+        stream: sampling.stream,
+        sequences: sequences.whole(),
+        positions: positions.whole(),
+    };
+    let outputs =
+        launch::Outputs { logprob: Some(logprob.whole_mut()), ..launch::Outputs::default() };
+    launch::tokens(&args, tokens.whole_mut(), outputs)?;
+    let mut ids = vec![0i32; rows];
+    let mut logprobs = vec![0f32; rows];
+    tokens.download(0..rows, bytemuck::cast_slice_mut(&mut ids))?;
+    logprob.download(0..rows, bytemuck::cast_slice_mut(&mut logprobs))?;
+    if let Some(row) = ids.iter().position(|id| *id < 0) {
+        return Err(Error::numeric(format!(
+            "sampling: the logits of completion {} hold a NaN or nothing to draw",
+            first + live[row]
+        )));
+    }
+    Ok(ids.into_iter().zip(logprobs).collect())
 }
 
 /// Sequences laid end to end, each from a first position on.

@@ -5,9 +5,12 @@
 
 use crate::error::{Error, Result};
 use crate::files::atomic;
+use crate::kernels::token_decode::{Decode, Stream, Table, decode};
+use crate::text::decoding;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// Ids of a character tokenizer's special tokens; characters follow.
 const SPECIAL: [&str; 3] = ["<pad>", "<bos>", "<eos>"];
@@ -29,6 +32,8 @@ pub struct Tokenizer {
     eos: Vec<i32>,
     pad: i32,
     vocab_size: usize,
+    /// The decoder as a table, made when it is first needed; none where it cannot be one.
+    table: Arc<OnceLock<Option<Table>>>,
     /// What [`Tokenizer::save`] writes, by name.
     files: Vec<(String, Vec<u8>)>,
 }
@@ -150,7 +155,8 @@ impl Tokenizer {
                 first("pad_token_id", "pad_token")?.first().or(eos.first()).copied().unwrap_or(0)
             }
         };
-        Ok(Tokenizer { inner, bos, eos, pad, vocab_size, files })
+        let table = Arc::default();
+        Ok(Tokenizer { inner, bos, eos, pad, vocab_size, table, files })
     }
 
     /// The number of ids: one more than the largest.
@@ -216,21 +222,46 @@ impl Tokenizer {
         Ok(encoded.get_ids().iter().map(|id| *id as i32).collect())
     }
 
+    /// The bytes of every id, for decoders that go token by token (all but CTC and BPE with an end-of-word suffix, and
+    /// some unusual sequences): what [`decode`](crate::kernels::token_decode::decode()) and a device decode with.
+    pub fn decode_table(&self) -> Option<&Table> {
+        self.table.get_or_init(|| decoding::table(&self.inner, self.vocab_size).ok()).as_ref()
+    }
+
     /// The text of ids. Special tokens are left out, so are ids outside the vocabulary.
     ///
     /// # Errors
     /// [`Error::is_index`] for a negative id, [`Error::is_format`] when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
-        let ids: Vec<u32> = ids
-            .iter()
-            .map(|id| {
-                u32::try_from(*id)
-                    .map_err(|_| Error::index(format!("decoding: id {id} is negative")))
-            })
-            .collect::<Result<_>>()?;
+        let negative = |id: &i32| Error::index(format!("decoding: id {id} is negative"));
+        if let Some(id) = ids.iter().find(|id| **id < 0) {
+            return Err(negative(id));
+        }
+        if let Some(table) = self.decode_table() {
+            let segments = [0, ids.len()];
+            let args = Decode { ids, segments: &segments, skip_special: true, starts: false };
+            let decoded = decode(table, &args)?;
+            // Without a copy where all is valid, as it nearly always is.
+            return Ok(String::from_utf8(decoded.bytes)
+                .unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned()));
+        }
+        let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
         self.inner
             .decode(&ids, true)
             .map_err(|e| Error::format(format!("the tokenizer cannot decode: {e}")))
+    }
+
+    /// Decodes a text as its ids arrive, without special tokens; never splits a character.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] for a decoder that does not go token by token.
+    pub fn stream(&self) -> Result<Stream<'_>> {
+        match self.decode_table() {
+            Some(table) => Ok(Stream::new(table, true)),
+            None => Err(Error::unsupported(
+                "this tokenizer's decoder looks at all tokens at once: decode whole texts",
+            )),
+        }
     }
 
     /// Writes `tokenizer.json` and the files that belong to it into a model folder.

@@ -12,6 +12,7 @@ use super::run_dir::{Logs, RunDir};
 use super::settings::{ModelSettings, Settings, TaskSettings};
 use super::supervised;
 use super::update::{self, Sample, Updated};
+use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -146,15 +147,16 @@ pub fn stop_ids(model: &Decoder, tokenizer: &Tokenizer) -> Vec<i32> {
 }
 
 impl Session {
-    /// A new run.
+    /// A new run, its model on `device`.
     ///
     /// # Errors
     /// [`Error::is_invalid`] for settings that make no sense, and what loading the model and the data reports.
-    pub fn new(settings: Settings) -> Result<Session> {
+    pub fn new(settings: Settings, device: &Device) -> Result<Session> {
         settings.check()?;
         let task = task(&settings.task)?;
         let (mut model, tokenizer) = model(&settings, &*task)?;
         model.set_checkpointed(settings.update.recompute);
+        model.move_to(device)?;
         if settings.warmup.steps > 0 && task.worked_example(settings.seed, 0).is_none() {
             return Err(Error::invalid(format!(
                 "task {} has no worked examples: warmup.steps must be 0",
@@ -193,17 +195,22 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`], and for files of the checkpoint that are missing or damaged.
-    pub fn resumed(settings: Settings, checkpoint: &Checkpoint) -> Result<Session> {
+    pub fn resumed(
+        settings: Settings,
+        checkpoint: &Checkpoint,
+        device: &Device,
+    ) -> Result<Session> {
         let dtype = match &settings.model {
             ModelSettings::Small { dtype, .. } => Some(dtype.parse()?),
             ModelSettings::Folder { dtype, .. } => dtype.as_deref().map(str::parse).transpose()?,
         };
-        let mut session = Session::new(settings)?;
+        let mut session = Session::new(settings, device)?;
         let state: State = checkpoint.state()?;
         let warmed = state.step >= session.settings.warmup.steps;
         session.state = state;
         session.model = Decoder::load(&checkpoint.path, dtype)?;
         session.model.set_checkpointed(session.settings.update.recompute);
+        session.model.move_to(device)?;
         let settings =
             if warmed { &session.settings.optimizer } else { &session.settings.warmup.optimizer };
         session.optimizer = AdamW::load(
@@ -213,7 +220,9 @@ impl Session {
         )?;
         let reference = checkpoint.path.join(REFERENCE);
         session.reference = if session.settings.objective.kl.is_some() && warmed {
-            Some(Decoder::load(&reference, dtype)?)
+            let mut reference = Decoder::load(&reference, dtype)?;
+            reference.move_to(device)?;
+            Some(reference)
         } else {
             None
         };
@@ -534,6 +543,7 @@ impl Session {
         for part in supervised::micro_batches(&scored, self.settings.update.micro_batch_tokens) {
             let (flat, _) =
                 no_grad(|| logprobs(reference, part, self.settings.rollout.temperature))?;
+            let flat = flat.to_device(&Device::Cpu)?;
             let mut rest = flat.f32s()?;
             for one in part {
                 let (here, after) = rest.split_at(one.completion.len());

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::models::Decoder;
+use crate::ops;
 use crate::rl::scoring::{Scored, logprobs};
 use crate::tensor::{Gradients, Tensor, autograd};
 
@@ -28,18 +29,24 @@ pub fn gradients(
 ) -> Result<Supervised> {
     let total: usize = examples.iter().map(|e| e.completion.len()).sum();
     let each = -1.0 / total.max(1) as f32;
-    let mut sum = Supervised { loss: 0.0, entropy: 0.0, tokens: 0 };
+    let mut done = Supervised { loss: 0.0, entropy: 0.0, tokens: 0 };
+    let mut sums = Vec::new();
     for batch in micro_batches(examples, micro_batch_tokens) {
         let (logprob, entropy) = logprobs(model, batch, 1.0)?;
-        sum.loss += logprob.f32s()?.iter().sum::<f32>() * each;
-        sum.entropy -= entropy.f32s()?.iter().sum::<f32>() * each;
-        sum.tokens += batch.iter().map(Scored::tokens).sum::<usize>();
+        sums.push((ops::sum(&logprob.detach())?, ops::sum(&entropy.detach())?));
+        done.tokens += batch.iter().map(Scored::tokens).sum::<usize>();
         if logprob.is_tracked() {
-            let upstream = Tensor::from_f32(vec![each; logprob.len()], logprob.shape())?;
+            let upstream = Tensor::from_f32(vec![each; logprob.len()], logprob.shape())?
+                .to_device(&logprob.device())?;
             autograd::backward_from(vec![(logprob, upstream)], gradients)?;
         }
     }
-    Ok(sum)
+    // Read when everything has been started: a device is waited for once.
+    for (logprob, entropy) in sums {
+        done.loss += logprob.item()? * each;
+        done.entropy -= entropy.item()? * each;
+    }
+    Ok(done)
 }
 
 /// Splits a batch, in order, into runs of at most `tokens` tokens; a longer sequence stands alone.

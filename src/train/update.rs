@@ -1,11 +1,16 @@
 //! One batch of rollouts into gradients: log-probs again, the objective, the backward pass, in micro-batches.
 
 use super::supervised::micro_batches;
+use crate::DType;
+use crate::device::Device;
+use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::{Error, Result};
+use crate::kernels::policy_loss::launch::{self, DeviceMetrics};
 use crate::kernels::policy_loss::{self, Advantages, Inputs, Metrics, Objective, Totals};
 use crate::models::Decoder;
 use crate::rl::scoring::{Scored, logprobs};
 use crate::tensor::{Gradients, Tensor, autograd};
+use std::sync::Arc;
 
 /// A completion with everything its gradient needs.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +56,17 @@ pub fn gradients(
         scale: 1.0,
     };
     let scored: Vec<Scored<'_>> = samples.iter().map(|s| s.scored).collect();
-    let mut result: Option<Updated> = None;
+    let mut pending = Vec::new();
     let mut first = 0;
     for part in micro_batches(&scored, micro_batch_tokens) {
         let members = &samples[first..first + part.len()];
         first += part.len();
-        let one = micro_batch(model, members, part, objective, temperature, totals, gradients)?;
+        pending.push(micro_batch(model, members, part, objective, temperature, totals, gradients)?);
+    }
+    // Read when everything has been started: a device is waited for once.
+    let mut result: Option<Updated> = None;
+    for one in pending {
+        let one = one.read()?;
         result = Some(match result {
             None => one,
             Some(sum) => Updated {
@@ -69,6 +79,36 @@ pub fn gradients(
     result.ok_or_else(|| Error::invalid("update: no samples"))
 }
 
+/// What a micro-batch gave, where it was computed.
+struct Pending {
+    metrics: Computed,
+    logprob: Tensor,
+    old_logprob: Vec<f32>,
+    tokens: usize,
+}
+
+enum Computed {
+    Host(Metrics),
+    Device(DeviceMetrics),
+}
+
+impl Pending {
+    fn read(self) -> Result<Updated> {
+        let metrics = match self.metrics {
+            Computed::Host(metrics) => metrics,
+            Computed::Device(metrics) => metrics.read()?,
+        };
+        let now = self.logprob.to_device(&Device::Cpu)?;
+        let distance = |(a, b): (&f32, &f32)| (a - b).abs();
+        let mismatch =
+            now.f32s()?.iter().zip(&self.old_logprob).map(distance).fold(0f32, |worst, d| {
+                // Not `max`: a NaN must stay visible.
+                if d <= worst { worst } else { d }
+            });
+        Ok(Updated { metrics, mismatch, tokens: self.tokens })
+    }
+}
+
 fn micro_batch(
     model: &Decoder,
     members: &[Sample<'_>],
@@ -77,62 +117,130 @@ fn micro_batch(
     temperature: f32,
     totals: Totals,
     gradients: &mut Gradients,
-) -> Result<Updated> {
+) -> Result<Pending> {
     let (logprob, entropy) = logprobs(model, scored, temperature)?;
     let mut offsets = vec![0i64];
     for sample in members {
         offsets.push(offsets[offsets.len() - 1] + sample.scored.completion.len() as i64);
     }
-    let old: Vec<f32> = members.iter().flat_map(|s| s.old_logprob).copied().collect();
+    let old_logprob: Vec<f32> = members.iter().flat_map(|s| s.old_logprob).copied().collect();
     let reference: Option<Vec<f32>> = members
         .iter()
         .map(|s| s.reference_logprob)
         .collect::<Option<Vec<_>>>()
         .map(|parts| parts.concat());
-    let advantage: Vec<f32> = members.iter().map(|s| s.advantage).collect();
-    let now = logprob.f32s()?;
-    if old.len() != now.len() {
+    let tokens = logprob.len();
+    if old_logprob.len() != tokens {
         return Err(Error::shape(format!(
-            "update: {} old log-probs for {} tokens",
-            old.len(),
-            now.len()
+            "update: {} old log-probs for {tokens} tokens",
+            old_logprob.len(),
         )));
     }
-    let mask = vec![1u8; now.len()];
-    let mut dlogprob = vec![0f32; now.len()];
-    let mut dentropy = vec![0f32; now.len()];
-    let wants_entropy = objective.entropy_coefficient != 0.0;
-    let metrics = policy_loss::forward_backward(
-        objective,
-        &Inputs {
-            logprob: now,
-            old_logprob: &old,
-            advantage: Advantages::PerSequence(&advantage),
-            mask: &mask,
-            offsets: &offsets,
-            reference_logprob: reference.as_deref(),
-            entropy: Some(entropy.f32s()?),
-            weight: None,
-            totals,
-        },
-        policy_loss::Gradients {
-            logprob: &mut dlogprob,
-            entropy: Some(&mut dentropy).filter(|_| wants_entropy).map(|d| &mut d[..]),
-        },
-    )?;
-    let distance = |(a, b): (&f32, &f32)| (a - b).abs();
-    let mismatch = now.iter().zip(&old).map(distance).fold(0f32, |worst, d| {
-        // Not `max`: a NaN must stay visible.
-        if d <= worst { worst } else { d }
-    });
-    let updated = Updated { mismatch, tokens: scored.iter().map(Scored::tokens).sum(), metrics };
+    let batch = Batch {
+        offsets,
+        old_logprob,
+        reference,
+        advantage: members.iter().map(|s| s.advantage).collect(),
+        mask: vec![1u8; tokens],
+        totals,
+    };
+    let (metrics, dlogprob, dentropy) = match logprob.device() {
+        Device::Cpu => batch.loss(objective, &logprob, &entropy)?,
+        Device::Gpu(gpu) => batch.loss_on(&gpu, objective, &logprob, &entropy)?,
+    };
+    let pending = Pending {
+        metrics,
+        logprob: logprob.detach(),
+        old_logprob: batch.old_logprob,
+        tokens: scored.iter().map(Scored::tokens).sum(),
+    };
     if logprob.is_tracked() {
-        let shape = logprob.shape().to_vec();
-        let mut roots = vec![(logprob, Tensor::from_f32(dlogprob, &shape)?)];
-        if wants_entropy {
-            roots.push((entropy, Tensor::from_f32(dentropy, &shape)?));
+        let mut roots = vec![(logprob, dlogprob)];
+        if let Some(dentropy) = dentropy {
+            roots.push((entropy, dentropy));
         }
         autograd::backward_from(roots, gradients)?;
     }
-    Ok(updated)
+    Ok(pending)
+}
+
+/// What the objective reads beside the log-probs of now, on the host.
+struct Batch {
+    offsets: Vec<i64>,
+    old_logprob: Vec<f32>,
+    reference: Option<Vec<f32>>,
+    advantage: Vec<f32>,
+    mask: Vec<u8>,
+    totals: Totals,
+}
+
+/// Metrics, and the loss's gradient by each log-prob and, where the objective has a bonus, by each entropy.
+type Loss = (Computed, Tensor, Option<Tensor>);
+
+impl Batch {
+    fn loss(&self, objective: &Objective, logprob: &Tensor, entropy: &Tensor) -> Result<Loss> {
+        let mut dlogprob = vec![0f32; logprob.len()];
+        let mut dentropy = vec![0f32; logprob.len()];
+        let wants_entropy = objective.entropy_coefficient != 0.0;
+        let metrics = policy_loss::forward_backward(
+            objective,
+            &Inputs {
+                logprob: logprob.f32s()?,
+                old_logprob: &self.old_logprob,
+                advantage: Advantages::PerSequence(&self.advantage),
+                mask: &self.mask,
+                offsets: &self.offsets,
+                reference_logprob: self.reference.as_deref(),
+                entropy: Some(entropy.f32s()?),
+                weight: None,
+                totals: self.totals,
+            },
+            policy_loss::Gradients {
+                logprob: &mut dlogprob,
+                entropy: Some(&mut dentropy).filter(|_| wants_entropy).map(|d| &mut d[..]),
+            },
+        )?;
+        let dlogprob = Tensor::from_f32(dlogprob, logprob.shape())?;
+        let dentropy = Tensor::from_f32(dentropy, logprob.shape())?;
+        Ok((Computed::Host(metrics), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
+    }
+
+    fn loss_on(
+        &self,
+        gpu: &Arc<Gpu>,
+        objective: &Objective,
+        logprob: &Tensor,
+        entropy: &Tensor,
+    ) -> Result<Loss> {
+        let floats =
+            |values: &[f32]| DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values));
+        let old_logprob = floats(&self.old_logprob)?;
+        let advantage = floats(&self.advantage)?;
+        let reference = self.reference.as_deref().map(floats).transpose()?;
+        let mask = DeviceBuffer::upload(gpu, DType::U8, &self.mask)?;
+        let offsets = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&self.offsets))?;
+        let device = Device::Gpu(Arc::clone(gpu));
+        let fresh = || Tensor::zeros_on(logprob.shape(), DType::F32, &device);
+        let mut dlogprob = fresh()?;
+        let mut dentropy = if objective.entropy_coefficient != 0.0 { Some(fresh()?) } else { None };
+        let metrics = launch::forward_backward(
+            objective,
+            &launch::Inputs {
+                logprob: logprob.device_slice()?,
+                old_logprob: old_logprob.whole(),
+                advantage: launch::Advantages::PerSequence(advantage.whole()),
+                mask: mask.whole(),
+                offsets: offsets.whole(),
+                reference_logprob: reference.as_ref().map(DeviceBuffer::whole),
+                entropy: Some(entropy.device_slice()?),
+                weight: None,
+                totals: self.totals,
+            },
+            launch::Gradients {
+                logprob: dlogprob.device_slice_mut()?,
+                entropy: dentropy.as_mut().map(Tensor::device_slice_mut).transpose()?,
+            },
+        )?;
+        Ok((Computed::Device(metrics), dlogprob, dentropy))
+    }
 }

@@ -113,10 +113,12 @@ fn strange_files_fail_and_all_failures_are_reported() {
     std::fs::write(at("text.tokenizer.json"), "{}").unwrap();
     std::fs::create_dir(at("empty_folder")).unwrap();
     std::fs::create_dir(at("folder")).unwrap();
-    write(&at("folder/case.safetensors"), "vq_decode", "{}", 0.0, None);
+    write(&at("folder/case.safetensors"), "flow_matching", "{}", 0.0, None);
     let report = suite::run(directory.path()).unwrap();
-    assert_eq!((report.passed, report.skipped, report.failed.len()), (1, 2, 6));
-    for name in ["wrong", "truncated", "notes.txt", "new.json", "alone", "empty_folder"] {
+    assert_eq!((report.passed, report.skipped, report.failed.len()), (1, 1, 7));
+    for name in
+        ["wrong", "truncated", "notes.txt", "new.json", "alone", "text.json", "empty_folder"]
+    {
         assert!(report.failed.iter().any(|line| line.contains(name)), "{name}");
     }
 }

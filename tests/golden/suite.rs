@@ -1,13 +1,14 @@
 //! Finding the cases of a directory, running each, and reporting all of them.
 
 use crate::case::{Case, Outcome};
-use crate::{causal_lm, group_advantage, linear_logprob, logprob, policy_loss};
+use crate::{
+    block_diffusion, causal_lm, group_advantage, linear_logprob, logprob, policy_loss, text_decode,
+    vq,
+};
 use std::path::Path;
 
 /// Operations that no kernel or model computes yet.
 pub const NOT_COVERED: &[&str] = &[
-    "block_diffusion_loss",
-    "block_diffusion_mask",
     "faithrl_advantage",
     "faithrl_reward",
     "faithrl_shaping",
@@ -15,9 +16,6 @@ pub const NOT_COVERED: &[&str] = &[
     "linear_policy_loss",
     "replay",
     "replay_bucket_weights",
-    "text_decode",
-    "vq_decode",
-    "vq_quantize",
 ];
 
 #[derive(Default)]
@@ -81,6 +79,10 @@ fn run_case(case: &mut Case) -> Result<Outcome, String> {
         "linear_logprob" => linear_logprob::run(case)?,
         "group_advantage" => group_advantage::run(case)?,
         "policy_loss" => policy_loss::run(case)?,
+        "block_diffusion_mask" => block_diffusion::mask(case)?,
+        "block_diffusion_loss" => block_diffusion::loss(case)?,
+        "vq_quantize" => vq::quantize(case)?,
+        "vq_decode" => vq::decode(case)?,
         op => return not_covered(op),
     };
     if outcome == Outcome::Passed {
@@ -102,7 +104,7 @@ fn run_json(path: &Path) -> Result<Outcome, String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     let case: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     match case.get("op").and_then(serde_json::Value::as_str) {
-        Some("text_decode") => not_covered("text_decode"),
+        Some("text_decode") => text_decode::run(path, &case),
         Some(op) => Err(format!("no JSON case of operation `{op}` is known")),
         None => Err("a JSON file without `op`".to_string()),
     }

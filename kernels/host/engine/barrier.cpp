@@ -1,8 +1,6 @@
 // barrier.cpp: __syncthreads and its counting variants. See barrier.h for the rules.
 #include "barrier.h"
 
-#include <string.h>
-
 #include "block.h"
 
 namespace gradstone_host {
@@ -15,7 +13,7 @@ int BlockBarrier::meet(BlockRunner& block, Collective collective, int predicate,
     collective_ = collective;
     site_ = site;
     gathered_ = collective == Collective::SyncThreadsAnd;
-  } else if (collective_ != collective || site_.line != site.line || strcmp(site_.file, site.file) != 0) {
+  } else if (collective_ != collective || !same_site(site_, site)) {
     fail(site, "divergent barrier: the thread is in %s here, %u others of its block wait in %s at %s:%d",
          collective_name(collective), arrived_, collective_name(collective_), site_.file, site_.line);
   }

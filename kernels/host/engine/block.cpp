@@ -1,8 +1,6 @@
 // block.cpp: the life of a block and of its threads, and the errors that end it. See block.h.
 #include "block.h"
 
-#include <string.h>
-
 #include "message.h"
 
 namespace gradstone_host {
@@ -192,6 +190,17 @@ void fail(Site where, const char* format, ...) {
   block_runner->fail(where, format, values);
 }
 
+void BlockRunner::fail_at_address(const void* address) {
+  const char* bottom = stack_of_running();
+  const char* at = static_cast<const char*>(address);
+  const uint3& index = running_->view.thread_index;
+  const bool overflow = at < bottom && at >= bottom - Stacks::bytes;
+  error_ = message("%s: %s at %p [%s, thread (%u,%u,%u)]; the address build tells the line", launch_->kernel->file,
+                   overflow ? "the thread's stack overflowed" : "access to memory that is not there", address,
+                   kernel_and_block().c_str(), index.x, index.y, index.z);
+  stop();
+}
+
 // One line for each place where threads wait.
 std::string BlockRunner::describe_deadlock() const {
   struct Place {
@@ -205,10 +214,7 @@ std::string BlockRunner::describe_deadlock() const {
     if (thread.state != State::AtBarrier && thread.state != State::InCollective) continue;
     Place* known = nullptr;
     for (Place& place : places) {
-      if (place.collective == thread.waits_for && place.site.line == thread.waits_at.line &&
-          !strcmp(place.site.file, thread.waits_at.file)) {
-        known = &place;
-      }
+      if (place.collective == thread.waits_for && same_site(place.site, thread.waits_at)) known = &place;
     }
     if (known) {
       ++known->threads;

@@ -69,6 +69,10 @@ class BlockRunner {
   [[noreturn]] void leave_kernel();
   [[noreturn]] void fail(Site where, const char* format, va_list values);
 
+  // For the handler of faults.
+  char* stack_of_running() { return stacks_.bottom(running_->view.linear); }
+  [[noreturn]] void fail_at_address(const void* address);
+
   BlockBarrier barrier;
   SharedMemory shared;
 

@@ -86,7 +86,8 @@ constexpr unsigned frame_words = 22;
 
 namespace gradstone_host {
 
-Stacks::Stacks(unsigned count) : guard_bytes_(size_t(sysconf(_SC_PAGESIZE))) {
+// Sixteen pages: a large frame could step over a single one.
+Stacks::Stacks(unsigned count) : guard_bytes_(16 * size_t(sysconf(_SC_PAGESIZE))) {
   region_bytes_ = count * (bytes + guard_bytes_);
   int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 #if defined(MAP_NORESERVE)

@@ -18,7 +18,7 @@ struct Fiber {
   SanitizedFiber sanitized;
 };
 
-/// Address space for `count` stacks, each with an inaccessible page below it, taken from the system when first used.
+/// Address space for `count` stacks, each with inaccessible pages below it, taken from the system when first used.
 class Stacks {
  public:
   explicit Stacks(unsigned count);
@@ -33,7 +33,7 @@ class Stacks {
  private:
   char* region_;
   size_t region_bytes_, guard_bytes_;
-  unsigned guarded_ = 0;  ///< stacks 0..guarded_ have their guard page set
+  unsigned guarded_ = 0;  ///< stacks 0..guarded_ have their guard set
 };
 
 /// Makes `fiber` begin `entry` on this stack when it is switched to. `entry` must not return.

@@ -8,6 +8,7 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "../cuda/vector_types.h"
 
@@ -18,6 +19,10 @@ struct Site {
   const char* file;
   int line;
 };
+
+inline bool same_site(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
 
 // Two plain default arguments, not one braced Site: in a braced default gcc 12 reports this header's own line.
 #define GRADSTONE_SITE const char *file_ = __builtin_FILE(), int line_ = __builtin_LINE()

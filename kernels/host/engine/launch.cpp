@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "block.h"
+#include "fault.h"
 #include "message.h"
 
 namespace gradstone_host {
@@ -114,6 +115,7 @@ struct FirstError {
 
 void run_share(BlockRunner& runner, const Launch& launch, const BlockOrder& order, uint64_t blocks, unsigned worker,
                unsigned workers, std::atomic<bool>& failed, FirstError& error) {
+  FaultGuard guard;
   runner.adopt_thread();
   for (uint64_t position = worker; position < blocks && !failed.load(std::memory_order_relaxed); position += workers) {
     if (!runner.run(launch, order.block(position))) {

@@ -4,8 +4,6 @@
 // ThreadSanitizer. Only __syncwarp orders.
 #include "warp.h"
 
-#include <string.h>
-
 #include "block.h"
 
 namespace gradstone_host {
@@ -97,8 +95,7 @@ WarpMeeting& meet_warp(Collective collective, unsigned mask, uint64_t value, Sit
          mask, mask & warp.left);
   }
   WarpMeeting& meeting = find_meeting(warp, collective, mask, site);
-  if (meeting.collective != collective || meeting.site.line != site.line ||
-      strcmp(meeting.site.file, site.file) != 0) {
+  if (meeting.collective != collective || !same_site(meeting.site, site)) {
     fail(site, "divergent warp collective: the thread is in %s here, lanes %08x of the same mask wait in %s at %s:%d",
          collective_name(collective), meeting.arrived, collective_name(meeting.collective), meeting.site.file,
          meeting.site.line);

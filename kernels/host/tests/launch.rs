@@ -46,10 +46,48 @@ fn bits_are_equal_in_every_order_and_for_any_number_of_os_threads() {
 }
 
 #[test]
+fn a_block_of_1024_threads_runs() {
+    block_sum(3, 1024);
+}
+
+/// `IndicesArgs` of `probes/indices.cu`.
+#[repr(C)]
+struct Indices {
+    visits: *mut u32,
+    places: *mut [u32; 6],
+}
+
+#[test]
+fn every_thread_of_every_block_runs_once_and_knows_its_place() {
+    let (grid, block) = ([3u32, 4, 2], [5u32, 3, 7]);
+    let threads = 3 * 4 * 2 * 5 * 3 * 7;
+    for order in Order::ALL {
+        let (mut visits, mut places) = (vec![0u32; threads], vec![[0u32; 6]; threads]);
+        let args = Indices { visits: visits.as_mut_ptr(), places: places.as_mut_ptr() };
+        with_order(order, || run("probe_indices", grid, block, 0, &args)).unwrap();
+        assert!(visits.iter().all(|&v| v == 1), "{order:?}");
+        for (i, place) in places.iter().enumerate() {
+            let (i, g, b) = (i as u32, grid, block);
+            let (thread, linear_block) = (i % (b[0] * b[1] * b[2]), i / (b[0] * b[1] * b[2]));
+            let expected = [
+                thread % b[0],
+                thread / b[0] % b[1],
+                thread / b[0] / b[1],
+                linear_block % g[0],
+                linear_block / g[0] % g[1],
+                linear_block / g[0] / g[1],
+            ];
+            assert_eq!(*place, expected, "{order:?}, thread {i}");
+        }
+    }
+}
+
+#[test]
 fn a_launch_outside_the_limits_is_refused_and_the_next_one_works() {
     let (values, mut sums) = ([1.0f32; 2048], [0.0f32; 1]);
     let args = BlockSum { values: values.as_ptr(), sums: sums.as_mut_ptr() };
-    let cases: [(&str, [u32; 3], [u32; 3], u32, &str); 9] = [
+    type Case = (&'static str, [u32; 3], [u32; 3], u32, &'static str);
+    let cases: [Case; 9] = [
         ("no_such_kernel", [1; 3], [32, 1, 1], 0, "no kernel of this name"),
         ("probe_block_sum", [0, 1, 1], [32, 1, 1], 0, "grid (0, 1, 1)"),
         ("probe_block_sum", [1 << 31, 1, 1], [32, 1, 1], 0, "grid (2147483648, 1, 1)"),

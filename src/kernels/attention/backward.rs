@@ -49,7 +49,7 @@ pub struct Backward<'a> {
 pub fn backward(spec: &Attention, args: Backward<'_>) -> Result<()> {
     spec.check()?;
     let tokens = args.segments.last().copied().unwrap_or(0);
-    check_segments(args.segments, tokens)?;
+    check_segments(spec.mask, args.segments, tokens)?;
     let queries = [tokens, spec.query_heads, spec.head_dim];
     let keys = [tokens, spec.kv_heads, spec.head_dim];
     check_len("q", args.q.len(), queries)?;
@@ -237,7 +237,7 @@ impl Task<'_> {
         dq.fill(0.0);
         dk.fill(0.0);
         dv.fill(0.0);
-        let rows = Rows { query: &scratch.query, tokens: length, first: 0, length };
+        let mut rows = Rows { query: &scratch.query, tokens: length, first: 0, length, part: 0 };
         let state =
             State { dout: &scratch.dout, logsumexp: &scratch.logsumexp, delta: &scratch.delta };
         let tiles = dk.chunks_mut(TILE * dim).zip(dv.chunks_mut(TILE * dim));
@@ -246,7 +246,11 @@ impl Task<'_> {
             pack_transposed(saved.k, place, index, &mut scratch.tiles.keys_transposed);
             pack(saved.k, place, index, &mut scratch.tiles.keys);
             pack_transposed(saved.v, place, index, &mut scratch.tiles.values_transposed);
-            differentiate(spec, &rows, &state, index, &scratch.tiles, [&mut *dq, dk, dv]);
+            for part in (0..spec.parts()).filter(|part| spec.reaches(*part, index, length)) {
+                rows.part = part;
+                let gradients = [&mut *dq, &mut *dk, &mut *dv];
+                differentiate(spec, &rows, &state, index, &scratch.tiles, gradients);
+            }
         }
     }
 }

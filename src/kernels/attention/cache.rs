@@ -2,13 +2,16 @@
 //!
 //! A cached token is never moved or converted again. Memory grows by tiles of 64 positions. Tiles are shared between
 //! sequences that were forked from one another ([`KvCache::keep`] with a row named twice) until one writes into its
-//! last tile, so a group of samples of one prompt holds the prompt once.
+//! last tile, so a group of samples of one prompt holds the prompt once. On a device the same, in [`paged`](super::paged).
 
 use super::forward::{Scratch, Tiles, tasks};
+use super::paged::Pages;
 use super::products::TILE;
-use super::{Attention, check_len, check_segments};
+use super::{Attention, Mask, check_len, check_segments};
+use crate::device::Device;
 use crate::device::cpu::memory::{Buffer, Element};
 use crate::device::cpu::pool;
+use crate::device::gpu::{DeviceSlice, DeviceSliceMut, Gpu};
 use crate::dtype::{DType, Float, FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
@@ -30,6 +33,7 @@ enum Store {
     F32(Vec<Sequence<f32>>),
     Bf16(Vec<Sequence<bf16>>),
     F16(Vec<Sequence<f16>>),
+    Device(Pages),
 }
 
 /// One sequence: its layers.
@@ -48,13 +52,14 @@ impl<T: Element> std::fmt::Debug for Layer<T> {
     }
 }
 
-/// Runs `$body` with `$name` bound to the sequences inside a [`Store`].
+/// Runs `$body` with `$name` bound to the sequences inside a [`Store`], `$on_device` with the pages of a device.
 macro_rules! with_store {
-    ($store:expr, |$name:ident| $body:expr) => {
+    ($store:expr, |$name:ident| $body:expr, |$pages:ident| $on_device:expr) => {
         match $store {
             Store::F32($name) => $body,
             Store::Bf16($name) => $body,
             Store::F16($name) => $body,
+            Store::Device($pages) => $on_device,
         }
     };
 }
@@ -78,21 +83,47 @@ impl KvCache {
         head_dim: usize,
         capacity: usize,
     ) -> Result<KvCache> {
+        KvCache::new_on(&Device::Cpu, dtype, layers, sequences, [kv_heads, head_dim], capacity)
+    }
+
+    /// [`KvCache::new`] in the memory of a device, of heads `[kv_heads, head_dim]`.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`].
+    pub fn new_on(
+        device: &Device,
+        dtype: DType,
+        layers: usize,
+        sequences: usize,
+        [kv_heads, head_dim]: [usize; 2],
+        capacity: usize,
+    ) -> Result<KvCache> {
         if kv_heads == 0 || head_dim == 0 {
             return Err(Error::invalid(format!("KV cache: {kv_heads} heads of width {head_dim}")));
         }
-        let store = match dtype {
-            DType::F32 => Store::F32(empty(sequences, layers)),
-            DType::Bf16 => Store::Bf16(empty(sequences, layers)),
-            DType::F16 => Store::F16(empty(sequences, layers)),
-            other => return Err(Error::dtype(format!("KV cache: {other} is not a float"))),
+        let store = match (device, dtype) {
+            (Device::Gpu(gpu), DType::F32 | DType::Bf16 | DType::F16) => {
+                Store::Device(Pages::new(gpu, dtype, layers, sequences, [kv_heads, head_dim]))
+            }
+            (Device::Cpu, DType::F32) => Store::F32(empty(sequences, layers)),
+            (Device::Cpu, DType::Bf16) => Store::Bf16(empty(sequences, layers)),
+            (Device::Cpu, DType::F16) => Store::F16(empty(sequences, layers)),
+            (_, other) => return Err(Error::dtype(format!("KV cache: {other} is not a float"))),
         };
         Ok(KvCache { layers, kv_heads, head_dim, capacity, store })
     }
 
     /// Sequences held.
     pub fn sequences(&self) -> usize {
-        with_store!(&self.store, |sequences| sequences.len())
+        with_store!(&self.store, |sequences| sequences.len(), |pages| pages.sequences())
+    }
+
+    /// The device that holds the keys and values; `None` for host memory.
+    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.store {
+            Store::Device(pages) => Some(pages.gpu()),
+            _ => None,
+        }
     }
 
     /// Layers per sequence.
@@ -107,7 +138,11 @@ impl KvCache {
 
     /// Positions that `layer` of sequence `row` holds; `None` when there is no such layer or row.
     pub fn length(&self, layer: usize, row: usize) -> Option<usize> {
-        with_store!(&self.store, |sequences| Some(sequences.get(row)?.get(layer)?.length))
+        with_store!(
+            &self.store,
+            |sequences| Some(sequences.get(row)?.get(layer)?.length),
+            |pages| pages.length(layer, row)
+        )
     }
 
     /// Bytes of the tiles, those shared counted once.
@@ -118,7 +153,7 @@ impl KvCache {
                 tiles.map(|tile| (Arc::as_ptr(tile), tile.len() * size_of::<T>())).collect();
             unique.values().sum()
         }
-        with_store!(&self.store, |sequences| count(sequences))
+        with_store!(&self.store, |sequences| count(sequences), |pages| pages.bytes())
     }
 
     /// Appends tokens to `layer`: those of segment s of `k` and `v` to sequence s. A segment may be empty; one token
@@ -137,19 +172,10 @@ impl KvCache {
         v: FloatSlice<'_>,
         segments: &[usize],
     ) -> Result<()> {
-        self.check(layer, segments)?;
+        self.check_room(layer, segments)?;
         let tokens = segments.last().copied().unwrap_or(0);
         check_len("k", k.len(), [tokens, self.kv_heads, self.head_dim])?;
         check_len("v", v.len(), [tokens, self.kv_heads, self.head_dim])?;
-        for (row, bounds) in segments.windows(2).enumerate() {
-            let length = self.length(layer, row).unwrap_or(0) + bounds[1] - bounds[0];
-            if length > self.capacity {
-                return Err(Error::invalid(format!(
-                    "KV cache: sequence {row} would grow to {length} positions; its capacity is {}",
-                    self.capacity
-                )));
-            }
-        }
         let place = [layer, self.kv_heads, self.head_dim];
         match (&mut self.store, k, v) {
             (Store::F32(s), FloatSlice::F32(k), FloatSlice::F32(v)) => {
@@ -161,9 +187,28 @@ impl KvCache {
             (Store::F16(s), FloatSlice::F16(k), FloatSlice::F16(v)) => {
                 append(s, place, k, v, segments);
             }
+            (Store::Device(_), ..) => return Err(self.elsewhere("host")),
             (_, k, v) => return Err(self.wrong_dtype(&[("k", k.dtype()), ("v", v.dtype())])),
         }
         Ok(())
+    }
+
+    /// [`KvCache::append`] of keys and values on the cache's device.
+    ///
+    /// # Errors
+    /// As [`KvCache::append`]; [`Error::is_unsupported`] for a cache in host memory, and what the device reports.
+    pub fn append_on(
+        &mut self,
+        layer: usize,
+        k: DeviceSlice<'_>,
+        v: DeviceSlice<'_>,
+        segments: &[usize],
+    ) -> Result<()> {
+        self.check_room(layer, segments)?;
+        match &mut self.store {
+            Store::Device(pages) => pages.append(layer, k, v, segments),
+            _ => Err(self.elsewhere("device")),
+        }
     }
 
     /// Attention of the newest tokens of each sequence over all its cached tokens, their own (already appended)
@@ -185,26 +230,10 @@ impl KvCache {
         segments: &[usize],
         out: FloatSliceMut<'_>,
     ) -> Result<()> {
-        spec.check()?;
-        self.check(layer, segments)?;
-        if [spec.kv_heads, spec.head_dim] != [self.kv_heads, self.head_dim] {
-            return Err(Error::shape(format!(
-                "KV cache: holds {} heads of {}, attention has {} of {}",
-                self.kv_heads, self.head_dim, spec.kv_heads, spec.head_dim
-            )));
-        }
+        self.check_queries(spec, layer, segments)?;
         let tokens = segments.last().copied().unwrap_or(0);
         check_len("q", q.len(), [tokens, spec.query_heads, spec.head_dim])?;
         check_len("out", out.len(), [tokens, spec.query_heads, spec.head_dim])?;
-        for (row, bounds) in segments.windows(2).enumerate() {
-            let length = self.length(layer, row).unwrap_or(0);
-            if bounds[1] - bounds[0] > length {
-                return Err(Error::shape(format!(
-                    "KV cache: {} queries for sequence {row}, whose layer {layer} holds {length} positions",
-                    bounds[1] - bounds[0]
-                )));
-            }
-        }
         match (&self.store, q, out) {
             (Store::F32(s), FloatSlice::F32(q), FloatSliceMut::F32(out)) => {
                 attend(spec, s, layer, q, segments, out);
@@ -215,11 +244,32 @@ impl KvCache {
             (Store::F16(s), FloatSlice::F16(q), FloatSliceMut::F16(out)) => {
                 attend(spec, s, layer, q, segments, out);
             }
+            (Store::Device(_), ..) => return Err(self.elsewhere("host")),
             (_, q, out) => {
                 return Err(self.wrong_dtype(&[("q", q.dtype()), ("out", out.dtype())]));
             }
         }
         Ok(())
+    }
+
+    /// [`KvCache::attend`] for queries on the cache's device.
+    ///
+    /// # Errors
+    /// As [`KvCache::attend`]; [`Error::is_unsupported`] for a cache in host memory or heads wider than 256, and what the
+    /// device reports.
+    pub fn attend_on(
+        &self,
+        spec: &Attention,
+        layer: usize,
+        q: DeviceSlice<'_>,
+        segments: &[usize],
+        out: DeviceSliceMut<'_>,
+    ) -> Result<()> {
+        self.check_queries(spec, layer, segments)?;
+        match &self.store {
+            Store::Device(pages) => pages.attend(spec, layer, q, segments, out),
+            _ => Err(self.elsewhere("device")),
+        }
     }
 
     /// Sequence i becomes what sequence `rows[i]` was. Rows that are not named are dropped and their memory is freed;
@@ -235,7 +285,49 @@ impl KvCache {
         fn keep<T: Element>(sequences: &mut Vec<Sequence<T>>, rows: &[usize]) {
             *sequences = rows.iter().map(|row| sequences[*row].clone()).collect();
         }
-        with_store!(&mut self.store, |sequences| keep(sequences, rows));
+        with_store!(&mut self.store, |sequences| keep(sequences, rows), |pages| pages.keep(rows));
+        Ok(())
+    }
+
+    /// What every append relies on.
+    fn check_room(&self, layer: usize, segments: &[usize]) -> Result<()> {
+        self.check(layer, segments)?;
+        for (row, bounds) in segments.windows(2).enumerate() {
+            let length = self.length(layer, row).unwrap_or(0) + bounds[1] - bounds[0];
+            if length > self.capacity {
+                return Err(Error::invalid(format!(
+                    "KV cache: sequence {row} would grow to {length} positions; its capacity is {}",
+                    self.capacity
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What every attention relies on.
+    fn check_queries(&self, spec: &Attention, layer: usize, segments: &[usize]) -> Result<()> {
+        spec.check()?;
+        self.check(layer, segments)?;
+        if matches!(spec.mask, Mask::BlockDiffusion { .. }) {
+            return Err(Error::unsupported(
+                "KV cache: two copies of a sequence are for training; generate with the block-causal mask",
+            ));
+        }
+        if [spec.kv_heads, spec.head_dim] != [self.kv_heads, self.head_dim] {
+            return Err(Error::shape(format!(
+                "KV cache: holds {} heads of {}, attention has {} of {}",
+                self.kv_heads, self.head_dim, spec.kv_heads, spec.head_dim
+            )));
+        }
+        for (row, bounds) in segments.windows(2).enumerate() {
+            let length = self.length(layer, row).unwrap_or(0);
+            if bounds[1] - bounds[0] > length {
+                return Err(Error::shape(format!(
+                    "KV cache: {} queries for sequence {row}, whose layer {layer} holds {length} positions",
+                    bounds[1] - bounds[0]
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -250,14 +342,25 @@ impl KvCache {
                 self.sequences()
             )));
         }
-        check_segments(segments, segments.last().copied().unwrap_or(0))
+        check_segments(Mask::Causal, segments, segments.last().copied().unwrap_or(0))
+    }
+
+    fn elsewhere(&self, given: &str) -> Error {
+        let own = match self.gpu() {
+            None => "host".to_owned(),
+            Some(gpu) => gpu.describe(),
+        };
+        Error::unsupported(format!(
+            "KV cache: in {own} memory, but the tokens are in {given} memory"
+        ))
     }
 
     fn wrong_dtype(&self, given: &[(&str, DType)]) -> Error {
-        let own = match self.store {
+        let own = match &self.store {
             Store::F32(_) => DType::F32,
             Store::Bf16(_) => DType::Bf16,
             Store::F16(_) => DType::F16,
+            Store::Device(pages) => pages.dtype,
         };
         let given: Vec<_> =
             given.iter().map(|(name, dtype)| format!("{name} is {dtype}")).collect();

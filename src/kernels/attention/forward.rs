@@ -38,7 +38,7 @@ pub fn forward(spec: &Attention, args: Forward<'_>) -> Result<()> {
     spec.check()?;
     let Forward { q, k, v, segments, out, logsumexp } = args;
     let tokens = segments.last().copied().unwrap_or(0);
-    check_segments(segments, tokens)?;
+    check_segments(spec.mask, segments, tokens)?;
     check_len("q", q.len(), [tokens, spec.query_heads, spec.head_dim])?;
     check_len("k", k.len(), [tokens, spec.kv_heads, spec.head_dim])?;
     check_len("v", v.len(), [tokens, spec.kv_heads, spec.head_dim])?;
@@ -182,7 +182,6 @@ impl<T: Float> Task<'_, T> {
     ) {
         let (dim, group, tokens) = (spec.head_dim, spec.group(), self.tokens);
         let heads = self.heads.len() * group;
-        let range = spec.tiles(first..first + tokens, length);
         for (local, head) in self.heads.clone().enumerate() {
             scratch.query.resize(group * tokens * dim, 0.0);
             // Row r of the group is head r / tokens, token r % tokens.
@@ -191,8 +190,9 @@ impl<T: Float> Task<'_, T> {
                 cast::widen(&self.queries[source(r) * dim..][..dim], row);
             }
             scratch.running.start(group * tokens, dim);
-            let rows = Rows { query: &scratch.query, tokens, first, length };
-            for index in range.clone() {
+            let mut rows = Rows { query: &scratch.query, tokens, first, length, part: 0 };
+            for (part, index) in spec.visits(first..first + tokens, length) {
+                rows.part = part;
                 let (keys, values) = tiles.tile(head, index);
                 tile::attend(spec, &rows, index, keys, values, &mut scratch.running);
             }

@@ -21,13 +21,15 @@ pub(super) struct Rows<'a> {
     pub first: usize,
     /// Keys of the sequence.
     pub length: usize,
+    /// Which of a query's ranges of keys is looked at.
+    pub part: usize,
 }
 
 impl Rows<'_> {
     /// The lanes of `tile` that a token sees.
     #[inline(always)]
     pub fn lanes(&self, spec: &Attention, tile: usize, token: usize) -> Lanes {
-        let keys = spec.keys(self.first + token, self.length);
+        let keys = spec.keys(self.part, self.first + token, self.length);
         let start = tile * TILE;
         Lanes {
             from: keys.start.saturating_sub(start).min(TILE),

@@ -8,7 +8,7 @@ use crate::DType::{self, F32, I32};
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Gpu};
 use crate::error::{Error, Result};
-use crate::kernels::args::{AddColumnsArgs, GatherRowsArgs, LiveRowsArgs, ScatterRowsArgs};
+use crate::kernels::args::{AddColumnsArgs, GatherLiveArgs, LiveRowsArgs, ScatterLiveArgs};
 use crate::kernels::cast;
 use crate::kernels::elementwise::launch::accumulate;
 use crate::kernels::logprob::check_len;
@@ -321,7 +321,7 @@ impl<'a> Pass<'a> {
     fn compute_logits(&mut self, chunk: usize) -> Result<()> {
         let Head { hidden, weight, width, vocab, .. } = *self.head;
         let rows = self.plan.rows;
-        let args = GatherRowsArgs {
+        let args = GatherLiveArgs {
             x: hidden.ptr(),
             row_of: self.row_of(chunk)?.typed::<i32>()?,
             out: self.hidden.whole_mut().ptr(),
@@ -347,7 +347,7 @@ impl<'a> Pass<'a> {
         if let (Some(dhidden), Some(of_chunk)) = (&mut into.dhidden, &mut self.dhidden) {
             let shape = [rows, width, vocab];
             product(of_chunk.whole_mut(), plain(dlogits), plain(weight), shape, 1, false)?;
-            let args = ScatterRowsArgs {
+            let args = ScatterLiveArgs {
                 x: of_chunk.whole().typed::<f32>()?,
                 row_of: self.row_of.slice(chunk * rows..(chunk + 1) * rows)?.typed::<i32>()?,
                 out: dhidden.typed::<f32>()?,

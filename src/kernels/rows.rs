@@ -1,5 +1,7 @@
 //! Rows of a table by token id, and the gradient that adds into them.
 
+pub mod launch;
+
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use rayon::prelude::*;

@@ -1,0 +1,194 @@
+//! Time on a device, and what bounds it there: the bandwidth of a copy and the rate of a product.
+
+use super::Work;
+use super::inputs;
+use crate::DType;
+use crate::device::Device;
+use crate::device::cpu::pool;
+use crate::device::gpu::{DeviceBuffer, Gpu};
+use crate::error::Result;
+use crate::ops;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What the device does at best, measured in this run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bounds {
+    /// Bytes read and written by a plain copy, 10⁹ a second.
+    pub copy_gb_s: f64,
+    /// Rate of a square product in f32; `None` where the device has no matrix products.
+    pub product_f32_tflops: Option<f64>,
+    /// The same in bf16.
+    pub product_bf16_tflops: Option<f64>,
+}
+
+/// Medians.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time {
+    pub(super) cold_ms: f64,
+    pub(super) warm_ms: f64,
+}
+
+/// More than any cache holds.
+const FLUSHED: usize = 256 << 20;
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Runs work until its time is known.
+pub(super) fn time(
+    device: &Device,
+    work: &mut dyn Work,
+    seconds: f64,
+    quick: bool,
+) -> Result<Time> {
+    let flushed = if quick { 1 << 12 } else { FLUSHED };
+    match device.gpu() {
+        None => on_cpu(work, seconds, flushed),
+        Some(gpu) => on_gpu(gpu, work, seconds, flushed),
+    }
+}
+
+/// Each run by itself: the call returns when the work is done.
+fn on_cpu(work: &mut dyn Work, seconds: f64, flushed: usize) -> Result<Time> {
+    let mut scratch = vec![0u8; flushed];
+    let mut once = |flush: bool, byte: u8| {
+        work.refresh()?;
+        if flush {
+            pool::install(|| scratch.par_chunks_mut(1 << 16).for_each(|part| part.fill(byte)));
+            std::hint::black_box(&scratch);
+        }
+        let start = Instant::now();
+        work.run()?;
+        Ok(milliseconds(start))
+    };
+    once(false, 0)?;
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    while cold.len() < 3 || (cold.len() < 50 && started.elapsed().as_secs_f64() < seconds) {
+        warm.push(once(false, 0)?);
+        cold.push(once(true, cold.len() as u8)?);
+    }
+    Ok(Time { cold_ms: median(cold), warm_ms: median(warm) })
+}
+
+/// Many runs between two waits, so that the host's part is hidden; what empties the cache before each cold run is timed
+/// by itself and taken off.
+fn on_gpu(gpu: &Arc<Gpu>, work: &mut dyn Work, seconds: f64, flushed: usize) -> Result<Time> {
+    let mut scratch = DeviceBuffer::recycled(gpu, DType::U8, flushed)?;
+    let mut batch = |runs: usize, flush: bool, run: bool| -> Result<f64> {
+        gpu.wait()?;
+        let start = Instant::now();
+        for i in 0..runs {
+            work.refresh()?;
+            if flush {
+                scratch.fill_bytes(i as u8)?;
+            }
+            if run {
+                work.run()?;
+            }
+        }
+        gpu.wait()?;
+        Ok(milliseconds(start) / runs as f64)
+    };
+    batch(1, true, true)?;
+    let once = batch(1, false, true)?;
+    // Batches of some 20 ms, several of them.
+    let (runs, rounds) = if seconds > 0.0 {
+        (((20.0 / once) as usize).clamp(1, 1000), ((seconds * 1e3 / 60.0) as usize).clamp(5, 25))
+    } else {
+        (1, 1)
+    };
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        for (times, flush) in [(&mut warm, false), (&mut cold, true)] {
+            // With the work last: its output is looked at.
+            let without = batch(runs, flush, false)?;
+            times.push(batch(runs, flush, true)? - without);
+        }
+    }
+    // A difference of two times may come out at nothing for the smallest work.
+    let floor = 1e-6;
+    Ok(Time { cold_ms: median(cold).max(floor), warm_ms: median(warm).max(floor) })
+}
+
+impl Bounds {
+    pub(super) fn measure(device: &Device, quick: bool) -> Result<Bounds> {
+        let product = |dtype| match product_tflops(device, dtype, quick) {
+            Err(error) if error.is_unsupported() => Ok(None),
+            other => other.map(Some),
+        };
+        Ok(Bounds {
+            copy_gb_s: copy_gb_s(device, quick)?,
+            product_f32_tflops: product(DType::F32)?,
+            product_bf16_tflops: product(DType::Bf16)?,
+        })
+    }
+
+    /// The rate of products of a type; f16 is as fast as bf16 wherever both are.
+    pub(super) fn product(&self, dtype: DType) -> Option<f64> {
+        if dtype == DType::F32 { self.product_f32_tflops } else { self.product_bf16_tflops }
+    }
+}
+
+/// Best of five: a bound is what can be reached.
+fn best(mut once: impl FnMut() -> Result<f64>) -> Result<f64> {
+    (0..5).try_fold(f64::INFINITY, |least, _| Ok(least.min(once()?)))
+}
+
+fn copy_gb_s(device: &Device, quick: bool) -> Result<f64> {
+    let bytes = if quick { 1 << 16 } else { FLUSHED };
+    let ms = match device.gpu() {
+        None => {
+            let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
+            best(|| {
+                let start = Instant::now();
+                let parts = to.par_chunks_mut(1 << 18).zip(from.par_chunks(1 << 18));
+                pool::install(|| parts.for_each(|(to, from)| to.copy_from_slice(from)));
+                std::hint::black_box(&to);
+                Ok(milliseconds(start))
+            })?
+        }
+        Some(gpu) => {
+            let from = DeviceBuffer::zeros(gpu, DType::U8, bytes)?;
+            let mut to = DeviceBuffer::zeros(gpu, DType::U8, bytes)?;
+            best(|| {
+                gpu.wait()?;
+                let start = Instant::now();
+                for _ in 0..10 {
+                    to.whole_mut().copy_from(from.whole())?;
+                }
+                gpu.wait()?;
+                Ok(milliseconds(start) / 10.0)
+            })?
+        }
+    };
+    Ok(2.0 * bytes as f64 / ms * 1e-6)
+}
+
+fn product_tflops(device: &Device, dtype: DType, quick: bool) -> Result<f64> {
+    let n = match (quick, device.gpu()) {
+        (true, _) => 16,
+        (false, None) => 1024,
+        (false, Some(_)) => 8192,
+    };
+    let a = inputs::tensor(device, dtype, &[n, n], 1)?;
+    let b = inputs::tensor(device, dtype, &[n, n], 2)?;
+    let wait = || device.gpu().map_or(Ok(()), |gpu| gpu.wait());
+    let ms = best(|| {
+        wait()?;
+        let start = Instant::now();
+        ops::matmul(&a, &b, false, true)?;
+        wait()?;
+        Ok(milliseconds(start))
+    })?;
+    Ok(2.0 * (n as f64).powi(3) / ms * 1e-9)
+}

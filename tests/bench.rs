@@ -1,0 +1,86 @@
+//! `gradstone bench`: every kernel is measured and right, on the CPU and through the launch code on the emulated device.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod devices;
+
+use gradstone::bench::{self, KERNELS, Options};
+use gradstone::device::Device;
+use std::process::Command;
+
+fn quick() -> Options {
+    Options { quick: true, ..Options::default() }
+}
+
+fn measured(device: &Device) -> bench::Report {
+    let mut seen = 0;
+    let report = bench::run(device, &quick(), |_| seen += 1).unwrap();
+    assert_eq!(seen, report.rows.len());
+    for row in &report.rows {
+        let name = format!("{} {} {} on {device}", row.kernel, row.part, row.dtype);
+        assert!(row.correct, "{name}: {}", row.error);
+        assert!(row.cold_ms > 0.0 && row.warm_ms > 0.0 && row.rate > 0.0, "{name}: {row:?}");
+        assert!(row.bytes > 0.0 || row.flops > 0.0, "{name}");
+        assert!(row.percent_of_bound.is_some_and(|p| p > 0.0), "{name}: {row:?}");
+    }
+    report
+}
+
+#[test]
+fn every_kernel_is_measured_on_the_cpu() {
+    let report = measured(&Device::Cpu);
+    for kernel in KERNELS {
+        assert!(report.rows.iter().any(|row| row.kernel == kernel), "{kernel}");
+    }
+    assert!(report.skipped.is_empty(), "{:?}", report.skipped);
+}
+
+#[test]
+fn the_launch_code_is_measured_on_the_emulated_device() {
+    let report = measured(&devices::emulated());
+    for kernel in KERNELS {
+        assert!(
+            report.rows.iter().any(|row| row.kernel == kernel),
+            "{kernel}: {:?}",
+            report.skipped
+        );
+    }
+}
+
+#[test]
+fn an_unknown_kernel_is_refused_before_anything_is_measured() {
+    let options = Options { kernels: vec!["logprobs".into()], ..quick() };
+    let error = bench::run(&Device::Cpu, &options, |_| panic!("measured")).unwrap_err();
+    assert!(error.is_invalid() && error.to_string().contains("there are logprob,"), "{error}");
+}
+
+#[test]
+fn the_program_writes_json_and_a_roofline() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, svg) = (folder.path().join("bench.json"), folder.path().join("roofline.svg"));
+    let output = Command::new(env!("CARGO_BIN_EXE_gradstone"))
+        .args(["bench", "elementwise", "policy_loss", "--quick", "--device", "cpu", "--json"])
+        .arg(&json)
+        .arg("--roofline")
+        .arg(&svg)
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{err}");
+    assert!(out.starts_with("cpu\nkernel ") && out.contains("bounds in this run: copy "), "{out}");
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "{report}");
+    for row in rows {
+        assert!(
+            row["correct"].as_bool().unwrap() && row["cold_ms"].as_f64().unwrap() > 0.0,
+            "{row}"
+        );
+    }
+    assert!(report["bounds"]["copy_gb_s"].as_f64().unwrap() > 0.0);
+    let svg = std::fs::read_to_string(&svg).unwrap();
+    assert_eq!(svg.matches("<circle").count(), 3);
+    assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+}

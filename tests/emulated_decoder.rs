@@ -1,0 +1,198 @@
+//! The decoder on the emulated device: what the CPU computes, through the CUDA kernels; and the promises that hold there
+//! too: the log-prob that was sampled is the one that training computes, bits do not depend on the order of threads.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod devices;
+
+use gradstone::device::Device;
+use gradstone::kernels::policy_loss::{Clamp, Kl, KlEstimator, Objective};
+use gradstone::models::{Architecture, Decoder, DecoderConfig};
+use gradstone::optim::{AdamW, AdamWSettings};
+use gradstone::rl::rollout::{Rollout, Sampling, rollouts};
+use gradstone::rl::scoring::{Scored, logprobs};
+use gradstone::rng::{Sequence, Stream};
+use gradstone::tensor::{Gradients, Tensor, autograd};
+use gradstone::train::supervised;
+use gradstone::train::update::{self, Sample};
+use gradstone::{DType, ops};
+use gradstone_host::{Order, with_order};
+
+const VOCAB: usize = 37;
+
+fn model(architecture: Architecture, dtype: DType) -> Decoder {
+    let config = DecoderConfig::small(architecture, VOCAB, 32, 2, 2, 128).unwrap();
+    let mut model = Decoder::random(config, dtype, 5).unwrap();
+    for index in 0..model.parameters().len() {
+        let value = model.parameters().iter().nth(index).unwrap().value().clone();
+        if value.shape().len() == 2 {
+            let louder = ops::scale(&value, 6.0).unwrap();
+            model.parameters_mut().set(index, louder).unwrap();
+        }
+    }
+    model
+}
+
+/// The same weights on `device`.
+fn on(model: &Decoder, device: &Device) -> Decoder {
+    let mut copy = model.copy().unwrap();
+    copy.parameters_mut().freeze(false, |_| true);
+    copy.move_to(device).unwrap();
+    copy
+}
+
+fn prompts(lengths: &[usize]) -> Vec<Vec<i32>> {
+    let mut draws = Sequence::new(3, Stream::Free, 0);
+    let prompt = |n: &usize| (0..*n).map(|_| draws.below(VOCAB as u32) as i32).collect();
+    lengths.iter().map(prompt).collect()
+}
+
+fn sampling(temperature: f32) -> Sampling {
+    Sampling {
+        temperature,
+        truncation: Default::default(),
+        max_new_tokens: 5,
+        stop: vec![3],
+        banned: vec![],
+        seed: 11,
+        stream: Stream::Sample,
+        first_sequence: 40,
+    }
+}
+
+fn host(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_device(&Device::Cpu).unwrap().to_f32s().unwrap().to_vec()
+}
+
+fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let scale = want.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= tolerance * scale, "{what}[{i}]: {g} against {w} (scale {scale})");
+    }
+}
+
+fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Rollout]) -> Vec<Scored<'a>> {
+    rollouts.iter().map(|r| Scored { prompt: &prompts[r.prompt], completion: &r.tokens }).collect()
+}
+
+#[test]
+fn hidden_states_and_gradients_are_the_cpus() {
+    let device = devices::emulated();
+    for architecture in Architecture::ALL {
+        for (dtype, tolerance) in [(DType::F32, 2e-4), (DType::Bf16, 4e-2)] {
+            let model = model(architecture, dtype);
+            let prompts = prompts(&[7, 1]);
+            let drawn = rollouts(&model, &prompts, 1, &sampling(1.0)).unwrap();
+            let batch = scored(&prompts, &drawn);
+            let run = |device: &Device| {
+                let model = on(&model, device);
+                let (logprob, entropy) = logprobs(&model, &batch, 0.9).unwrap();
+                let mut gradients = Gradients::new();
+                let loss =
+                    ops::sum(&ops::add(&logprob, &ops::scale(&entropy, 0.3).unwrap()).unwrap());
+                autograd::backward(&loss.unwrap(), &mut gradients).unwrap();
+                let gradients: Vec<(String, Vec<f32>)> = model
+                    .parameters()
+                    .iter()
+                    .map(|p| (p.name().to_owned(), host(gradients.get(p.id()).unwrap())))
+                    .collect();
+                (host(&logprob), host(&entropy), gradients)
+            };
+            let (want, got) = (run(&Device::Cpu), run(&device));
+            let what = format!("{architecture:?} {dtype}");
+            close(&got.0, &want.0, tolerance, &format!("{what} log-prob"));
+            close(&got.1, &want.1, tolerance, &format!("{what} entropy"));
+            for ((name, got), (_, want)) in got.2.iter().zip(&want.2) {
+                close(got, want, tolerance, &format!("{what} gradient of {name}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn sampling_and_training_agree_to_the_bit_in_every_order_of_threads() {
+    let device = devices::emulated();
+    for dtype in [DType::F32, DType::Bf16] {
+        let model = on(&model(Architecture::Qwen3, dtype), &device);
+        let prompts = prompts(&[3, 66]);
+        let mut seen: Option<Vec<Rollout>> = None;
+        for order in Order::ALL {
+            let drawn =
+                with_order(order, || rollouts(&model, &prompts, 2, &sampling(0.9))).unwrap();
+            let (scores, _) = logprobs(&model, &scored(&prompts, &drawn), 0.9).unwrap();
+            let sampled: Vec<f32> = drawn.iter().flat_map(|r| r.logprob.clone()).collect();
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&host(&scores)), bits(&sampled), "{dtype} {order:?}");
+            assert_eq!(*seen.get_or_insert(drawn.clone()), drawn, "{dtype} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_cpus() {
+    let device = devices::emulated();
+    for architecture in Architecture::ALL {
+        let model = model(architecture, DType::F32);
+        let prompts = prompts(&[2, 9]);
+        let want = rollouts(&model, &prompts, 1, &sampling(0.0)).unwrap();
+        let got = rollouts(&on(&model, &device), &prompts, 1, &sampling(0.0)).unwrap();
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got.tokens, want.tokens, "{architecture:?}");
+        }
+    }
+}
+
+#[test]
+fn a_step_of_training_is_the_cpus() {
+    let device = devices::emulated();
+    let model = model(Architecture::Llama, DType::F32);
+    let prompts = prompts(&[4, 6]);
+    let drawn = rollouts(&model, &prompts, 2, &sampling(1.0)).unwrap();
+    let objective = Objective {
+        kl: Some(Kl {
+            estimator: KlEstimator::K3,
+            coefficient: 0.1,
+            clamp: Clamp::Clamped,
+            bias_correction: false,
+        }),
+        entropy_coefficient: 0.01,
+        ..Objective::default()
+    };
+    let run = |device: &Device| {
+        let mut model = on(&model, device);
+        let batch = scored(&prompts, &drawn);
+        let samples: Vec<Sample<'_>> = batch
+            .iter()
+            .zip(&drawn)
+            .enumerate()
+            .map(|(i, (scored, drawn))| Sample {
+                scored: *scored,
+                old_logprob: &drawn.logprob,
+                reference_logprob: Some(&drawn.logprob),
+                advantage: i as f32 - 1.3,
+            })
+            .collect();
+        let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
+        let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
+        let mut losses = Vec::new();
+        for _ in 0..2 {
+            let mut gradients = Gradients::new();
+            let done =
+                update::gradients(&model, &samples, &objective, 1.0, 12, &mut gradients).unwrap();
+            let step = optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
+            assert!(step.skipped.is_none());
+            losses.extend([done.metrics.loss as f32, done.metrics.kl as f32, step.grad_norm]);
+            losses.push(done.metrics.ratio_mean as f32);
+        }
+        let mut gradients = Gradients::new();
+        let done = supervised::gradients(&model, &batch, 12, &mut gradients).unwrap();
+        losses.extend([done.loss, done.entropy]);
+        let weights: Vec<f32> = model.parameters().iter().flat_map(|p| host(p.value())).collect();
+        (losses, weights)
+    };
+    let (want, got) = (run(&Device::Cpu), run(&device));
+    close(&got.0, &want.0, 1e-3, "losses");
+    // A first step of Adam moves every weight by the rate, whatever its gradient: tiny gradients may differ in sign.
+    let far = got.1.iter().zip(&want.1).filter(|(g, w)| (*g - *w).abs() > 1e-4).count();
+    assert!(far * 200 < got.1.len(), "{far} of {} weights differ", got.1.len());
+}
