@@ -20,9 +20,8 @@
 #include "softmax_row.cuh"
 
 constexpr int THREADS = LOGPROB_CHAINS * WARP;
-constexpr int RESIDENT = 3;        // blocks: 24 warps with 2 KB of loads each, above what hides the memory's latency
-constexpr int RESIDENT_16BIT = 2;  // eight logits a load take more registers: three blocks would spill a few words
-constexpr int RESIDENT_BOTH = 2;   // the pass that writes needs more registers, and fewer loads in flight
+constexpr int RESIDENT = 3;       // blocks: 24 warps with 2 KB of loads each, above what hides the memory's latency
+constexpr int RESIDENT_BOTH = 2;  // the pass that writes needs more registers, and fewer loads in flight
 
 // What row `i` of the logits is for.
 struct RowTask {
@@ -272,13 +271,13 @@ __device__ __forceinline__ void both(const LogprobBothArgs& all) {
   }
 }
 
-#define LOGPROB(T, suffix, resident)                                                                  \
-  KERNEL_RESIDENT(logprob_forward_##suffix, LogprobForwardArgs, THREADS, resident) { forward<T>(a); } \
-  KERNEL_RESIDENT(logprob_units_##suffix, LogprobForwardArgs, THREADS, resident) { units<T>(a); }     \
+#define LOGPROB(T, suffix)                                                                            \
+  KERNEL_RESIDENT(logprob_forward_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { forward<T>(a); } \
+  KERNEL_RESIDENT(logprob_units_##suffix, LogprobForwardArgs, THREADS, RESIDENT) { units<T>(a); }     \
   KERNEL(logprob_merge_##suffix, LogprobForwardArgs, THREADS) { merge_units<T>(a); }
-LOGPROB(float, f32, RESIDENT)
-LOGPROB(bf16, bf16, RESIDENT_16BIT)
-LOGPROB(f16, f16, RESIDENT_16BIT)
+LOGPROB(float, f32)
+LOGPROB(bf16, bf16)
+LOGPROB(f16, f16)
 
 #define LOGPROB_BACKWARD(In, Out, suffix) \
   KERNEL(logprob_backward_##suffix, LogprobBackwardArgs, THREADS) { backward<In, Out>(a); }

@@ -29,7 +29,7 @@ struct Distribution {
   const T* row;
   unsigned vocab;
   RowRule excluded;  // of the draw: its banned ids are the excluded ones
-  float max;         // of the whole row
+  float max;         // of what can be drawn
 
   // -inf: cannot be drawn.
   __device__ __forceinline__ float logit(unsigned id) const { return logit_at(row, id, excluded); }
@@ -114,21 +114,26 @@ __device__ __forceinline__ unsigned walk(const Distribution<T>& from, Word goal)
 
 struct Reached {
   Word weight;
-  unsigned count, unused;
+  unsigned count;
 };
 
+// Several, in as few words as a shuffle has to move.
 template <int COUNT>
 struct ReachedAll {
-  Reached at[COUNT];
+  Word weight[COUNT];
+  unsigned count[COUNT + COUNT % 2];
+  __device__ __forceinline__ void add(int i, Word by) { weight[i] += by, count[i] += 1; }
+  __device__ __forceinline__ Reached at(int i) const { return Reached{weight[i], count[i]}; }
 };
 
 template <int COUNT>
 struct AddReached {
   __device__ __forceinline__ ReachedAll<COUNT> operator()(const ReachedAll<COUNT>& a, const ReachedAll<COUNT>& b) const {
-    ReachedAll<COUNT> sum;
+    ReachedAll<COUNT> sum{};
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-      sum.at[i] = Reached{a.at[i].weight + b.at[i].weight, a.at[i].count + b.at[i].count, 0};
+      sum.weight[i] = a.weight[i] + b.weight[i];
+      sum.count[i] = a.count[i] + b.count[i];
     }
     return sum;
   }
@@ -144,11 +149,12 @@ template <class T>
 struct Pool {
   const Distribution<T>& from;
   const Candidates& gathered;
-  unsigned count;  // 0: the row
-  __device__ __forceinline__ unsigned size() const { return count ? count : from.vocab; }
+  unsigned size;
+  bool whole_row;
+  Reached all;
   // 0 for what cannot be drawn.
   __device__ __forceinline__ Word key(unsigned place) const {
-    if (count) return gathered.key[place];
+    if (!whole_row) return gathered.key[place];
     const float logit = from.logit(place);
     return logit == -INFINITY_F ? 0 : key_of(logit, place);
   }
@@ -162,55 +168,52 @@ struct Goal {
 };
 
 struct Boundary {
-  Word key;         // the largest for which the keys from it on reach the goal; 0: all do not
+  Word key;         // the largest for which the keys from it on reach the goal
   Reached reached;  // by them
 };
 
+// `goal` is one that all keys together reach.
 template <class T>
 __device__ __forceinline__ Boundary search(const Pool<T>& pool, const Goal& goal) {
-  // Keys >= base reach the goal, keys >= base + 4 step do not.
-  Boundary best{0, Reached{0, 0, 0}};
-  Reached beyond{0, 0, 0};
+  // Keys >= base reach the goal, keys >= base + 4 steps do not.
+  Boundary base{0, pool.all};
+  Reached beyond{0, 0};
   for (int bits = 62; bits >= 0; bits -= 2) {
-    ReachedAll<4> reached{};
-    for (unsigned place = threadIdx.x; place < pool.size(); place += THREADS) {
+    ReachedAll<3> quarters{};
+    for (unsigned place = threadIdx.x; place < pool.size; place += THREADS) {
       const Word key = pool.key(place);
-      if (key < best.key || key == 0) continue;
-      const Word offset = (key - best.key) >> bits;
-      const Word weight = pool.from.weight(logit_of(key));
+      if (key < base.key || key == 0) continue;
+      const Word offset = (key - base.key) >> bits, weight = pool.from.weight(logit_of(key));
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (offset >= Word(i)) {
-          reached.at[i].weight += weight;
-          reached.at[i].count += 1;
-        }
+      for (int i = 0; i < 3; i++) {
+        if (offset > Word(i)) quarters.add(i, weight);
       }
     }
-    reached = block_reduce<THREADS>(reached, AddReached<4>());
-    if (bits == 62) {
-      best.reached = reached.at[0];
-      if (!goal.met(reached.at[0])) return best;  // all of them, and it is not enough
+    quarters = block_reduce<THREADS>(quarters, AddReached<3>());
+    const Reached first = quarters.at(0), second = quarters.at(1), third = quarters.at(2);
+    if (goal.met(third)) {
+      base = Boundary{base.key + (Word(3) << bits), third};
+    } else if (goal.met(second)) {
+      base = Boundary{base.key + (Word(2) << bits), second};
+      beyond = third;
+    } else if (goal.met(first)) {
+      base = Boundary{base.key + (Word(1) << bits), first};
+      beyond = second;
+    } else {
+      beyond = first;
     }
-    int quarter = 0;
-#pragma unroll
-    for (int i = 1; i < 4; i++) {
-      if (goal.met(reached.at[i])) quarter = i;
-    }
-    if (quarter < 3) beyond = quarter == 0 ? reached.at[1] : quarter == 1 ? reached.at[2] : reached.at[3];
-    best.reached = quarter == 0 ? reached.at[0] : quarter == 1 ? reached.at[1] : quarter == 2 ? reached.at[2] : reached.at[3];
-    best.key += Word(quarter) << bits;
-    if (best.reached.count == beyond.count + 1) {  // one key is left in [base, base + step)
+    if (base.reached.count == beyond.count + 1) {  // one key is left in [base, base + step)
       Word only = 0;
-      const Word last = best.key + ((Word(1) << bits) - 1);
-      for (unsigned place = threadIdx.x; place < pool.size(); place += THREADS) {
+      const Word last = base.key + ((Word(1) << bits) - 1);
+      for (unsigned place = threadIdx.x; place < pool.size; place += THREADS) {
         const Word key = pool.key(place);
-        if (key >= best.key && key <= last) only = key;
+        if (key >= base.key && key <= last) only = key;
       }
-      best.key = block_reduce<THREADS>(only, MaxWord());
-      return best;
+      base.key = block_reduce<THREADS>(only, MaxWord());
+      return base;
     }
   }
-  return best;
+  return base;
 }
 
 // A number below `sum`: `unit` of it.
@@ -237,42 +240,40 @@ __device__ __forceinline__ unsigned draw_likely(const Distribution<T>& from, dou
 #pragma unroll
     for (int i = 0; i <= DEPTHS; i++) {
       if (i == DEPTHS || y >= -float(1 << i)) {
-        within.at[i].weight += weight;
-        within.at[i].count += 1;
+        within.add(i, weight);
       }
     }
   }
   within = block_reduce<THREADS>(within, AddReached<DEPTHS + 1>());
-  const Reached all = within.at[DEPTHS];
+  const Reached all = within.at(DEPTHS);
   if (all.weight == 0) return from.vocab;
   const bool nucleus = top_p < 1.0f;
   const Goal enough = top_k ? Goal{0, top_k < all.count ? top_k : all.count} : Goal{nucleus_of(all.weight, top_p), 0};
+  Candidates& gathered = block_shared<Candidates>();
+  Pool<T> pool{from, gathered, from.vocab, true, all};
   int depth = DEPTHS;
 #pragma unroll
   for (int i = DEPTHS - 1; i >= 0; i--) {
-    if (enough.met(within.at[i])) depth = i;
+    if (!enough.met(within.at(i))) break;
+    depth = i;
+    pool.all = within.at(i);
   }
-  Candidates& gathered = block_shared<Candidates>();
-  Pool<T> pool{from, gathered, 0};
-  unsigned size = 0;
-#pragma unroll
-  for (int i = 0; i < DEPTHS; i++) {
-    if (i == depth) size = within.at[i].count;
-  }
-  if (size > 0 && size <= SAMPLE_CANDIDATES) {
-    __syncthreads();
+  if (pool.all.count <= SAMPLE_CANDIDATES) {
+    __syncthreads();  // the searches of the row before are done
     if (threadIdx.x == 0) gathered.count = 0;
     __syncthreads();
     for (unsigned id = threadIdx.x; id < from.vocab; id += THREADS) {
       const float logit = from.logit(id);
-      if (logit > -INFINITY_F && from.power(logit) >= -float(1 << depth)) {
+      if (logit > -INFINITY_F && (depth == DEPTHS || from.power(logit) >= -float(1 << depth))) {
         gathered.key[atomicAdd(&gathered.count, 1u)] = key_of(logit, id);  // in any order: only sums are taken
       }
     }
     __syncthreads();
-    pool.count = size;
+    pool.size = pool.all.count;
+    pool.whole_row = false;
   }
-  Reached kept = all;
+  Reached kept = pool.all;
+  if (!top_k) kept = all;
   if (top_k) kept = search(pool, enough).reached;
   if (nucleus) kept = search(pool, Goal{nucleus_of(kept.weight, top_p), 0}).reached;
   return id_of(search(pool, Goal{part_of(kept.weight, unit) + 1, 0}).key);
@@ -315,7 +316,13 @@ __device__ __forceinline__ void sample(const SampleArgs& a) {
     const T* row = static_cast<const T*>(a.logits) + i * a.vocab;
     const OnlineSoftmax sums = sum_row(row, a.vocab, rule, static_cast<OnlineSoftmax*>(nullptr));
     const bool broken = sums.sum != sums.sum || sums.max == INFINITY_F;  // the same in all threads
-    const Distribution<T> from{row, unsigned(a.vocab), excluded, reference_of(sums.max)};
+    Distribution<T> from{row, unsigned(a.vocab), excluded, sums.max};
+    if (a.excluded_count > 0) {  // an excluded id may be all of the distribution
+      float max = -INFINITY_F;
+      for (unsigned id = threadIdx.x; id < from.vocab; id += THREADS) max = fmaxf(max, from.logit(id));
+      from.max = block_reduce<THREADS>(max, Max());
+    }
+    from.max = reference_of(from.max);
     const unsigned id = broken ? from.vocab : choose(a, from, i);
     if (threadIdx.x != 0) continue;
     const bool drawn = id < from.vocab;
@@ -330,6 +337,6 @@ __device__ __forceinline__ void sample(const SampleArgs& a) {
   }
 }
 
-KERNEL_RESIDENT(sample_f32, SampleArgs, THREADS, 2) { sample<float>(a); }
-KERNEL_RESIDENT(sample_bf16, SampleArgs, THREADS, 2) { sample<bf16>(a); }
-KERNEL_RESIDENT(sample_f16, SampleArgs, THREADS, 2) { sample<f16>(a); }
+KERNEL_RESIDENT(sample_f32, SampleArgs, THREADS, 1) { sample<float>(a); }
+KERNEL_RESIDENT(sample_bf16, SampleArgs, THREADS, 1) { sample<bf16>(a); }
+KERNEL_RESIDENT(sample_f16, SampleArgs, THREADS, 1) { sample<f16>(a); }
