@@ -24,3 +24,4 @@ pub mod rows;
 pub mod sample;
 pub mod softmax;
 pub mod token_decode;
+pub mod token_selection;
