@@ -50,6 +50,7 @@ fn main() {
                     clamp: Clamp::Clamped,
                     bias_correction: false,
                     straight_through: false,
+                    aggregation: None,
                 }),
                 ..Objective::default()
             };

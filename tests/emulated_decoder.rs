@@ -155,6 +155,7 @@ fn a_step_of_training_is_the_cpus() {
             clamp: Clamp::Clamped,
             bias_correction: false,
             straight_through: false,
+            aggregation: None,
         }),
         entropy_coefficient: 0.01,
         ..Objective::default()

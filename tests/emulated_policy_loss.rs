@@ -170,7 +170,14 @@ fn objectives() -> Vec<Objective> {
         clip(Some(2.5), Some(0.7)),
     ];
     let kl = |estimator, clamp, bias_correction| {
-        Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction, straight_through: false })
+        Some(Kl {
+            estimator,
+            coefficient: 0.3,
+            clamp,
+            bias_correction,
+            straight_through: false,
+            aggregation: None,
+        })
     };
     let penalties = [
         None,

@@ -69,7 +69,14 @@ fn clip(dual_clip: Option<f32>, delta: Option<f32>) -> Surrogate {
 }
 
 fn kl(estimator: KlEstimator, clamp: Clamp, bias_correction: bool) -> Option<Kl> {
-    Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction, straight_through: false })
+    Some(Kl {
+        estimator,
+        coefficient: 0.3,
+        clamp,
+        bias_correction,
+        straight_through: false,
+        aggregation: None,
+    })
 }
 
 fn objectives() -> Vec<Objective> {

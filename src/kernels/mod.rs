@@ -12,6 +12,7 @@ pub mod cast;
 pub mod elementwise;
 pub mod layer_norm;
 pub mod linear_logprob;
+pub mod linear_policy_loss;
 pub mod logprob;
 pub mod matmul;
 mod offsets;

@@ -3,6 +3,8 @@
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
+pub mod bucket_weights;
+pub mod entropy_control;
 pub mod faithful;
 pub mod rollout;
 pub mod scoring;

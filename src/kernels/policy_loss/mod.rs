@@ -152,9 +152,12 @@ pub fn forward_backward(
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
     let of_entropy = objective.entropy_aggregation.as_ref();
     let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
+    let of_kl = objective.kl.as_ref().and_then(|kl| kl.aggregation.as_ref());
+    let of_kl = of_kl.map(|mode| mode.coefficients(&live, &inputs.totals));
     let sequences = pass::Sequences {
         offsets: &offsets,
         coefficients: &coefficients,
+        kl_coefficients: of_kl.as_deref().unwrap_or(&coefficients),
         entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
         factors: factors.as_deref(),
     };

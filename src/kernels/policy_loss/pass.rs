@@ -148,6 +148,8 @@ pub(super) struct Sequences<'a> {
     pub offsets: &'a [usize],
     /// The weight of each sequence's losses.
     pub coefficients: &'a [f32],
+    /// The weight of each sequence's divergences.
+    pub kl_coefficients: &'a [f32],
     /// The weight of each sequence's entropies.
     pub entropy_coefficients: &'a [f32],
     /// What its tokens share; `None`: nothing.
@@ -157,6 +159,7 @@ pub(super) struct Sequences<'a> {
 /// One run of tokens of one sequence inside one block.
 pub(super) struct Run<'a> {
     pub coefficient: f32,
+    pub kl_coefficient: f32,
     pub entropy_coefficient: f32,
     pub factors: Factors,
     pub logprob: &'a [f32],
@@ -240,6 +243,7 @@ fn one_block(
             dentropy = entropy_tail;
             let mut run = Run {
                 coefficient: sequences.coefficients[sequence],
+                kl_coefficient: sequences.kl_coefficients[sequence],
                 entropy_coefficient: sequences.entropy_coefficients[sequence],
                 factors: sequences.factors.map_or(Factors::NEUTRAL, |all| all[sequence]),
                 logprob: &inputs.logprob[range.clone()],

@@ -35,6 +35,7 @@ pub(super) struct Tile {
 }
 
 /// The tokens of a tile.
+#[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {
     pub logprob: &'a [f32],
     pub old_logprob: &'a [f32],
@@ -119,7 +120,7 @@ impl RunSums {
         let weigh = |by: f32, value: f64| if by == 0.0 { 0.0 } else { f64::from(by) * value };
         sums.add(&Sums {
             policy_loss: weigh(run.coefficient, policy),
-            kl_loss: weigh(run.coefficient, kl),
+            kl_loss: weigh(run.kl_coefficient, kl),
             entropy_loss: weigh(run.entropy_coefficient, entropy),
             drift_loss: weigh(run.coefficient, drift),
             clipped: u64::from(self.counts.clipped),
@@ -197,6 +198,7 @@ fn one_tile<const FMA: bool>(
     }
     if let (Some(kl), Some(reference)) = (rule.kl, run.reference) {
         let reference = &reference[range.clone()];
+        let of = Tokens { coefficient: run.kl_coefficient, ..of };
         penalty::penalty::<FMA>(rule.log_ratio_limit, &kl, &of, reference, tile, gradient);
         add(&mut sums.kl, &tile.value[..count]);
     }
