@@ -1929,6 +1929,168 @@ const _: () = {
     ["Offset of field: RmsNormWeightArgs::width"]
         [::core::mem::offset_of!(RmsNormWeightArgs, width) - 40usize];
 };
+pub const ROLLOUT_LEVEL_NONE: RolloutCorrectionLevel = 0;
+pub const ROLLOUT_LEVEL_TOKEN: RolloutCorrectionLevel = 1;
+pub const ROLLOUT_LEVEL_SEQUENCE: RolloutCorrectionLevel = 2;
+pub const ROLLOUT_LEVEL_GEOMETRIC: RolloutCorrectionLevel = 3;
+pub type RolloutCorrectionLevel = ::core::ffi::c_uint;
+pub const ROLLOUT_OVER_TOKEN: RolloutCorrectionOver = 0;
+pub const ROLLOUT_OVER_SUM: RolloutCorrectionOver = 1;
+pub const ROLLOUT_OVER_MEAN: RolloutCorrectionOver = 2;
+pub const ROLLOUT_OVER_MAX: RolloutCorrectionOver = 3;
+pub type RolloutCorrectionOver = ::core::ffi::c_uint;
+pub const ROLLOUT_K1: RolloutCorrectionStatistic = 0;
+pub const ROLLOUT_K2: RolloutCorrectionStatistic = 1;
+pub const ROLLOUT_K3: RolloutCorrectionStatistic = 2;
+pub type RolloutCorrectionStatistic = ::core::ffi::c_uint;
+pub const ROLLOUT_REJECTIONS: RolloutCorrectionShape = 8;
+pub type RolloutCorrectionShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutRejection {
+    pub low: f64,
+    pub high: f64,
+    pub over: u32,
+    pub statistic: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutRejection"][::core::mem::size_of::<RolloutRejection>() - 24usize];
+    ["Alignment of RolloutRejection"][::core::mem::align_of::<RolloutRejection>() - 8usize];
+    ["Offset of field: RolloutRejection::low"]
+        [::core::mem::offset_of!(RolloutRejection, low) - 0usize];
+    ["Offset of field: RolloutRejection::high"]
+        [::core::mem::offset_of!(RolloutRejection, high) - 8usize];
+    ["Offset of field: RolloutRejection::over"]
+        [::core::mem::offset_of!(RolloutRejection, over) - 16usize];
+    ["Offset of field: RolloutRejection::statistic"]
+        [::core::mem::offset_of!(RolloutRejection, statistic) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionSums {
+    pub divergence: f64,
+    pub k3: f64,
+    pub ratio: f64,
+    pub ratio_squared: f64,
+    pub weight: f64,
+    pub weight_squared: f64,
+    pub weight_max: f64,
+    pub sequence_weight: f64,
+    pub perplexity: f64,
+    pub chi_squared: f64,
+    pub tokens: u64,
+    pub sequences: u64,
+    pub dropped: u64,
+    pub high: u64,
+    pub low: u64,
+    pub rejected: u64,
+    pub rejected_sequences: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionSums"][::core::mem::size_of::<RolloutCorrectionSums>() - 136usize];
+    ["Alignment of RolloutCorrectionSums"]
+        [::core::mem::align_of::<RolloutCorrectionSums>() - 8usize];
+    ["Offset of field: RolloutCorrectionSums::divergence"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, divergence) - 0usize];
+    ["Offset of field: RolloutCorrectionSums::k3"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, k3) - 8usize];
+    ["Offset of field: RolloutCorrectionSums::ratio"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio) - 16usize];
+    ["Offset of field: RolloutCorrectionSums::ratio_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio_squared) - 24usize];
+    ["Offset of field: RolloutCorrectionSums::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionSums::weight_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_squared) - 40usize];
+    ["Offset of field: RolloutCorrectionSums::weight_max"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_max) - 48usize];
+    ["Offset of field: RolloutCorrectionSums::sequence_weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequence_weight) - 56usize];
+    ["Offset of field: RolloutCorrectionSums::perplexity"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, perplexity) - 64usize];
+    ["Offset of field: RolloutCorrectionSums::chi_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, chi_squared) - 72usize];
+    ["Offset of field: RolloutCorrectionSums::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, tokens) - 80usize];
+    ["Offset of field: RolloutCorrectionSums::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequences) - 88usize];
+    ["Offset of field: RolloutCorrectionSums::dropped"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, dropped) - 96usize];
+    ["Offset of field: RolloutCorrectionSums::high"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, high) - 104usize];
+    ["Offset of field: RolloutCorrectionSums::low"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, low) - 112usize];
+    ["Offset of field: RolloutCorrectionSums::rejected"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected) - 120usize];
+    ["Offset of field: RolloutCorrectionSums::rejected_sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected_sequences) - 128usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionArgs {
+    pub policy: *const f32,
+    pub sampler: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub weight: *mut f32,
+    pub kept: *mut u8,
+    pub sums: *mut RolloutCorrectionSums,
+    pub total: *mut RolloutCorrectionSums,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub least: f64,
+    pub most: f64,
+    pub level: u32,
+    pub masks: u32,
+    pub rejections: u32,
+    pub unused: u32,
+    pub reject: [RolloutRejection; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionArgs"][::core::mem::size_of::<RolloutCorrectionArgs>() - 312usize];
+    ["Alignment of RolloutCorrectionArgs"]
+        [::core::mem::align_of::<RolloutCorrectionArgs>() - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::policy"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, policy) - 0usize];
+    ["Offset of field: RolloutCorrectionArgs::sampler"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sampler) - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::mask"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, mask) - 16usize];
+    ["Offset of field: RolloutCorrectionArgs::offsets"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, offsets) - 24usize];
+    ["Offset of field: RolloutCorrectionArgs::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionArgs::kept"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, kept) - 40usize];
+    ["Offset of field: RolloutCorrectionArgs::sums"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sums) - 48usize];
+    ["Offset of field: RolloutCorrectionArgs::total"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, total) - 56usize];
+    ["Offset of field: RolloutCorrectionArgs::status"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, status) - 64usize];
+    ["Offset of field: RolloutCorrectionArgs::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, tokens) - 72usize];
+    ["Offset of field: RolloutCorrectionArgs::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sequences) - 80usize];
+    ["Offset of field: RolloutCorrectionArgs::least"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, least) - 88usize];
+    ["Offset of field: RolloutCorrectionArgs::most"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, most) - 96usize];
+    ["Offset of field: RolloutCorrectionArgs::level"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, level) - 104usize];
+    ["Offset of field: RolloutCorrectionArgs::masks"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, masks) - 108usize];
+    ["Offset of field: RolloutCorrectionArgs::rejections"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, rejections) - 112usize];
+    ["Offset of field: RolloutCorrectionArgs::unused"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, unused) - 116usize];
+    ["Offset of field: RolloutCorrectionArgs::reject"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, reject) - 120usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RopeArgs {

@@ -1,8 +1,12 @@
-//! Reinforcement learning on a decoder: sampling completions ([`rollout`]), scoring them ([`scoring`]), rewards by the
-//! label of an outcome ([`faithful`]).
+//! Reinforcement learning on a decoder: sampling completions ([`rollout`]) and which groups to train on
+//! ([`dynamic_sampling`], [`resampling`]), scoring them ([`scoring`]), rewards by the label of an outcome ([`faithful`]) and by
+//! length ([`length`]).
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
+pub mod dynamic_sampling;
 pub mod faithful;
+pub mod length;
+pub mod resampling;
 pub mod rollout;
 pub mod scoring;
