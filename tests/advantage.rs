@@ -36,7 +36,7 @@ fn run(estimator: &Estimator, rewards: &[f32], groups: Groups<'_>) -> Got {
 }
 
 fn grpo(epsilon: f64, scale: Scale, singleton: Singleton) -> Estimator {
-    Estimator::Grpo { epsilon, scale, singleton, variance_floor: 0.0 }
+    Estimator::Grpo { epsilon, scale, singleton, variance_floor: 0.0, variance_threshold: 0.0 }
 }
 
 fn close(got: &[f32], want: &[f64]) {

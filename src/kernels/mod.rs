@@ -19,6 +19,7 @@ mod offsets;
 pub mod policy_loss;
 pub mod reduce;
 pub mod rms_norm;
+pub mod rollout_correction;
 pub mod rope;
 mod row_walk;
 pub mod rows;

@@ -524,12 +524,12 @@ impl Session {
         let mut advantages = vec![0f32; rewards.len()];
         let outputs =
             advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let counts = advantage::forward(
-            &self.settings.advantage,
-            &rewards,
-            Groups::Offsets(&offsets),
-            outputs,
-        )?;
+        let lengths: Vec<i64> = drawn.iter().map(|r| r.tokens.len() as i64).collect();
+        let responses = advantage::Responses {
+            lengths: Some(&lengths),
+            ..advantage::Responses::new(&rewards, Groups::Offsets(&offsets))
+        };
+        let counts = advantage::of_responses(&self.settings.advantage, &responses, outputs)?;
         self.state.problem += problems.len() as u64;
         self.state.sequence += drawn.len() as u64;
         let cut = drawn.iter().filter(|r| r.truncated).count();

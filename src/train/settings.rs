@@ -1,7 +1,7 @@
 //! The settings of a GRPO run: what a recipe gives defaults for and a TOML file overrides.
 
 use crate::error::{Error, Result};
-use crate::kernels::advantage::Estimator;
+use crate::kernels::advantage::{Estimator, Need};
 use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
 use crate::tasks::arithmetic::ArithmeticConfig;
@@ -192,6 +192,7 @@ impl Settings {
         }
         self.optimizer.check().map_err(|e| e.at("optimizer"))?;
         self.warmup.optimizer.check().map_err(|e| e.at("warmup.optimizer"))?;
+        self.advantage.check_available(&[Need::Lengths], "the trainer")?;
         self.objective.check()
     }
 

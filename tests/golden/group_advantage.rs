@@ -142,7 +142,13 @@ fn trl(case: &mut Case) -> Result<Outcome, String> {
 
     let epsilon = case.config.need("epsilon")?;
     let singleton = Singleton::Zero;
-    let grpo = |scale| Estimator::Grpo { epsilon, scale, singleton, variance_floor: 0.0 };
+    let grpo = |scale| Estimator::Grpo {
+        epsilon,
+        scale,
+        singleton,
+        variance_floor: 0.0,
+        variance_threshold: 0.0,
+    };
     let scale = case.config.one_of("scale_rewards", &["group", "batch", "none"])?;
     let estimator = match scale.as_str() {
         "group" => grpo(Scale::Group),

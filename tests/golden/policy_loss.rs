@@ -6,8 +6,8 @@ use gradstone::kernels::policy_loss::{
     Advantages, Aggregation, Clamp, Gradients, ImportanceLevel, Inputs, Kl, KlEstimator, LogRatio,
     Metrics, Objective, Rows, Surrogate, Totals, forward_backward,
 };
+use gradstone::kernels::rollout_correction::Inputs;
 use gradstone::kernels::token_selection::{self, Selection};
-use gradstone::rl::rollout_correction::Tokens;
 
 /// Every field that a case of this operation may have.
 const FIELDS: &[&str] = &[
@@ -157,9 +157,9 @@ fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, Stri
             let mut bounds = ppo_clip(case)?;
             let asked = rollout_correction::read(case)?;
             // The old policy is the sampler.
-            let found = asked.apply(&Tokens {
-                logprob: &batch.logprob,
-                sampler_logprob: &batch.old_logprob,
+            let found = asked.apply(&Inputs {
+                policy_logprob: &batch.logprob,
+                sampler_logprob: Some(&batch.old_logprob),
                 mask: &batch.mask,
                 offsets: &batch.offsets(),
             })?;
