@@ -6,7 +6,7 @@ use gradstone::kernels::policy_loss::{
     Advantages, Aggregation, Clamp, Gradients, ImportanceLevel, Inputs, Kl, KlEstimator, LogRatio,
     Metrics, Objective, Rows, Surrogate, Totals, forward_backward,
 };
-use gradstone::kernels::rollout_correction::Inputs;
+use gradstone::kernels::rollout_correction::Inputs as CorrectionInputs;
 use gradstone::kernels::token_selection::{self, Selection};
 
 /// Every field that a case of this operation may have.
@@ -157,7 +157,7 @@ fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, Stri
             let mut bounds = ppo_clip(case)?;
             let asked = rollout_correction::read(case)?;
             // The old policy is the sampler.
-            let found = asked.apply(&Inputs {
+            let found = asked.apply(&CorrectionInputs {
                 policy_logprob: &batch.logprob,
                 sampler_logprob: Some(&batch.old_logprob),
                 mask: &batch.mask,
