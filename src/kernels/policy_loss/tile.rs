@@ -356,6 +356,8 @@ fn replayed<const FMA: bool>(
             gradient[i] = slope;
             tile.value[i] = -a * point.value;
             tile.log_ratio[i] = clamped;
+            // For a penalty's bias correction; metrics of ratios do not count it.
+            tile.ratio[i] = exp::<FMA>(clamped);
         }
         shaped[i] = if off { point.value } else { 0.0 };
         ratio[i] = if off { point.ratio } else { 0.0 };
