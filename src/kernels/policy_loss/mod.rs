@@ -23,6 +23,7 @@ mod pass;
 mod penalty;
 mod preset;
 mod replay;
+mod rule;
 mod sequence;
 mod surrogate;
 mod tile;

@@ -98,6 +98,26 @@ pub(super) enum Pick {
     Penalise(f32),
 }
 
+pub(super) fn weighting_of(objective: &Objective) -> Weighting {
+    match (&objective.surrogate, objective.importance_level) {
+        (Surrogate::Gmpo { .. }, _) => Weighting::Geometric,
+        (Surrogate::Vespo { .. }, _) => Weighting::Consumed,
+        // The gradient of CISPO's log-prob is its token's.
+        (Surrogate::Cispo { .. }, _) => Weighting::Token,
+        (_, ImportanceLevel::Sequence) => Weighting::Mean,
+        _ => Weighting::Token,
+    }
+}
+
+pub(super) fn pick_of(objective: &Objective) -> Pick {
+    match objective.selection {
+        None => Pick::Nothing,
+        Some(Selection::ClipCov { .. }) => Pick::Drop,
+        Some(Selection::TopEntropy { .. }) => Pick::Keep,
+        Some(Selection::KlCov { coefficient, .. }) => Pick::Penalise(coefficient),
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct KlRule {
     pub estimator: Estimator,
@@ -115,20 +135,8 @@ impl Rule {
             of_sequence,
             // A sequence's ratio is bounded as a whole.
             log_ratio_limit: if of_sequence { f32::INFINITY } else { objective.log_ratio.limit() },
-            weighting: match (&objective.surrogate, objective.importance_level) {
-                (Surrogate::Gmpo { .. }, _) => Weighting::Geometric,
-                (Surrogate::Vespo { .. }, _) => Weighting::Consumed,
-                // The gradient of CISPO's log-prob is its token's.
-                (Surrogate::Cispo { .. }, _) => Weighting::Token,
-                (_, ImportanceLevel::Sequence) => Weighting::Mean,
-                _ => Weighting::Token,
-            },
-            pick: match objective.selection {
-                None => Pick::Nothing,
-                Some(Selection::ClipCov { .. }) => Pick::Drop,
-                Some(Selection::TopEntropy { .. }) => Pick::Keep,
-                Some(Selection::KlCov { coefficient, .. }) => Pick::Penalise(coefficient),
-            },
+            weighting: weighting_of(objective),
+            pick: pick_of(objective),
             replay: objective.replay,
             drift: objective.drift,
             kl: objective.kl.as_ref().map(|kl| KlRule {
