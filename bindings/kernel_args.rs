@@ -1157,6 +1157,7 @@ pub const SURROGATE_SAPO: Surrogate = 3;
 pub const SURROGATE_REINFORCE: Surrogate = 4;
 pub const SURROGATE_CPGD: Surrogate = 5;
 pub const SURROGATE_VESPO: Surrogate = 6;
+pub const SURROGATE_VALUE: Surrogate = 7;
 pub type Surrogate = ::core::ffi::c_uint;
 pub const RATIO_PLAIN: RatioShape = 0;
 pub const RATIO_LOGARITHM: RatioShape = 1;
@@ -2299,4 +2300,97 @@ const _: () = {
         [::core::mem::offset_of!(VqQuantizeArgs, channel_last) - 56usize];
     ["Offset of field: VqQuantizeArgs::unused"]
         [::core::mem::offset_of!(VqQuantizeArgs, unused) - 60usize];
+};
+pub const SELECT_CLIP_COV: TokenSelectionKind = 0;
+pub const SELECT_KL_COV: TokenSelectionKind = 1;
+pub const SELECT_TOP_ENTROPY: TokenSelectionKind = 2;
+pub type TokenSelectionKind = ::core::ffi::c_uint;
+pub const TOKEN_SELECTION_BLOCK: TokenSelectionShape = 1024;
+pub type TokenSelectionShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenSelectionReport {
+    pub live: u64,
+    pub candidates: u64,
+    pub picked: u64,
+    pub threshold: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenSelectionReport"][::core::mem::size_of::<TokenSelectionReport>() - 32usize];
+    ["Alignment of TokenSelectionReport"][::core::mem::align_of::<TokenSelectionReport>() - 8usize];
+    ["Offset of field: TokenSelectionReport::live"]
+        [::core::mem::offset_of!(TokenSelectionReport, live) - 0usize];
+    ["Offset of field: TokenSelectionReport::candidates"]
+        [::core::mem::offset_of!(TokenSelectionReport, candidates) - 8usize];
+    ["Offset of field: TokenSelectionReport::picked"]
+        [::core::mem::offset_of!(TokenSelectionReport, picked) - 16usize];
+    ["Offset of field: TokenSelectionReport::threshold"]
+        [::core::mem::offset_of!(TokenSelectionReport, threshold) - 24usize];
+    ["Offset of field: TokenSelectionReport::unused"]
+        [::core::mem::offset_of!(TokenSelectionReport, unused) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenSelectionArgs {
+    pub logprob: *const f32,
+    pub old_logprob: *const f32,
+    pub advantage: *const f32,
+    pub entropy: *const f32,
+    pub mask: *const u8,
+    pub selected: *mut u8,
+    pub keys: *mut u32,
+    pub report: *mut TokenSelectionReport,
+    pub tokens: i64,
+    pub seed: u64,
+    pub number: u64,
+    pub share: f64,
+    pub least: f32,
+    pub most: f32,
+    pub clip_low: f32,
+    pub clip_high: f32,
+    pub kind: u32,
+    pub stream: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenSelectionArgs"][::core::mem::size_of::<TokenSelectionArgs>() - 120usize];
+    ["Alignment of TokenSelectionArgs"][::core::mem::align_of::<TokenSelectionArgs>() - 8usize];
+    ["Offset of field: TokenSelectionArgs::logprob"]
+        [::core::mem::offset_of!(TokenSelectionArgs, logprob) - 0usize];
+    ["Offset of field: TokenSelectionArgs::old_logprob"]
+        [::core::mem::offset_of!(TokenSelectionArgs, old_logprob) - 8usize];
+    ["Offset of field: TokenSelectionArgs::advantage"]
+        [::core::mem::offset_of!(TokenSelectionArgs, advantage) - 16usize];
+    ["Offset of field: TokenSelectionArgs::entropy"]
+        [::core::mem::offset_of!(TokenSelectionArgs, entropy) - 24usize];
+    ["Offset of field: TokenSelectionArgs::mask"]
+        [::core::mem::offset_of!(TokenSelectionArgs, mask) - 32usize];
+    ["Offset of field: TokenSelectionArgs::selected"]
+        [::core::mem::offset_of!(TokenSelectionArgs, selected) - 40usize];
+    ["Offset of field: TokenSelectionArgs::keys"]
+        [::core::mem::offset_of!(TokenSelectionArgs, keys) - 48usize];
+    ["Offset of field: TokenSelectionArgs::report"]
+        [::core::mem::offset_of!(TokenSelectionArgs, report) - 56usize];
+    ["Offset of field: TokenSelectionArgs::tokens"]
+        [::core::mem::offset_of!(TokenSelectionArgs, tokens) - 64usize];
+    ["Offset of field: TokenSelectionArgs::seed"]
+        [::core::mem::offset_of!(TokenSelectionArgs, seed) - 72usize];
+    ["Offset of field: TokenSelectionArgs::number"]
+        [::core::mem::offset_of!(TokenSelectionArgs, number) - 80usize];
+    ["Offset of field: TokenSelectionArgs::share"]
+        [::core::mem::offset_of!(TokenSelectionArgs, share) - 88usize];
+    ["Offset of field: TokenSelectionArgs::least"]
+        [::core::mem::offset_of!(TokenSelectionArgs, least) - 96usize];
+    ["Offset of field: TokenSelectionArgs::most"]
+        [::core::mem::offset_of!(TokenSelectionArgs, most) - 100usize];
+    ["Offset of field: TokenSelectionArgs::clip_low"]
+        [::core::mem::offset_of!(TokenSelectionArgs, clip_low) - 104usize];
+    ["Offset of field: TokenSelectionArgs::clip_high"]
+        [::core::mem::offset_of!(TokenSelectionArgs, clip_high) - 108usize];
+    ["Offset of field: TokenSelectionArgs::kind"]
+        [::core::mem::offset_of!(TokenSelectionArgs, kind) - 112usize];
+    ["Offset of field: TokenSelectionArgs::stream"]
+        [::core::mem::offset_of!(TokenSelectionArgs, stream) - 116usize];
 };

@@ -21,4 +21,5 @@
 #include "args/sample.h"
 #include "args/softmax.h"
 #include "args/token_decode.h"
+#include "args/token_selection.h"
 #endif

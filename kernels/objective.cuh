@@ -148,6 +148,21 @@ struct Vespo {
   }
 };
 
+// max((v - target)^2, (clip(v, old - c, old + c) - target)^2) / 2 of a value function: `logprob` is v, `old_logprob` the value
+// when it was sampled, `advantage` the target.
+struct Value {
+  const SurrogateNumbers& of;
+  __device__ __forceinline__ Loss operator()(const Token& t) const {
+    const float least = t.old_logprob - of.high, most = t.old_logprob + of.high;
+    float kept = t.logprob > most ? most : t.logprob;
+    kept = kept < least ? least : kept;
+    const float error = t.logprob - t.advantage, of_kept = kept - t.advantage;
+    const float plain = error * error, clipped = of_kept * of_kept;
+    const bool acts = clipped > plain;
+    return Loss{0.5f * (acts ? clipped : plain), acts ? 0.0f : error, t.logprob, acts, acts && kept == most, acts && kept == least, false};
+  }
+};
+
 // ---- replayed tokens: -A clamp(f(w), least, most) ----
 
 struct Shaped {

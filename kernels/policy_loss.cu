@@ -243,6 +243,7 @@ __device__ __forceinline__ Loss surrogate(const ObjectiveRule& rule, const Seque
     case SURROGATE_REINFORCE: return Reinforce{}(token);
     case SURROGATE_CPGD: return Cpgd{rule.numbers}(token);
     case SURROGATE_VESPO: return Vespo{shared}(token);
+    case SURROGATE_VALUE: return Value{rule.numbers}(token);
     default: return Clip{rule}(token);
   }
 }

@@ -10,7 +10,8 @@ enum Surrogate {
   SURROGATE_SAPO,
   SURROGATE_REINFORCE,
   SURROGATE_CPGD,
-  SURROGATE_VESPO
+  SURROGATE_VESPO,
+  SURROGATE_VALUE /**< no surrogate: the clipped error of a value function, in the place of log-probs */
 };
 
 /** What stands for the ratio in SURROGATE_CLIP. */
@@ -64,7 +65,7 @@ typedef struct ClipBounds {
 
 /** The numbers of the other surrogates. */
 typedef struct SurrogateNumbers {
-  float low, high;                        /**< bounds of the ratio (CISPO), of the log ratio (GMPO, CPGD) */
+  float low, high;                        /**< bounds of the ratio (CISPO), of the log ratio (GMPO, CPGD), high of the change (VALUE) */
   float positive, negative;               /**< by the sign of A: temperature (SAPO), k (VESPO) */
   float lambda_positive, lambda_negative; /**< VESPO */
 } SurrogateNumbers;

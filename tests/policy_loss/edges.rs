@@ -360,3 +360,55 @@ fn inputs_that_an_objective_does_not_know_are_named() {
     assert_eq!(Metrics::default().live_tokens, 0);
     assert_eq!(plain.log_ratio, LogRatio::Clamped);
 }
+
+#[test]
+fn a_value_loss_is_its_formula_and_its_gradient_the_derivative() {
+    use gradstone::kernels::policy_loss::{ValueInputs, ValueLoss, value_loss};
+    let tokens = batch(17, &[9, 0, 30], 0.4, 0.8, true);
+    let target = &tokens.advantage;
+    for clip in [None, Some(0.2f32), Some(5.0)] {
+        let loss = ValueLoss { clip, ..ValueLoss::default() };
+        let inputs = ValueInputs {
+            value: &tokens.logprob,
+            old_value: &tokens.old_logprob,
+            target,
+            mask: &tokens.mask,
+            offsets: &tokens.offsets,
+            totals: Totals::default(),
+        };
+        let mut gradient = vec![f32::NAN; tokens.logprob.len()];
+        let metrics = value_loss(&loss, &inputs, &mut gradient).unwrap();
+        let of = |t: usize, v: f64| {
+            let (old, target) = (f64::from(tokens.old_logprob[t]), f64::from(target[t]));
+            let clip = clip.map_or(f64::INFINITY, f64::from);
+            let clipped = v.clamp(old - clip, old + clip);
+            let (plain, of_clipped) = ((v - target).powi(2), (clipped - target).powi(2));
+            (0.5 * plain.max(of_clipped), of_clipped > plain)
+        };
+        let live: Vec<usize> = (0..39).filter(|t| tokens.mask[*t] != 0).collect();
+        let n = live.len() as f64;
+        let at = |t: usize| f64::from(tokens.logprob[t]);
+        let want: f64 = live.iter().map(|t| of(*t, at(*t)).0).sum::<f64>() / n;
+        assert!((metrics.loss - want).abs() < 1e-6 * want);
+        let clipped = live.iter().filter(|t| of(**t, at(**t)).1).count() as f64 / n;
+        assert!((metrics.clip_fraction - clipped).abs() < 1e-9);
+        for t in 0..39 {
+            let h = 1e-6;
+            let slope = (of(t, at(t) + h).0 - of(t, at(t) - h).0) / (2.0 * h * n);
+            let slope = if tokens.mask[t] != 0 { slope } else { 0.0 };
+            assert!((f64::from(gradient[t]) - slope).abs() < 1e-6, "{t}");
+        }
+    }
+    let bad = ValueLoss { clip: Some(0.0), ..ValueLoss::default() };
+    let inputs = ValueInputs {
+        value: &[1.0],
+        old_value: &[1.0],
+        target: &[0.0],
+        mask: &[1],
+        offsets: &[0, 1],
+        totals: Totals::default(),
+    };
+    assert!(value_loss(&bad, &inputs, &mut [0.0]).unwrap_err().is_invalid());
+    let short = ValueInputs { target: &[], ..inputs };
+    assert!(value_loss(&ValueLoss::default(), &short, &mut [0.0]).unwrap_err().is_shape());
+}

@@ -6,11 +6,12 @@ use super::aggregation::Totals;
 use super::metrics::{Metrics, ReplayMetrics};
 use super::objective::Objective;
 use super::rule;
+use super::value::{ValueLoss, ValueMetrics};
 use crate::DType::I64;
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceElement, DeviceSlice, DeviceSliceMut, Gpu};
 use crate::error::{Error, Result};
-use crate::kernels::args::{self, PolicyLossArgs};
+use crate::kernels::args::{self, ObjectiveRule, PolicyLossArgs};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
@@ -138,8 +139,64 @@ pub fn forward_backward(
     gradients: Gradients<'_>,
 ) -> Result<DeviceMetrics> {
     objective.check()?;
-    inputs.totals.check()?;
     inputs.check(objective, &gradients)?;
+    run(rule::of(objective), inputs, gradients)
+}
+
+/// [`ValueMetrics`] on the device.
+pub struct DeviceValueMetrics(DeviceMetrics);
+
+impl DeviceValueMetrics {
+    /// The metrics: waits for all that was launched before.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read(&self) -> Result<ValueMetrics> {
+        self.0.read().map(|metrics| ValueMetrics::of(&metrics))
+    }
+}
+
+/// What [`value_loss`] reads: [`ValueInputs`](super::ValueInputs) in device memory.
+#[derive(Clone, Copy)]
+pub struct ValueInputs<'a> {
+    /// f32 `[tokens]`: the values now.
+    pub value: DeviceSlice<'a>,
+    /// f32 `[tokens]`: the values when the tokens were sampled.
+    pub old_value: DeviceSlice<'a>,
+    /// f32 `[tokens]`: the returns.
+    pub target: DeviceSlice<'a>,
+    /// u8 `[tokens]`.
+    pub mask: DeviceSlice<'a>,
+    /// i64 `[sequences + 1]`.
+    pub offsets: DeviceSlice<'a>,
+    /// What this call must know of the whole batch.
+    pub totals: Totals,
+}
+
+/// [`value_loss`](super::value_loss) on a device; `gradient` is f32 `[tokens]`.
+///
+/// # Errors
+/// As [`forward_backward`].
+pub fn value_loss(
+    loss: &ValueLoss,
+    inputs: &ValueInputs<'_>,
+    gradient: DeviceSliceMut<'_>,
+) -> Result<DeviceValueMetrics> {
+    loss.check()?;
+    let advantage = Advantages::PerToken(inputs.target);
+    let base = Inputs::new(inputs.value, inputs.old_value, advantage, inputs.mask, inputs.offsets);
+    let base = Inputs { totals: inputs.totals, ..base };
+    let gradients = Gradients { logprob: gradient, entropy: None };
+    base.check(&loss.carrier(), &gradients)?;
+    run(rule::of_value(loss), &base, gradients).map(DeviceValueMetrics)
+}
+
+fn run(
+    objective: ObjectiveRule,
+    inputs: &Inputs<'_>,
+    gradients: Gradients<'_>,
+) -> Result<DeviceMetrics> {
+    inputs.totals.check()?;
     let gpu = inputs.logprob.gpu();
     let (tokens, sequences) = (inputs.logprob.len(), inputs.sequences());
     let blocks = tokens.div_ceil(args::POLICY_LOSS_BLOCK as usize);
@@ -183,7 +240,7 @@ pub fn forward_backward(
         scale: inputs.totals.scale,
         advantage_per_token: per_token,
         unused: 0,
-        objective: rule::of(objective),
+        objective,
     };
     let by_warps = gpu.item_grid(sequences.div_ceil(SEQUENCES));
     launch(gpu, "policy_loss_sequences", by_warps, &args)?;

@@ -1,6 +1,6 @@
 //! The token pass: blocks of tokens, cut into runs of one sequence. The arithmetic of a run is in `tile`.
 
-use super::formula::{Bounds, Cispo, Clip, Cpgd, Gmpo, Reinforce, Reshaped, Sapo};
+use super::formula::{Bounds, Cispo, Clip, Cpgd, Gmpo, Reinforce, Reshaped, Sapo, Value};
 use super::kl::{Estimator, K3Limits};
 use super::metrics::Sums;
 use super::objective::Objective;
@@ -43,6 +43,8 @@ pub(super) enum SurrogateRule {
     Cpgd(Cpgd),
     /// φ is the sequence's.
     Vespo,
+    /// No surrogate: a value function's error.
+    Value(Value),
 }
 
 impl SurrogateRule {
@@ -128,7 +130,7 @@ pub(super) struct KlRule {
 }
 
 impl Rule {
-    fn of(objective: &Objective) -> Rule {
+    pub fn of(objective: &Objective) -> Rule {
         let of_sequence = objective.importance_level != ImportanceLevel::Token;
         Rule {
             surrogate: SurrogateRule::of(objective),
@@ -192,14 +194,13 @@ pub(super) enum Lane<'a> {
 
 /// Losses, gradients and sums of all tokens.
 pub(super) fn tokens(
-    objective: &Objective,
+    rule: &Rule,
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
     sequences: &Sequences<'_>,
 ) -> Sums {
-    let rule = Rule::of(objective);
     let block = |(index, dlogprob, dentropy): (usize, &mut [f32], Option<&mut [f32]>)| {
-        one_block(&rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
+        one_block(rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
     };
     let blocks = gradients.logprob.par_chunks_mut(BLOCK).enumerate();
     let min_blocks = pool::rows_per_task(BLOCK * 16);

@@ -7,6 +7,7 @@ use super::objective::Objective;
 use super::pass::{Pick, Weighting, pick_of, weighting_of};
 use super::replay::{Replay, ReplayRatio, ReplayShape};
 use super::surrogate::{ImportanceLevel, RatioShape, Surrogate};
+use super::value::ValueLoss;
 use crate::kernels::args::{
     self, AggregationRule, ClipBounds, ObjectiveRule, ReplayRule, SurrogateNumbers,
 };
@@ -69,6 +70,17 @@ pub(super) fn of(objective: &Objective) -> ObjectiveRule {
         kl_straight_through: u32::from(kl.is_some_and(|kl| kl.straight_through)),
         entropy_coefficient: objective.entropy_coefficient,
         unused: 0,
+    }
+}
+
+/// A value function's loss in an objective's place.
+pub(super) fn of_value(loss: &ValueLoss) -> ObjectiveRule {
+    let carrier = of(&loss.carrier());
+    ObjectiveRule {
+        surrogate: args::SURROGATE_VALUE,
+        numbers: SurrogateNumbers { high: loss.clip(), ..carrier.numbers },
+        log_ratio_limit: f32::INFINITY,
+        ..carrier
     }
 }
 

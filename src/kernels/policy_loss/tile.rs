@@ -274,6 +274,7 @@ fn surrogate<const FMA: bool>(
             points::<FMA>(token, of_token, of, tile, gradient, counts);
         }
         SurrogateRule::Cpgd(cpgd) => points::<FMA>(token, cpgd, of, tile, gradient, counts),
+        SurrogateRule::Value(value) => points::<FMA>(token, value, of, tile, gradient, counts),
         SurrogateRule::Vespo => {
             let Factors { phi_positive: positive, phi_negative: negative, .. } = factors;
             points::<FMA>(token, Vespo { positive, negative }, of, tile, gradient, counts);
