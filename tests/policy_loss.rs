@@ -8,11 +8,11 @@ mod edges;
 #[path = "policy_loss/oracle.rs"]
 mod oracle;
 
-use cases::{Got, batch, clip, every, every_combination, kl, run};
+use cases::{batch, clip, every, every_combination, kl, run};
 use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::{
-    Advantages, Aggregation, Clamp, Gradients, Inputs, Kl, KlEstimator, LogRatio, Metrics,
-    Objective, Rows, Surrogate, Totals, forward_backward,
+    Advantages, Aggregation, Clamp, Gradients, Inputs, KlEstimator, LogRatio, Metrics, Objective,
+    Rows, Surrogate, Totals, forward_backward,
 };
 use oracle::{Batch, Oracle, Sums};
 use proptest::prelude::*;
