@@ -1,5 +1,6 @@
 //! `gradstone list`: what is built in.
 
+use crate::kernels::policy_loss::PRESETS;
 use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -19,7 +20,7 @@ pub(super) enum Listed {
 
 type Entries = &'static [(&'static str, &'static str)];
 
-/// Recipes come from their own table.
+/// Recipes and objectives come from their own tables.
 const LISTS: [(Listed, Entries); 4] = [
     (Listed::Recipes, &[]),
     (
@@ -31,13 +32,7 @@ const LISTS: [(Listed, Entries); 4] = [
             ("gemma2", "Gemma 2, with softcaps and sliding windows"),
         ],
     ),
-    (
-        Listed::Objectives,
-        &[(
-            "ppo_clip",
-            "clipped ratio: PPO, GRPO, Dr.GRPO, DAPO's asymmetric bounds, dual clip; KL k1, k2, k3; entropy bonus",
-        )],
-    ),
+    (Listed::Objectives, &[]),
     (
         Listed::Kernels,
         &[
@@ -53,6 +48,10 @@ const LISTS: [(Listed, Entries); 4] = [
             (
                 "policy_loss",
                 "loss, gradients and metrics of an objective in one pass over packed sequences",
+            ),
+            (
+                "token_selection",
+                "tokens that an objective treats apart: Clip-Cov, KL-Cov, the top entropies",
             ),
             ("sample", "temperature, top-k, top-p with Philox keyed by sequence and position"),
             ("adamw", "fused AdamW with f32 master weights; global gradient norm"),
@@ -76,6 +75,10 @@ pub(super) fn text(what: Option<Listed>) -> String {
         for (name, about) in recipes.map(|r| (r.name, r.summary)).chain(entries.iter().copied()) {
             let _ = writeln!(out, "{indent}{name:<16}{about}");
         }
+        for preset in PRESETS.iter().filter(|_| *listed == Listed::Objectives) {
+            let (name, about, source) = (preset.name, preset.summary, preset.source);
+            let _ = writeln!(out, "{indent}{name:<16}{about} [{source}]");
+        }
     }
     out
 }
@@ -87,6 +90,9 @@ mod tests {
     #[test]
     fn one_list_or_all() {
         assert!(text(Some(Listed::Models)).starts_with("llama "));
+        let objectives = text(Some(Listed::Objectives));
+        assert_eq!(objectives.lines().count(), PRESETS.len());
+        assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
         let all = text(None);
         assert!(
             all.starts_with("recipes\n  arithmetic") && all.contains("\n\nkernels\n  logprob ")

@@ -235,6 +235,9 @@ impl Batch {
                 reference_logprob: reference.as_ref().map(DeviceBuffer::whole),
                 entropy: Some(entropy.device_slice()?),
                 weight: None,
+                sampler_logprob: None,
+                off_policy: None,
+                selected: None,
                 totals: self.totals,
             },
             launch::Gradients {

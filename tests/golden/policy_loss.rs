@@ -85,6 +85,7 @@ pub fn run(case: &mut Case) -> Result<Outcome, String> {
         case.config.flag(name)?;
     }
     case.config.number("scale")?;
+    case.config.one_of("importance_sampling_level", &["token", "sequence"])?;
 
     let mut batch = Batch::read(case)?;
     let peer = case.config.text("peer")?.ok_or("no peer is named")?;
@@ -118,13 +119,7 @@ fn penalty(case: &mut Case, clamp: Clamp, bias_correction: bool) -> Result<Optio
         _ => KlEstimator::K3,
     };
     let wanted = coefficient != 0.0 || case.optional("in.ref_logp").is_some();
-    Ok(wanted.then_some(Kl {
-        estimator,
-        coefficient,
-        clamp,
-        bias_correction,
-        straight_through: false,
-    }))
+    Ok(wanted.then_some(Kl { clamp, bias_correction, ..Kl::new(estimator, coefficient) }))
 }
 
 fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, String> {

@@ -5,6 +5,8 @@
 //! nothing of its own: every objective works, entropy bonus and sequence ratios too, because the loss sees log-probs and
 //! entropies as vectors and its gradient goes back as vectors. Masked tokens have no row in any product.
 
+pub mod launch;
+
 use super::linear_logprob::{self, Gradients, Head, Saved};
 use super::logprob::{IGNORE, Outputs};
 use super::policy_loss::{self, Advantages, Inputs, Metrics, Objective, Totals};

@@ -23,9 +23,11 @@ mod pass;
 mod penalty;
 mod preset;
 mod replay;
+mod rule;
 mod sequence;
 mod surrogate;
 mod tile;
+mod value;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
@@ -34,6 +36,7 @@ pub use objective::Objective;
 pub use preset::{PRESETS, Preset};
 pub use replay::{Replay, ReplayRatio, ReplayShape};
 pub use surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate};
+pub use value::{ValueGradient, ValueInputs, ValueLoss, ValueMetrics, value_loss};
 
 use crate::error::{Error, Result};
 use surrogate::together;
@@ -161,7 +164,7 @@ pub fn forward_backward(
         entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
         factors: factors.as_deref(),
     };
-    let sums = pass::tokens(objective, inputs, gradients, &sequences);
+    let sums = pass::tokens(&pass::Rule::of(objective), inputs, gradients, &sequences);
     let of_kl = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     let of_drift = objective.drift.map_or(0.0, |drift| drift.coefficient);
     Ok(sums.report(&live, [of_kl, objective.entropy_coefficient, of_drift]))

@@ -274,6 +274,7 @@ fn surrogate<const FMA: bool>(
             points::<FMA>(token, of_token, of, tile, gradient, counts);
         }
         SurrogateRule::Cpgd(cpgd) => points::<FMA>(token, cpgd, of, tile, gradient, counts),
+        SurrogateRule::Value(value) => points::<FMA>(token, value, of, tile, gradient, counts),
         SurrogateRule::Vespo => {
             let Factors { phi_positive: positive, phi_negative: negative, .. } = factors;
             points::<FMA>(token, Vespo { positive, negative }, of, tile, gradient, counts);
@@ -356,6 +357,8 @@ fn replayed<const FMA: bool>(
             gradient[i] = slope;
             tile.value[i] = -a * point.value;
             tile.log_ratio[i] = clamped;
+            // For a penalty's bias correction; metrics of ratios do not count it.
+            tile.ratio[i] = exp::<FMA>(clamped);
         }
         shaped[i] = if off { point.value } else { 0.0 };
         ratio[i] = if off { point.ratio } else { 0.0 };

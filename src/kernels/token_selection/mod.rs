@@ -6,6 +6,7 @@
 //!
 //! Not here: what the loss does with the picked tokens, which is `kernels::policy_loss`'s.
 
+pub mod launch;
 mod select;
 
 pub use select::{Inputs, Selected, select};
