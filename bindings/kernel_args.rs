@@ -428,6 +428,9 @@ pub struct AdvantageScanArgs {
     pub offsets: *const i64,
     pub advantage: *mut f32,
     pub returns: *mut f32,
+    pub means: *const f32,
+    pub relative: *const f32,
+    pub bonus: *const f32,
     pub status: *mut u32,
     pub tokens: i64,
     pub sequences: i64,
@@ -440,7 +443,7 @@ pub struct AdvantageScanArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdvantageScanArgs"][::core::mem::size_of::<AdvantageScanArgs>() - 112usize];
+    ["Size of AdvantageScanArgs"][::core::mem::size_of::<AdvantageScanArgs>() - 136usize];
     ["Alignment of AdvantageScanArgs"][::core::mem::align_of::<AdvantageScanArgs>() - 8usize];
     ["Offset of field: AdvantageScanArgs::rewards"]
         [::core::mem::offset_of!(AdvantageScanArgs, rewards) - 0usize];
@@ -454,24 +457,60 @@ const _: () = {
         [::core::mem::offset_of!(AdvantageScanArgs, advantage) - 32usize];
     ["Offset of field: AdvantageScanArgs::returns"]
         [::core::mem::offset_of!(AdvantageScanArgs, returns) - 40usize];
+    ["Offset of field: AdvantageScanArgs::means"]
+        [::core::mem::offset_of!(AdvantageScanArgs, means) - 48usize];
+    ["Offset of field: AdvantageScanArgs::relative"]
+        [::core::mem::offset_of!(AdvantageScanArgs, relative) - 56usize];
+    ["Offset of field: AdvantageScanArgs::bonus"]
+        [::core::mem::offset_of!(AdvantageScanArgs, bonus) - 64usize];
     ["Offset of field: AdvantageScanArgs::status"]
-        [::core::mem::offset_of!(AdvantageScanArgs, status) - 48usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, status) - 72usize];
     ["Offset of field: AdvantageScanArgs::tokens"]
-        [::core::mem::offset_of!(AdvantageScanArgs, tokens) - 56usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, tokens) - 80usize];
     ["Offset of field: AdvantageScanArgs::sequences"]
-        [::core::mem::offset_of!(AdvantageScanArgs, sequences) - 64usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, sequences) - 88usize];
     ["Offset of field: AdvantageScanArgs::gamma"]
-        [::core::mem::offset_of!(AdvantageScanArgs, gamma) - 72usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, gamma) - 96usize];
     ["Offset of field: AdvantageScanArgs::lambda"]
-        [::core::mem::offset_of!(AdvantageScanArgs, lambda) - 80usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, lambda) - 104usize];
     ["Offset of field: AdvantageScanArgs::critic_lambda"]
-        [::core::mem::offset_of!(AdvantageScanArgs, critic_lambda) - 88usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, critic_lambda) - 112usize];
     ["Offset of field: AdvantageScanArgs::length_alpha"]
-        [::core::mem::offset_of!(AdvantageScanArgs, length_alpha) - 96usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, length_alpha) - 120usize];
     ["Offset of field: AdvantageScanArgs::reset"]
-        [::core::mem::offset_of!(AdvantageScanArgs, reset) - 104usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, reset) - 128usize];
     ["Offset of field: AdvantageScanArgs::carried"]
-        [::core::mem::offset_of!(AdvantageScanArgs, carried) - 108usize];
+        [::core::mem::offset_of!(AdvantageScanArgs, carried) - 132usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageMeansArgs {
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub means: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageMeansArgs"][::core::mem::size_of::<AdvantageMeansArgs>() - 56usize];
+    ["Alignment of AdvantageMeansArgs"][::core::mem::align_of::<AdvantageMeansArgs>() - 8usize];
+    ["Offset of field: AdvantageMeansArgs::values"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, values) - 0usize];
+    ["Offset of field: AdvantageMeansArgs::mask"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, mask) - 8usize];
+    ["Offset of field: AdvantageMeansArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, offsets) - 16usize];
+    ["Offset of field: AdvantageMeansArgs::means"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, means) - 24usize];
+    ["Offset of field: AdvantageMeansArgs::status"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, status) - 32usize];
+    ["Offset of field: AdvantageMeansArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, tokens) - 40usize];
+    ["Offset of field: AdvantageMeansArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, sequences) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

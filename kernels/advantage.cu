@@ -133,7 +133,8 @@ __device__ __forceinline__ double factor_of(const AdvantageArgs& a, const Statis
 
 __device__ __forceinline__ Affine affine(const AdvantageArgs& a, const Statistics& group, double center) {
   const bool alone = group.scored == 1 && a.singleton_reward && a.center <= ADVANTAGE_LENGTH_MEAN;
-  const double factor = group.std * group.std < a.variance_threshold ? 0.0 : a.scale * factor_of(a, group);
+  const bool nothing = group.scored == 0 && a.center <= ADVANTAGE_LENGTH_MEAN;  // to compare with
+  const double factor = nothing || group.std * group.std < a.variance_threshold ? 0.0 : a.scale * factor_of(a, group);
   return Affine{alone ? 0.0 : center, factor};
 }
 
@@ -280,7 +281,7 @@ KERNEL(advantage_batch, AdvantageBatchArgs, BATCH_THREADS) {
   double scored_ones = 0.0;
   for (int64_t i = threadIdx.x; i < a.responses; i += BATCH_THREADS) scored_ones += scored(a.rewards[i]) && a.rewards[i] != 0.0f;
   const double nonzero = team.reduce(scored_ones, SumF64());
-  if (threadIdx.x == 0) *a.batch = AdvantageBatch{all.std, double(all.scored) / (nonzero > 1.0 ? nonzero : 1.0)};
+  if (threadIdx.x == 0) *a.batch = AdvantageBatch{all.all_equal ? 1.0 : all.std, double(all.scored) / (nonzero > 1.0 ? nonzero : 1.0)};
 }
 
 struct Extent {

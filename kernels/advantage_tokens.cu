@@ -5,7 +5,8 @@
 // Floor      GAE reads 9 and writes 8 bytes a token: 5 us for 1 M tokens at 4.8 TB/s. The baseline adds 21 bytes of workspace.
 // Algorithm  advantage_scan: a warp a sequence, 32 tokens at a time from the end. A live token maps the advantage after
 //            it, x, to b + a x; a masked one is the identity (or 0): maps compose, so a chunk is a scan of five shuffles.
-//            The value after a token is that of the next live lane, found in the ballot. advantage_moments,
+//            The value after a token is that of the next live lane, found in the ballot. advantage_means: a warp a
+//            sequence, for baselines that are means of token rewards. advantage_moments,
 //            advantage_whiten: 2048 tokens a record; every block merges all records in the same order, so no third launch.
 //            token_baseline_slots: a warp a sequence leaves return and accumulated variance of each slot (a position, or
 //            the k-th live token). token_baseline: a block a group, a thread a slot, members in order.
@@ -71,6 +72,8 @@ KERNEL_RESIDENT(advantage_scan, AdvantageScanArgs, THREADS, 1) {
       lambda = adapted > 0.0 ? adapted : 0.0;
     }
     const double critic_lambda = a.critic_lambda >= 0.0 ? a.critic_lambda : lambda;
+    const double center = a.means && all.length > 0 ? double(a.means[sequence]) - double(a.relative[sequence]) : 0.0;
+    const double bonus = a.bonus ? double(a.bonus[sequence]) : 0.0;
     double after = 0.0, critic_after = 0.0, value_after = 0.0;
     for (int64_t base = all.length > 0 ? (all.length - 1) / WARP * WARP : -1; base >= 0; base -= WARP) {
       const int64_t t = base + lane_id(), token = all.from + t;
@@ -79,13 +82,13 @@ KERNEL_RESIDENT(advantage_scan, AdvantageScanArgs, THREADS, 1) {
       const unsigned alive = __ballot_sync(ALL_LANES, live), above = lane_id() < WARP - 1 ? alive >> (lane_id() + 1) : 0;
       const int next = above ? lane_id() + __ffs(int(above)) : lane_id();
       const double next_value = __shfl_sync(ALL_LANES, value, next);
-      const double delta = live ? double(a.rewards[token]) + a.gamma * (above ? next_value : value_after) - value : 0.0;
+      const double delta = live ? double(a.rewards[token]) - center + a.gamma * (above ? next_value : value_after) - value : 0.0;
       const double passes = inside && a.reset ? 0.0 : 1.0;
       const double advantage = scan_backward(Map{live ? a.gamma * lambda : passes, delta}, after);
       const double critic = scan_backward(Map{live ? a.gamma * critic_lambda : passes, delta}, critic_after);
       if (inside && (live || a.carried)) {
         const double own = live ? value : a.values ? double(a.values[token]) : 0.0;
-        if (a.advantage) a.advantage[token] = float(advantage);
+        if (a.advantage) a.advantage[token] = float(live ? advantage + bonus : advantage);
         if (a.returns) a.returns[token] = float(critic + own);
       }
       after = __shfl_sync(ALL_LANES, advantage, 0);
@@ -93,6 +96,21 @@ KERNEL_RESIDENT(advantage_scan, AdvantageScanArgs, THREADS, 1) {
       const double first_value = __shfl_sync(ALL_LANES, value, alive ? __ffs(int(alive)) - 1 : 0);
       value_after = alive ? first_value : value_after;
     }
+  }
+}
+
+KERNEL(advantage_means, AdvantageMeansArgs, THREADS) {
+  const int64_t warps = threads_in_grid() / WARP;
+  for (int64_t sequence = thread_in_grid() / WARP; sequence < a.sequences; sequence += warps) {
+    const TokenRange all = tokens_of(a.offsets, sequence, a.tokens);
+    if (all.length < 0 && lane_id() == 0) raise_status(a.status, STATUS_BAD_GROUP);
+    double sum = 0.0;
+    for (int64_t t = lane_id(); t < all.length; t += WARP) {
+      if (a.mask[all.from + t] != 0) sum += double(a.values[all.from + t]);
+    }
+    sum = __shfl_sync(ALL_LANES, scan_sum_forward(sum), WARP - 1);
+    const double live = double(live_tokens(a.mask, all));
+    if (lane_id() == 0) a.means[sequence] = live > 0.0 ? float(sum / live) : NAN_F;
   }
 }
 

@@ -144,6 +144,7 @@ fn oracle(estimator: &Estimator, rewards: &[f32], ids: &[i32]) -> Vec<f64> {
                 (Estimator::Grpo { epsilon, .. }, _) => (reward - mean) / (batch_std + epsilon),
                 (Estimator::DrGrpo { .. }, _) => reward - mean,
                 (Estimator::Rloo { .. }, _) => reward - (mean * n - reward) / (n - 1.0),
+                (other, _) => panic!("{other:?} is tested with the whole field"),
             }
         })
         .collect()

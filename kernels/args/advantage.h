@@ -34,7 +34,7 @@ enum AdvantageShape {
 
 /** What all responses together say. */
 typedef struct AdvantageBatch {
-  double std;   /**< unbiased deviation of the scored rewards */
+  double std;   /**< unbiased deviation of the scored rewards; 1 where all are equal */
   double scale; /**< scored responses / max(1, those with a reward that is not 0) */
 } AdvantageBatch;
 
@@ -116,6 +116,9 @@ typedef struct AdvantageScanArgs {
   const int64_t* offsets; /**< [sequences + 1]; a sequence they do not place in the tokens: STATUS_BAD_GROUP, 0 */
   float* advantage;       /**< [tokens], zero before; null: not wanted */
   float* returns;         /**< [tokens], zero before: advantage with critic_lambda, plus value; null: not wanted */
+  const float* means;     /**< [sequences] with `relative`: means - relative is taken off every reward; null: nothing */
+  const float* relative;  /**< [sequences] */
+  const float* bonus;     /**< [sequences] added to every live advantage; null: nothing */
   uint32_t* status;
   int64_t tokens;
   int64_t sequences;
@@ -126,6 +129,17 @@ typedef struct AdvantageScanArgs {
   uint32_t reset;      /**< a masked token ends what comes after it; else it passes it on */
   uint32_t carried;    /**< a masked token gets what it passes on (plus its value); else 0 */
 } AdvantageScanArgs;
+
+/** The mean over the live tokens of each sequence. */
+typedef struct AdvantageMeansArgs {
+  const float* values;    /**< [tokens] */
+  const uint8_t* mask;    /**< [tokens] non-zero: live */
+  const int64_t* offsets; /**< [sequences + 1]; a sequence they do not place in the tokens: STATUS_BAD_GROUP, NaN */
+  float* means;           /**< [sequences]; NaN where no token is live */
+  uint32_t* status;
+  int64_t tokens;
+  int64_t sequences;
+} AdvantageMeansArgs;
 
 /** Moments of live tokens. */
 typedef struct AdvantageMoments {

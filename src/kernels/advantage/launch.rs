@@ -5,7 +5,8 @@ mod tokens;
 
 pub use several::several_rewards;
 pub use tokens::{
-    TokenBaseline, TokenOutputs, Tokens, gae, reinforce_plus_plus, returns, token_baseline, whiten,
+    Prime, TokenBaseline, TokenOutputs, Tokens, gae, prime, reinforce_plus_plus, returns,
+    token_baseline, whiten,
 };
 
 use super::outcome::{check_lengths, check_needs};

@@ -191,7 +191,9 @@ struct Batch {
 impl Batch {
     fn of(estimator: &Estimator, rewards: &[f32]) -> Batch {
         let of_batch = matches!(estimator, Estimator::Grpo { scale: Scale::Batch, .. });
-        let std = of_batch.then(|| Statistics::of(rewards.iter().copied()).std);
+        let all = || Statistics::of(rewards.iter().copied());
+        // A batch of equal rewards has deviation 1, as a group has: only what is outside a basis differs from its mean.
+        let std = of_batch.then(|| if all().all_equal { 1.0 } else { all().std });
         let scored = rewards.iter().filter(|r| !r.is_nan()).count();
         let nonzero = rewards.iter().filter(|r| !r.is_nan() && **r != 0.0).count();
         Batch { std, scale: scored as f64 / nonzero.max(1) as f64 }
@@ -263,6 +265,9 @@ impl Group<'_> {
         // Where all are equal the distance to the centre is 0, except outside the basis: then the deviation counts as 1.
         let own = if all_equal { 1.0 } else { std };
         match *self.estimator {
+            Estimator::ReinforcePlusPlus { .. } | Estimator::Remax {} => 1.0,
+            // Nothing to compare with.
+            _ if scored == 0 => 0.0,
             Estimator::Grpo { variance_threshold, .. } if std * std < variance_threshold => 0.0,
             Estimator::Grpo { epsilon, variance_floor, .. } => {
                 over(self.batch.std.unwrap_or(own), variance_floor.sqrt(), epsilon)

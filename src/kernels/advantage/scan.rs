@@ -37,12 +37,21 @@ pub enum Holes {
 }
 
 /// What a scan does.
-pub(super) struct Scan {
+pub(super) struct Scan<'a> {
     pub(super) gae: Gae,
     pub(super) holes: Holes,
+    /// For each sequence what is taken off its rewards and what is added to its advantages.
+    pub(super) shifts: Option<&'a [Shift]>,
 }
 
-impl Scan {
+/// What is the same for all tokens of a sequence.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shift {
+    pub(super) center: f64,
+    pub(super) bonus: f64,
+}
+
+impl Scan<'_> {
     fn lambda(&self, live: usize) -> f64 {
         let adapted = |alpha: f64| (1.0 - 1.0 / (alpha * live.max(1) as f64)).max(0.0);
         self.gae.length_alpha.map_or(self.gae.lambda, adapted)
@@ -54,6 +63,7 @@ impl Scan {
         rewards: &[f32],
         values: Option<&[f32]>,
         mask: &[u8],
+        shift: Shift,
         mut write: impl FnMut(usize, f64, f64),
     ) {
         let Gae { gamma, critic_lambda, masked, .. } = self.gae;
@@ -64,11 +74,11 @@ impl Scan {
         for t in (0..mask.len()).rev() {
             if mask[t] != 0 {
                 let value = value_at(t);
-                let delta = f64::from(rewards[t]) + gamma * value_after - value;
+                let delta = f64::from(rewards[t]) - shift.center + gamma * value_after - value;
                 advantage = delta + gamma * lambda * advantage;
                 critic = delta + gamma * critic_lambda * critic;
                 value_after = value;
-                write(t, advantage, critic + value);
+                write(t, advantage + shift.bonus, critic + value);
             } else {
                 if self.holes == Holes::Reset {
                     (advantage, critic) = (0.0, 0.0);
@@ -97,15 +107,17 @@ impl Scan {
                 ("output `returns`", out.returns.as_ref().map(|x| x.len())),
             ],
         )?;
-        for bounds in offsets.windows(2) {
+        for (sequence, bounds) in offsets.windows(2).enumerate() {
             let (from, to) = (bounds[0], bounds[1]);
             let values = values.map(|values| &values[from..to]);
-            self.sequence(&rewards[from..to], values, &of.mask[from..to], |t, advantage, value| {
+            let shift = self.shifts.and_then(|all| all.get(sequence)).copied().unwrap_or_default();
+            let write = |t: usize, advantage: f64, value: f64| {
                 out.advantage[from + t] = advantage as f32;
                 if let Some(returns) = out.returns.as_deref_mut() {
                     returns[from + t] = value as f32;
                 }
-            });
+            };
+            self.sequence(&rewards[from..to], values, &of.mask[from..to], shift, write);
         }
         Ok(())
     }
@@ -156,7 +168,7 @@ pub fn gae(
     of: Tokens<'_>,
     mut out: TokenOutputs<'_>,
 ) -> Result<()> {
-    let scan = Scan { gae: *settings, holes: Holes::Pass };
+    let scan = Scan { gae: *settings, holes: Holes::Pass, shifts: None };
     scan.run(rewards, Some(values), of, out.reborrow())?;
     match settings.whiten {
         true => whiten(out.advantage, of.mask, WHITEN_EPSILON, settings.masked),
@@ -180,7 +192,7 @@ pub fn returns(
 ) -> Result<()> {
     let settings = Gae { gamma, whiten: false, ..Gae::default() };
     let out = TokenOutputs { advantage: out, returns: None };
-    Scan { gae: settings, holes }.run(rewards, None, of, out)
+    Scan { gae: settings, holes, shifts: None }.run(rewards, None, of, out)
 }
 
 /// REINFORCE++: the returns, whitened over the live tokens of the batch. KL penalties are in the rewards already.

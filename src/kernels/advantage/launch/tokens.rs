@@ -1,16 +1,17 @@
 //! Advantages of tokens on a device.
 
+use super::super::prime::{LEAVE_ONE_OUT, check_outcomes};
 use super::super::scan::{WHITEN_EPSILON, check_token_lengths, reinforce_options};
 use super::super::token_baseline::Options;
 use super::super::{Estimator, Gae, Holes, Masked, Positions};
-use super::{BLOCK, DeviceGroups, optional, optional_mut};
-use crate::DType::{I32, I64};
+use super::{BLOCK, DeviceGroups, Outputs, forward, optional, optional_mut};
+use crate::DType::{F32, I32, I64};
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::args::{
-    ADVANTAGE_BLOCK, AdvantageMoments, AdvantageScanArgs, AdvantageTokenBaselineArgs,
-    AdvantageWhitenArgs,
+    ADVANTAGE_BLOCK, AdvantageMeansArgs, AdvantageMoments, AdvantageScanArgs,
+    AdvantageTokenBaselineArgs, AdvantageWhitenArgs,
 };
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ pub fn gae(
     of: Tokens<'_>,
     mut out: TokenOutputs<'_>,
 ) -> Result<()> {
-    scan(settings, Holes::Pass, rewards, Some(values), of, &mut out)?;
+    scan(settings, Holes::Pass, rewards, Some(values), Shifts::default(), of, &mut out)?;
     match settings.whiten {
         true => whiten(out.advantage, of.mask, WHITEN_EPSILON, settings.masked),
         false => Ok(()),
@@ -65,7 +66,7 @@ pub fn returns(
 ) -> Result<()> {
     let settings = Gae { gamma, whiten: false, ..Gae::default() };
     let mut out = TokenOutputs { advantage: out, returns: None };
-    scan(&settings, holes, rewards, None, of, &mut out)
+    scan(&settings, holes, rewards, None, Shifts::default(), of, &mut out)
 }
 
 /// [`reinforce_plus_plus`](super::super::reinforce_plus_plus) on a device: `rewards` f32 `[tokens]`.
@@ -87,11 +88,20 @@ pub fn reinforce_plus_plus(
     whiten(out.advantage, of.mask, epsilon, Masked::Zero)
 }
 
+/// What is the same for all tokens of a sequence, f32 `[sequences]`.
+#[derive(Clone, Copy, Default)]
+struct Shifts<'a> {
+    means: Option<DeviceSlice<'a>>,
+    relative: Option<DeviceSlice<'a>>,
+    bonus: Option<DeviceSlice<'a>>,
+}
+
 fn scan(
     settings: &Gae,
     holes: Holes,
     rewards: DeviceSlice<'_>,
     values: Option<DeviceSlice<'_>>,
+    shifts: Shifts<'_>,
     of: Tokens<'_>,
     out: &mut TokenOutputs<'_>,
 ) -> Result<()> {
@@ -116,6 +126,9 @@ fn scan(
         offsets: of.offsets.typed::<i64>()?,
         advantage: out.advantage.typed::<f32>()?,
         returns: optional_mut(&mut out.returns)?,
+        means: optional(shifts.means)?,
+        relative: optional(shifts.relative)?,
+        bonus: optional(shifts.bonus)?,
         status: gpu.status(),
         tokens: tokens as i64,
         sequences: sequences as i64,
@@ -127,6 +140,59 @@ fn scan(
         carried: u32::from(settings.masked == Masked::Carried),
     };
     launch(gpu, "advantage_scan", gpu.item_grid(sequences.div_ceil(SEQUENCES)), &args)
+}
+
+/// [`Prime`](super::super::Prime) in device memory.
+#[derive(Clone, Copy)]
+pub struct Prime<'a> {
+    /// f32 `[sequences]`.
+    pub outcome: DeviceSlice<'a>,
+    /// f32 `[tokens]`.
+    pub process: DeviceSlice<'a>,
+    /// The discount of process rewards.
+    pub gamma: f64,
+}
+
+/// [`prime`](super::super::prime) on a device; `groups` are groups of sequences, `advantage` f32 `[tokens]`.
+///
+/// # Errors
+/// As [`gae`].
+pub fn prime(
+    of: &Prime<'_>,
+    tokens: Tokens<'_>,
+    groups: &DeviceGroups,
+    advantage: DeviceSliceMut<'_>,
+) -> Result<()> {
+    let count = of.process.len();
+    check_token_lengths(count, tokens.mask.len(), &[])?;
+    let sequences = tokens.sequences(count)?;
+    check_outcomes(of.outcome.len(), sequences)?;
+    let gpu = of.process.gpu();
+    let new = || DeviceBuffer::recycled(gpu, F32, sequences);
+    let (mut means, mut relative, mut bonus) = (new()?, new()?, new()?);
+    let args = AdvantageMeansArgs {
+        values: of.process.typed::<f32>()?,
+        mask: tokens.mask.typed::<u8>()?,
+        offsets: tokens.offsets.typed::<i64>()?,
+        means: means.whole_mut().typed::<f32>()?,
+        status: gpu.status(),
+        tokens: count as i64,
+        sequences: sequences as i64,
+    };
+    launch(gpu, "advantage_means", gpu.item_grid(sequences.div_ceil(SEQUENCES)), &args)?;
+    for (rewards, to) in [(means.whole(), &mut relative), (of.outcome, &mut bonus)] {
+        let advantage = to.whole_mut();
+        let to = Outputs { advantage, mean: None, std: None, flags: None, counts: None };
+        forward(&LEAVE_ONE_OUT, rewards, groups, to)?;
+    }
+    let shifts = Shifts {
+        means: Some(means.whole()),
+        relative: Some(relative.whole()),
+        bonus: Some(bonus.whole()),
+    };
+    let settings = Gae { gamma: of.gamma, whiten: false, ..Gae::default() };
+    let mut out = TokenOutputs { advantage, returns: None };
+    scan(&settings, Holes::Pass, of.process, None, shifts, tokens, &mut out)
 }
 
 /// [`whiten`](super::super::whiten) on a device: `values` f32 `[tokens]` in place, `mask` u8 `[tokens]`.
