@@ -4,3 +4,4 @@
 
 pub mod rollout;
 pub mod scoring;
+pub mod small_policy;

@@ -9,6 +9,7 @@ pub mod arithmetic;
 pub mod equality;
 pub mod jsonl;
 mod quantity;
+pub mod two_hop;
 pub mod verifier;
 
 pub use verifier::Verifier;
