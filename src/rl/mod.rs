@@ -2,6 +2,8 @@
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
+pub mod guarded;
+pub mod replay;
 pub mod rollout;
 pub mod scoring;
 pub mod small_policy;
