@@ -1,9 +1,11 @@
-//! Reinforcement learning on a decoder: sampling completions ([`rollout`]) and scoring them ([`scoring`]).
+//! Reinforcement learning on a decoder: sampling completions ([`rollout`]), scoring them ([`scoring`]), rewards by the
+//! label of an outcome ([`faithful`]).
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
 pub mod guarded;
 pub mod replay;
+pub mod faithful;
 pub mod rollout;
 pub mod scoring;
 pub mod small_policy;
