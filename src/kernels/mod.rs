@@ -25,3 +25,4 @@ pub mod sample;
 pub mod softmax;
 pub mod step_credit;
 pub mod token_decode;
+pub mod token_selection;
