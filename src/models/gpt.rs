@@ -291,12 +291,9 @@ impl Gpt {
         attend: &mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let get = |index: usize| self.parameters.get(index);
-        let norm = |x: &Tensor, at: Linear| {
-            ops::layer_norm(x, &get(at.weight), &get(at.bias), EPSILON)
-        };
-        let linear = |x: &Tensor, at: Linear| {
-            ops::linear(x, &get(at.weight), Some(&get(at.bias)))
-        };
+        let norm =
+            |x: &Tensor, at: Linear| ops::layer_norm(x, &get(at.weight), &get(at.bias), EPSILON);
+        let linear = |x: &Tensor, at: Linear| ops::linear(x, &get(at.weight), Some(&get(at.bias)));
         if tokens.ids.len() != self.tables.len() {
             return Err(Error::shape(format!(
                 "gpt: {}-grams for a model of {}-grams",
@@ -333,8 +330,7 @@ mod tests {
 
     #[test]
     fn a_cache_changes_no_bit() {
-        let config =
-            GptConfig { vocab: 9, width: 16, layers: 2, heads: 2, context: 8, ngram: 3 };
+        let config = GptConfig { vocab: 9, width: 16, layers: 2, heads: 2, context: 8, ngram: 3 };
         let model = Gpt::random(config, 5).unwrap();
         let sequences = [vec![1, 2, 3, 4, 5, 6], vec![7, 8, 0, 1, 2, 3]];
         let whole = Ngrams::new(3, sequences.iter().map(|s| (&s[..], 0)));
@@ -357,8 +353,7 @@ mod tests {
 
     #[test]
     fn sizes_are_checked() {
-        let config =
-            GptConfig { vocab: 9, width: 15, layers: 2, heads: 2, context: 8, ngram: 3 };
+        let config = GptConfig { vocab: 9, width: 15, layers: 2, heads: 2, context: 8, ngram: 3 };
         assert!(Gpt::random(config, 5).err().is_some_and(|e| e.is_invalid()));
         let model = Gpt::random(GptConfig { width: 16, ..config }, 5).unwrap();
         let one = [1i32];

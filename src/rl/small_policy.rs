@@ -214,8 +214,7 @@ mod tests {
 
     #[test]
     fn training_sees_the_bits_that_sampling_saw() {
-        let config =
-            GptConfig { vocab: 11, width: 16, layers: 2, heads: 2, context: 12, ngram: 3 };
+        let config = GptConfig { vocab: 11, width: 16, layers: 2, heads: 2, context: 12, ngram: 3 };
         let model = Gpt::random(config, 3).unwrap();
         let drawing = Drawing {
             temperature: 1.0,

@@ -154,9 +154,10 @@ impl PermutationChain {
         let spelled = 0..(STATES * self.config.spellings) as i32;
         *end == self.end()
             && states.len() == question.operations.len()
-            && states.iter().zip(question.states()).all(|(token, state)| {
-                spelled.contains(token) && *token as usize % STATES == state
-            })
+            && states
+                .iter()
+                .zip(question.states())
+                .all(|(token, state)| spelled.contains(token) && *token as usize % STATES == state)
     }
 
     /// A question of a level and a response to imitate, in which each transposition goes wrong as the configuration
@@ -165,7 +166,8 @@ impl PermutationChain {
         let allowed = ALLOWED[level.min(LEVELS - 1)];
         let question = loop {
             let start = draws.below(STATES as u32) as usize;
-            let operation = |draws: &mut Sequence| allowed[draws.below(allowed.len() as u32) as usize];
+            let operation =
+                |draws: &mut Sequence| allowed[draws.below(allowed.len() as u32) as usize];
             let operations = (0..=level.min(LEVELS - 1)).map(|_| operation(draws)).collect();
             let question = Question { start, operations };
             if !self.held_out.contains(&question) {
@@ -282,7 +284,15 @@ mod tests {
         let (a, end) = (states[0] as i32, task.end());
         assert!(task.is_right(&question, &[a, 0, end]));
         assert!(task.is_right(&question, &[a + 24, 24, end]));
-        for wrong in [&[a, 0][..], &[a, 1, end], &[a + 1, 0, end], &[a, 0, 0, end], &[end], &[], &[-a, 0, end]] {
+        for wrong in [
+            &[a, 0][..],
+            &[a, 1, end],
+            &[a + 1, 0, end],
+            &[a, 0, 0, end],
+            &[end],
+            &[],
+            &[-a, 0, end],
+        ] {
             assert!(!task.is_right(&question, wrong), "{wrong:?}");
         }
         let prompt = task.prompt(&question);

@@ -98,9 +98,7 @@ impl Claim {
         let own = of(&self.arm);
         let compared: Vec<f64> = match self.measure {
             Measure::Value => own,
-            Measure::Difference => {
-                own.iter().zip(of(&self.against)).map(|(a, b)| a - b).collect()
-            }
+            Measure::Difference => own.iter().zip(of(&self.against)).map(|(a, b)| a - b).collect(),
             Measure::Ratio => own.iter().zip(of(&self.against)).map(|(a, b)| a / b).collect(),
         };
         let median = median(&compared);
@@ -126,8 +124,7 @@ mod tests {
     use super::*;
 
     fn claim(measure: Measure, bound: Bound) -> Judged {
-        let arm =
-            |name: &str| Arm { name: name.into(), about: String::new(), start: 0 };
+        let arm = |name: &str| Arm { name: name.into(), about: String::new(), start: 0 };
         let metrics = [Metric { name: "H", about: "", digits: 3 }];
         let values =
             |arm: usize, _: usize| if arm == 0 { vec![0.2, 0.3, 0.4] } else { vec![0.4, 0.4, 0.4] };

@@ -35,7 +35,8 @@ fn mean(curves: &[&[(f64, f64)]]) -> Vec<(f64, f64)> {
     let count = curves.len() as f64;
     (0..shortest)
         .map(|i| {
-            let sum = |part: &dyn Fn((f64, f64)) -> f64| curves.iter().map(|c| part(c[i])).sum::<f64>();
+            let sum =
+                |part: &dyn Fn((f64, f64)) -> f64| curves.iter().map(|c| part(c[i])).sum::<f64>();
             (sum(&|p| p.0) / count, sum(&|p| p.1) / count)
         })
         .collect()

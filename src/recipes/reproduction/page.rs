@@ -119,7 +119,8 @@ fn cell(metric: &Metric, values: &[f64]) -> String {
         let never = values.iter().any(|value| value.is_infinite());
         return if never { "never" } else { "–" }.to_owned();
     }
-    let part = if count < values.len() { format!(" ({count}/{})", values.len()) } else { String::new() };
+    let part =
+        if count < values.len() { format!(" ({count}/{})", values.len()) } else { String::new() };
     if values.len() == 1 {
         return figure(mean, digits);
     }
@@ -148,7 +149,10 @@ pub fn markdown(report: &Report) -> String {
         out,
         "A claim is judged by the median over the seeds. *Reported* means that the exit status does not depend on it.\n"
     );
-    let _ = writeln!(out, "| claim | verdict | median, bound and the value of each seed |\n|---|---|---|");
+    let _ = writeln!(
+        out,
+        "| claim | verdict | median, bound and the value of each seed |\n|---|---|---|"
+    );
     for judged in &report.claims {
         let verdict = match (judged.claim.asserted, judged.holds) {
             (true, true) => "**holds**",
@@ -157,12 +161,18 @@ pub fn markdown(report: &Report) -> String {
             (false, false) => "reported: no",
         };
         let numbers = arithmetic(judged, &report.metrics);
-        let _ = writeln!(out, "| {} | {verdict} | {} |", judged.claim.text, numbers.replace('|', "\\|"));
+        let _ = writeln!(
+            out,
+            "| {} | {verdict} | {} |",
+            judged.claim.text,
+            numbers.replace('|', "\\|")
+        );
     }
     let _ = writeln!(out, "\n## Results\n\nMean ± deviation over the seeds.");
     for (first, metrics) in report.metrics.chunks(COLUMNS).enumerate() {
         let names: Vec<&str> = metrics.iter().map(|metric| metric.name).collect();
-        let _ = writeln!(out, "\n| arm | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
+        let _ =
+            writeln!(out, "\n| arm | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
         for (arm, named) in report.arms.iter().enumerate() {
             let cells: Vec<String> = metrics
                 .iter()
@@ -186,7 +196,10 @@ pub fn markdown(report: &Report) -> String {
     }
     let unscored = report.unscored();
     if unscored > 0 {
-        let _ = writeln!(out, "\n{unscored} samples had no reward (the verifier failed) and were left out.");
+        let _ = writeln!(
+            out,
+            "\n{unscored} samples had no reward (the verifier failed) and were left out."
+        );
     }
     for (arm, seed, message) in report.failures() {
         let _ = writeln!(out, "\nFailed: {arm}, seed {seed}: {message}");

@@ -53,8 +53,8 @@ impl PoolFile {
         if !path.exists() {
             return Ok(PoolFile { path, pool: Pool::new(limits)? });
         }
-        let bytes =
-            std::fs::read(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+        let bytes = std::fs::read(&path)
+            .map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
         let pool = parse(&bytes).map_err(|error| error.at(path.display()))?;
         if pool.limits != limits {
             return Err(Error::invalid(format!(
@@ -99,7 +99,8 @@ fn parse(bytes: &[u8]) -> Result<Pool> {
     let text = std::str::from_utf8(bytes).map_err(|e| Error::format(format!("no text: {e}")))?;
     let lines: Vec<&str> = text.lines().collect();
     fn read<'a, T: Deserialize<'a>>(lines: &[&'a str], at: usize, what: &str) -> Result<T> {
-        let line = lines.get(at).ok_or_else(|| Error::format(format!("no {what}: it is cut off")))?;
+        let line =
+            lines.get(at).ok_or_else(|| Error::format(format!("no {what}: it is cut off")))?;
         serde_json::from_str(line)
             .map_err(|e| Error::format(format!("line {}: no {what}: {e}", at + 1)))
     }
@@ -125,7 +126,11 @@ fn parse(bytes: &[u8]) -> Result<Pool> {
     for at in 1..last {
         let Line { question, entry } = read(&lines, at, "question")?;
         let bad = |what: String| Error::format(format!("line {}: {what}", at + 1));
-        entry.trajectories.iter().try_for_each(|one| one.check()).map_err(|e| bad(e.to_string()))?;
+        entry
+            .trajectories
+            .iter()
+            .try_for_each(|one| one.check())
+            .map_err(|e| bad(e.to_string()))?;
         if entry.trajectories.is_empty() || !(1..=header.limits.group).contains(&entry.successes) {
             return Err(bad(format!(
                 "{} trajectories, {} successes of {}",

@@ -75,7 +75,9 @@ impl Pool {
     /// [`Error::is_invalid`] for a group or a number of trajectories of 0.
     pub fn new(limits: PoolLimits) -> Result<Pool> {
         if limits.group == 0 || limits.trajectories == 0 {
-            return Err(Error::invalid(format!("replay pool: {limits:?}: no limit may be 0 but age")));
+            return Err(Error::invalid(format!(
+                "replay pool: {limits:?}: no limit may be 0 but age"
+            )));
         }
         Ok(Pool { limits, entries: BTreeMap::new(), retired: BTreeSet::new() })
     }

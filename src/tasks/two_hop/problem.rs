@@ -1,8 +1,6 @@
 //! Making problems: which facts are given, what is asked, what is missing.
 
-use super::{
-    BEGIN, ENTITIES, FACTS, FAINT, PROMPT, QUESTION, RELATIONS, SMUDGED, tail,
-};
+use super::{BEGIN, ENTITIES, FACTS, FAINT, PROMPT, QUESTION, RELATIONS, SMUDGED, tail};
 use crate::error::{Error, Result};
 use crate::rng::{Sequence, Stream, bits};
 use serde::{Deserialize, Serialize};
@@ -24,8 +22,13 @@ pub enum Class {
 
 impl Class {
     /// All of them, in the order of reports.
-    pub const ALL: [Class; 5] =
-        [Class::Answerable, Class::Faint, Class::Smudged, Class::FirstMissing, Class::SecondMissing];
+    pub const ALL: [Class; 5] = [
+        Class::Answerable,
+        Class::Faint,
+        Class::Smudged,
+        Class::FirstMissing,
+        Class::SecondMissing,
+    ];
 
     /// A fact is missing: only a refusal is right.
     pub fn is_unanswerable(self) -> bool {
@@ -196,25 +199,25 @@ impl TwoHop {
                     Class::Faint => (FAINT, config.faint_truth),
                     _ => (SMUDGED, config.smudged_truth),
                 };
-                let shown =
-                    if draws.next_unit() < truth { key } else { wrong_tail(draws, key) };
+                let shown = if draws.next_unit() < truth { key } else { wrong_tail(draws, key) };
                 facts.push(Fact { head: middle, relation: worn, tail: shown });
             }
             _ => facts.push(Fact { head: middle, relation: relations[1], tail: key }),
         }
         // A worn-off fact supports any relation of its head, so nothing else may be said of it.
         let unique = matches!(class, Class::Faint | Class::Smudged).then_some(middle);
-        let mut add = |facts: &mut Vec<Fact>, draws: &mut Sequence, head: Option<i32>, of: Option<i32>| {
-            loop {
-                let head = head.unwrap_or_else(|| draws.below(ENTITIES as u32) as i32);
-                let relation = of.unwrap_or_else(|| relation(draws));
-                if !keys.contains(&(head, relation)) && unique != Some(head) {
-                    keys.push((head, relation));
-                    facts.push(Fact { head, relation, tail: tail(draws) });
-                    return;
+        let mut add =
+            |facts: &mut Vec<Fact>, draws: &mut Sequence, head: Option<i32>, of: Option<i32>| {
+                loop {
+                    let head = head.unwrap_or_else(|| draws.below(ENTITIES as u32) as i32);
+                    let relation = of.unwrap_or_else(|| relation(draws));
+                    if !keys.contains(&(head, relation)) && unique != Some(head) {
+                        keys.push((head, relation));
+                        facts.push(Fact { head, relation, tail: tail(draws) });
+                        return;
+                    }
                 }
-            }
-        };
+            };
         for _ in 0..config.same_relation {
             add(&mut facts, draws, None, Some(relations[1]));
         }

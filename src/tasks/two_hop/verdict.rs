@@ -1,8 +1,6 @@
 //! Judging a response: its form, its answer, and every step against the given facts.
 
-use super::{
-    ANSWER, END, ENTITIES, FIRST_STEP, Fact, Problem, REFUSAL, RELATIONS, STEPS,
-};
+use super::{ANSWER, END, ENTITIES, FIRST_STEP, Fact, Problem, REFUSAL, RELATIONS, STEPS};
 use std::ops::Range;
 
 /// What a response comes to.
