@@ -121,7 +121,7 @@ mod tests {
     fn one_list_or_all() {
         assert!(text(Some(Listed::Models)).starts_with("llama "));
         let objectives = text(Some(Listed::Objectives));
-        assert_eq!(objectives.lines().count(), PRESETS.len());
+        assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
         assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
         let all = text(None);
         assert!(

@@ -8,6 +8,7 @@ mod devices;
 mod generate;
 mod list;
 mod progress;
+mod reproduce;
 mod terminal;
 mod train;
 
@@ -42,6 +43,8 @@ enum Command {
         #[arg(long, default_value = "comparison.html", value_name = "FILE")]
         out: PathBuf,
     },
+    /// Run a paper's recipe over several seeds and judge its claims
+    Reproduce(reproduce::ReproduceArgs),
     /// Measure the kernels on this machine: time, percent of a measured bound, correctness
     Bench(bench::BenchArgs),
     /// Show what this machine computes with
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report { dirs, out } => report(&dirs, &out),
+        Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
         Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),

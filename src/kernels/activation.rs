@@ -100,7 +100,12 @@ macro_rules! for_each_function {
 simd_fn! {
     fn value_block(f: Activation, x: &[f32], up: Option<&[f32]>, y: &mut [f32]) {
         for_each_function!(f, |f| match up {
-            None => y.iter_mut().zip(x).for_each(|(y, x)| *y = evaluate::<FMA>(f, *x).0),
+            // A loop: a closure would be compiled without the instructions that this function has.
+            None => {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = evaluate::<FMA>(f, *x).0;
+                }
+            }
             Some(up) => {
                 for ((y, x), up) in y.iter_mut().zip(x).zip(up) {
                     *y = evaluate::<FMA>(f, *x).0 * up;

@@ -5,8 +5,10 @@
 pub mod config;
 mod decoder;
 mod decoder_files;
+mod gpt;
 pub mod rope_scaling;
 
 pub use config::{Activation, Architecture, DecoderConfig};
 pub use decoder::{Decoder, Tokens};
 pub use decoder_files::read_json;
+pub use gpt::{Gpt, GptConfig, Ngrams};

@@ -1,7 +1,10 @@
 //! Recipes: complete settings of a run, by name. A TOML file or `--set` changes any of them.
 
 mod arithmetic;
+pub mod exgrpo;
+pub mod faithrl;
 mod jsonl;
+pub mod reproduction;
 
 pub use arithmetic::arithmetic;
 pub use jsonl::jsonl;

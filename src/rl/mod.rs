@@ -1,7 +1,7 @@
 //! Reinforcement learning on a decoder: sampling completions ([`rollout`]) and which groups to train on
 //! ([`dynamic_sampling`], [`resampling`]), scoring them ([`scoring`]), rewards by the label of an outcome ([`faithful`]) and by
-//! length ([`length`]), which experience to replay ([`bucket_weights`]), a coefficient that follows the entropy
-//! ([`entropy_control`]).
+//! length ([`length`]), past successes that come back ([`replay`], chosen by [`bucket_weights`]), a coefficient that follows
+//! the entropy ([`entropy_control`]); the same for the small model of made-up problems ([`small_policy`]).
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
@@ -9,7 +9,10 @@ pub mod bucket_weights;
 pub mod dynamic_sampling;
 pub mod entropy_control;
 pub mod faithful;
+pub mod guarded;
 pub mod length;
+pub mod replay;
 pub mod resampling;
 pub mod rollout;
 pub mod scoring;
+pub mod small_policy;
