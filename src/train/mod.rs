@@ -10,6 +10,7 @@
 pub mod chart;
 pub mod checkpoint;
 pub mod config;
+pub mod diffusion;
 pub mod evaluate;
 pub mod metrics;
 pub mod observer;
