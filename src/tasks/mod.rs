@@ -9,6 +9,7 @@ pub mod arithmetic;
 pub mod equality;
 pub mod jsonl;
 mod quantity;
+pub mod source_text;
 pub mod verifier;
 
 pub use verifier::Verifier;
