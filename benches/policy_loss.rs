@@ -49,6 +49,7 @@ fn main() {
                     coefficient: 0.04,
                     clamp: Clamp::Clamped,
                     bias_correction: false,
+                    straight_through: false,
                 }),
                 ..Objective::default()
             };
@@ -62,6 +63,9 @@ fn main() {
                     reference_logprob: with_kl.then_some(&reference[..]),
                     entropy: None,
                     weight: None,
+                    sampler_logprob: None,
+                    off_policy: None,
+                    selected: None,
                     totals: Totals::default(),
                 };
                 let gradients = Gradients { logprob: &mut dlogprob, entropy: None };

@@ -1875,6 +1875,170 @@ const _: () = {
     ["Offset of field: SoftmaxGradientArgs::aligned"]
         [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
 };
+pub const STEP_CREDIT_MODULATE: StepCreditRule = 0;
+pub const STEP_CREDIT_MASK: StepCreditRule = 1;
+pub const STEP_CREDIT_SCALE: StepCreditRule = 2;
+pub const STEP_CREDIT_ADD: StepCreditRule = 3;
+pub const STEP_CREDIT_REPLACE: StepCreditRule = 4;
+pub type StepCreditRule = ::core::ffi::c_uint;
+pub const STEP_CREDIT_LIVE: StepCreditCount = 0;
+pub const STEP_CREDIT_POSITIVE_VALID: StepCreditCount = 1;
+pub const STEP_CREDIT_POSITIVE_INVALID: StepCreditCount = 2;
+pub const STEP_CREDIT_NEGATIVE_VALID: StepCreditCount = 3;
+pub const STEP_CREDIT_NEGATIVE_INVALID: StepCreditCount = 4;
+pub const STEP_CREDIT_ZERO: StepCreditCount = 5;
+pub const STEP_CREDIT_ZEROED: StepCreditCount = 6;
+pub const STEP_CREDIT_COUNTS: StepCreditCount = 7;
+pub type StepCreditCount = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepPaintArgs {
+    pub sequence: *const i32,
+    pub start: *const i64,
+    pub end: *const i64,
+    pub label: *const f32,
+    pub offsets: *const i64,
+    pub owner: *mut i32,
+    pub labels: *mut f32,
+    pub status: *mut u32,
+    pub spans: i64,
+    pub sequences: i64,
+    pub tokens: i64,
+    pub background: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepPaintArgs"][::core::mem::size_of::<StepPaintArgs>() - 96usize];
+    ["Alignment of StepPaintArgs"][::core::mem::align_of::<StepPaintArgs>() - 8usize];
+    ["Offset of field: StepPaintArgs::sequence"]
+        [::core::mem::offset_of!(StepPaintArgs, sequence) - 0usize];
+    ["Offset of field: StepPaintArgs::start"]
+        [::core::mem::offset_of!(StepPaintArgs, start) - 8usize];
+    ["Offset of field: StepPaintArgs::end"][::core::mem::offset_of!(StepPaintArgs, end) - 16usize];
+    ["Offset of field: StepPaintArgs::label"]
+        [::core::mem::offset_of!(StepPaintArgs, label) - 24usize];
+    ["Offset of field: StepPaintArgs::offsets"]
+        [::core::mem::offset_of!(StepPaintArgs, offsets) - 32usize];
+    ["Offset of field: StepPaintArgs::owner"]
+        [::core::mem::offset_of!(StepPaintArgs, owner) - 40usize];
+    ["Offset of field: StepPaintArgs::labels"]
+        [::core::mem::offset_of!(StepPaintArgs, labels) - 48usize];
+    ["Offset of field: StepPaintArgs::status"]
+        [::core::mem::offset_of!(StepPaintArgs, status) - 56usize];
+    ["Offset of field: StepPaintArgs::spans"]
+        [::core::mem::offset_of!(StepPaintArgs, spans) - 64usize];
+    ["Offset of field: StepPaintArgs::sequences"]
+        [::core::mem::offset_of!(StepPaintArgs, sequences) - 72usize];
+    ["Offset of field: StepPaintArgs::tokens"]
+        [::core::mem::offset_of!(StepPaintArgs, tokens) - 80usize];
+    ["Offset of field: StepPaintArgs::background"]
+        [::core::mem::offset_of!(StepPaintArgs, background) - 88usize];
+    ["Offset of field: StepPaintArgs::unused"]
+        [::core::mem::offset_of!(StepPaintArgs, unused) - 92usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepCreditArgs {
+    pub labels: *const f32,
+    pub advantage: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub credited: *mut f32,
+    pub kept: *mut u8,
+    pub counts: *mut u64,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub alpha: f32,
+    pub alpha_failed: f32,
+    pub threshold: f32,
+    pub weight: f32,
+    pub rule: u32,
+    pub advantage_per_token: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepCreditArgs"][::core::mem::size_of::<StepCreditArgs>() - 104usize];
+    ["Alignment of StepCreditArgs"][::core::mem::align_of::<StepCreditArgs>() - 8usize];
+    ["Offset of field: StepCreditArgs::labels"]
+        [::core::mem::offset_of!(StepCreditArgs, labels) - 0usize];
+    ["Offset of field: StepCreditArgs::advantage"]
+        [::core::mem::offset_of!(StepCreditArgs, advantage) - 8usize];
+    ["Offset of field: StepCreditArgs::mask"]
+        [::core::mem::offset_of!(StepCreditArgs, mask) - 16usize];
+    ["Offset of field: StepCreditArgs::offsets"]
+        [::core::mem::offset_of!(StepCreditArgs, offsets) - 24usize];
+    ["Offset of field: StepCreditArgs::credited"]
+        [::core::mem::offset_of!(StepCreditArgs, credited) - 32usize];
+    ["Offset of field: StepCreditArgs::kept"]
+        [::core::mem::offset_of!(StepCreditArgs, kept) - 40usize];
+    ["Offset of field: StepCreditArgs::counts"]
+        [::core::mem::offset_of!(StepCreditArgs, counts) - 48usize];
+    ["Offset of field: StepCreditArgs::status"]
+        [::core::mem::offset_of!(StepCreditArgs, status) - 56usize];
+    ["Offset of field: StepCreditArgs::tokens"]
+        [::core::mem::offset_of!(StepCreditArgs, tokens) - 64usize];
+    ["Offset of field: StepCreditArgs::sequences"]
+        [::core::mem::offset_of!(StepCreditArgs, sequences) - 72usize];
+    ["Offset of field: StepCreditArgs::alpha"]
+        [::core::mem::offset_of!(StepCreditArgs, alpha) - 80usize];
+    ["Offset of field: StepCreditArgs::alpha_failed"]
+        [::core::mem::offset_of!(StepCreditArgs, alpha_failed) - 84usize];
+    ["Offset of field: StepCreditArgs::threshold"]
+        [::core::mem::offset_of!(StepCreditArgs, threshold) - 88usize];
+    ["Offset of field: StepCreditArgs::weight"]
+        [::core::mem::offset_of!(StepCreditArgs, weight) - 92usize];
+    ["Offset of field: StepCreditArgs::rule"]
+        [::core::mem::offset_of!(StepCreditArgs, rule) - 96usize];
+    ["Offset of field: StepCreditArgs::advantage_per_token"]
+        [::core::mem::offset_of!(StepCreditArgs, advantage_per_token) - 100usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepShapingArgs {
+    pub labels: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub shaping: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub reach: i64,
+    pub gamma: f32,
+    pub alpha: f32,
+    pub clip: f32,
+    pub reads_masked: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepShapingArgs"][::core::mem::size_of::<StepShapingArgs>() - 80usize];
+    ["Alignment of StepShapingArgs"][::core::mem::align_of::<StepShapingArgs>() - 8usize];
+    ["Offset of field: StepShapingArgs::labels"]
+        [::core::mem::offset_of!(StepShapingArgs, labels) - 0usize];
+    ["Offset of field: StepShapingArgs::mask"]
+        [::core::mem::offset_of!(StepShapingArgs, mask) - 8usize];
+    ["Offset of field: StepShapingArgs::offsets"]
+        [::core::mem::offset_of!(StepShapingArgs, offsets) - 16usize];
+    ["Offset of field: StepShapingArgs::shaping"]
+        [::core::mem::offset_of!(StepShapingArgs, shaping) - 24usize];
+    ["Offset of field: StepShapingArgs::status"]
+        [::core::mem::offset_of!(StepShapingArgs, status) - 32usize];
+    ["Offset of field: StepShapingArgs::tokens"]
+        [::core::mem::offset_of!(StepShapingArgs, tokens) - 40usize];
+    ["Offset of field: StepShapingArgs::sequences"]
+        [::core::mem::offset_of!(StepShapingArgs, sequences) - 48usize];
+    ["Offset of field: StepShapingArgs::reach"]
+        [::core::mem::offset_of!(StepShapingArgs, reach) - 56usize];
+    ["Offset of field: StepShapingArgs::gamma"]
+        [::core::mem::offset_of!(StepShapingArgs, gamma) - 64usize];
+    ["Offset of field: StepShapingArgs::alpha"]
+        [::core::mem::offset_of!(StepShapingArgs, alpha) - 68usize];
+    ["Offset of field: StepShapingArgs::clip"]
+        [::core::mem::offset_of!(StepShapingArgs, clip) - 72usize];
+    ["Offset of field: StepShapingArgs::reads_masked"]
+        [::core::mem::offset_of!(StepShapingArgs, reads_masked) - 76usize];
+};
 pub const DECODE_ABSENT: DecodeTag = 16;
 pub const DECODE_FALLBACK: DecodeTag = 32;
 pub const DECODE_SPECIAL: DecodeTag = 64;

@@ -20,5 +20,6 @@
 #include "args/rows.h"
 #include "args/sample.h"
 #include "args/softmax.h"
+#include "args/step_credit.h"
 #include "args/token_decode.h"
 #endif

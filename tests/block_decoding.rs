@@ -161,7 +161,8 @@ fn a_whole_context_is_filled_in_parts() {
             ..decoding(0.0)
         };
         let filled = fill(&model, &prompts(&[5, 0]), 1, &parts).unwrap();
-        let plain = fill(&model, &prompts(&[5, 0]), 1, &Decoding { cached: false, ..parts }).unwrap();
+        let plain =
+            fill(&model, &prompts(&[5, 0]), 1, &Decoding { cached: false, ..parts }).unwrap();
         assert_eq!(filled, plain);
         let passes = match sub_block {
             None => 2,
@@ -225,9 +226,8 @@ fn an_emulated_device_fills_the_same() {
 #[test]
 fn bad_input_is_an_error() {
     let model = of_four(false);
-    let refused = |prompts: &[Vec<i32>], decoding: Decoding| {
-        fill(&model, prompts, 1, &decoding).unwrap_err()
-    };
+    let refused =
+        |prompts: &[Vec<i32>], decoding: Decoding| fill(&model, prompts, 1, &decoding).unwrap_err();
     let long = refused(&[vec![1; 64]], decoding(0.0));
     assert!(long.is_invalid() && long.to_string().contains("context of 64"), "{long}");
     assert!(refused(&[vec![VOCAB as i32]], decoding(0.0)).is_index());
@@ -262,14 +262,18 @@ fn a_trajectory_has_the_log_probs_it_was_drawn_with() {
         let model = of_four(shift);
         let prompts = prompts(&[5, 8, 0]);
         for selection in RULES {
-            let drawn = fill(&model, &prompts, 3, &Decoding { selection, ..decoding(0.9) }).unwrap();
+            let drawn =
+                fill(&model, &prompts, 3, &Decoding { selection, ..decoding(0.9) }).unwrap();
             let batch = masked(&prompts, &drawn);
             let (logprob, entropy) =
                 logprobs(&model, &batch, Likelihood::Trajectory, 0.9, 1).unwrap();
             let recorded: Vec<f32> = drawn.iter().flat_map(|f| f.logprob.clone()).collect();
             assert!(recorded.iter().any(|logprob| *logprob < -0.5));
             for (got, want) in logprob.f32s().unwrap().iter().zip(&recorded) {
-                assert!((got - want).abs() < 2e-4 * (1.0 + want.abs()), "{got} {want} {selection:?}");
+                assert!(
+                    (got - want).abs() < 2e-4 * (1.0 + want.abs()),
+                    "{got} {want} {selection:?}"
+                );
             }
             assert!(entropy.f32s().unwrap().iter().all(|h| *h >= 0.0));
         }
@@ -279,7 +283,8 @@ fn a_trajectory_has_the_log_probs_it_was_drawn_with() {
 /// Every likelihood of a completion of two tokens in one block, from the probabilities themselves.
 #[test]
 fn likelihoods_are_what_they_say() {
-    let model = model(Architecture::Llama, Diffusion { mask_id: MASK, block: 2, shift: false }, 8.0);
+    let model =
+        model(Architecture::Llama, Diffusion { mask_id: MASK, block: 2, shift: false }, 8.0);
     let prompt = prompts(&[4]).remove(0);
     let filled = |step: [u32; 2]| Filled {
         tokens: vec![7, 9],

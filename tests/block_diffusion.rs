@@ -78,15 +78,14 @@ fn noised_text(length: usize, block: usize) -> (Batch, Noised) {
 
 #[test]
 fn all_blocks_at_once_are_the_sum_of_single_blocks() {
-    for (architecture, shift) in [
-        (Architecture::Llama, false),
-        (Architecture::Sdar, false),
-        (Architecture::Qwen2, true),
-    ] {
+    for (architecture, shift) in
+        [(Architecture::Llama, false), (Architecture::Sdar, false), (Architecture::Qwen2, true)]
+    {
         let (length, block) = (20, 4);
         let model = model(architecture, block, shift);
         let (batch, noised) = noised_text(length, block);
-        let copies = Copies::new(model.diffusion().unwrap(), &noised.ids, &batch.ids, &batch.documents);
+        let copies =
+            Copies::new(model.diffusion().unwrap(), &noised.ids, &batch.ids, &batch.documents);
         let mut together = Gradients::new();
         let (logprob, _) = model.masked_logprob(&copies.unwrap(), &noised.places, 1.0).unwrap();
         let all = weighted(logprob, &noised.weights, &mut together);
@@ -124,7 +123,9 @@ fn all_blocks_at_once_are_the_sum_of_single_blocks() {
         }
         let what = format!("{architecture:?} shift {shift}");
         close(&all, &alone, 1e-5, &what);
-        for ((name, got), (_, want)) in by_name(&model, &together).iter().zip(&by_name(&model, &singly)) {
+        for ((name, got), (_, want)) in
+            by_name(&model, &together).iter().zip(&by_name(&model, &singly))
+        {
             close(got, want, 3e-5, &format!("{what}: {name}"));
         }
     }
@@ -193,8 +194,14 @@ fn one_masked_token_a_block_is_next_token_prediction() {
         let positions: Vec<i32> = (0..12).collect();
         let tokens = Tokens { ids: &ids[..12], positions: &positions, segments: &[0, 12] };
         let hidden = model.hidden(tokens).unwrap();
-        ops::linear_logprob(&hidden, &model.head(), None, &[MASK; 12], &ops::SoftmaxOptions::default())
-            .unwrap()
+        ops::linear_logprob(
+            &hidden,
+            &model.head(),
+            None,
+            &[MASK; 12],
+            &ops::SoftmaxOptions::default(),
+        )
+        .unwrap()
     };
     let without_mask: Vec<f32> = host(&causal)
         .iter()
@@ -223,7 +230,8 @@ fn the_mask_is_never_predicted_and_documents_do_not_see_each_other() {
     let noised = [noise(&a), noise(&b)].concat();
     let places = [at(&a, 0), at(&b, 8)].concat();
     let separate = run(&together, &noised, &[0, 8, 20], &places);
-    let alone = [run(&a, &noise(&a), &[0, 8], &at(&a, 0)), run(&b, &noise(&b), &[0, 12], &at(&b, 0))];
+    let alone =
+        [run(&a, &noise(&a), &[0, 8], &at(&a, 0)), run(&b, &noise(&b), &[0, 12], &at(&b, 0))];
     assert_eq!(separate, alone.concat());
     // In one document the second text sees the first.
     let visible = run(&together, &noised, &[0, 20], &places);
@@ -274,7 +282,9 @@ fn the_work_is_that_of_the_mask() {
     let spec = Attention { mask: copies.mask(), ..Attention::causal(1, 1, 8) };
     let visited = spec.visited_tiles(copies.segments()) * 64 * 64;
     let (seen, dense) = (n * n + n * block, 4 * n * n);
-    println!("N = {n}, B = {block}: {visited} scores visited, {seen} seen, {dense} in a stored mask");
+    println!(
+        "N = {n}, B = {block}: {visited} scores visited, {seen} seen, {dense} in a stored mask"
+    );
     assert!(visited >= seen && visited < seen + seen / 10);
 }
 
@@ -357,12 +367,17 @@ fn published_checkpoints_round_trip() {
         let loaded = Decoder::load(dir.path(), None).unwrap();
         assert_eq!(loaded.diffusion().unwrap(), original.diffusion().unwrap());
         for (a, b) in original.parameters().iter().zip(loaded.parameters().iter()) {
-            assert_eq!((a.name(), a.value().bytes().unwrap()), (b.name(), b.value().bytes().unwrap()));
+            assert_eq!(
+                (a.name(), a.value().bytes().unwrap()),
+                (b.name(), b.value().bytes().unwrap())
+            );
         }
     }
 }
 
-fn config(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> gradstone::Result<DecoderConfig> {
+fn config(
+    change: impl FnOnce(&mut serde_json::Map<String, Value>),
+) -> gradstone::Result<DecoderConfig> {
     // The fields of LLaDA-8B's file, at toy size.
     let text = r#"{
         "activation_type": "silu", "alibi": false, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"],
@@ -400,8 +415,12 @@ fn a_published_llada_config_is_read_and_its_switches_are_checked() {
         let error = config(|map| drop(map.insert(name.into(), value))).unwrap_err();
         assert!(error.is_unsupported() && error.to_string().contains(name), "{name}: {error}");
     }
-    assert!(config(|map| drop(map.insert("mask_token_id".into(), json!(48)))).unwrap_err().is_index());
-    assert!(config(|map| drop(map.insert("embedding_size".into(), json!(30)))).unwrap_err().is_format());
+    assert!(
+        config(|map| drop(map.insert("mask_token_id".into(), json!(48)))).unwrap_err().is_index()
+    );
+    assert!(
+        config(|map| drop(map.insert("embedding_size".into(), json!(30)))).unwrap_err().is_format()
+    );
     assert!(config(|map| drop(map.remove("mask_token_id"))).unwrap().diffusion.is_none());
 }
 

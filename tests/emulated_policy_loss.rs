@@ -112,6 +112,9 @@ impl Batch {
             reference_logprob: objective.kl.is_some().then_some(&self.reference),
             entropy: Some(&self.entropy),
             weight: Some(&self.weight),
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: self.totals,
         };
         let gradients = Gradients { logprob: &mut dlogprob, entropy: Some(&mut dentropy) };
@@ -167,7 +170,7 @@ fn objectives() -> Vec<Objective> {
         clip(Some(2.5), Some(0.7)),
     ];
     let kl = |estimator, clamp, bias_correction| {
-        Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction })
+        Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction, straight_through: false })
     };
     let penalties = [
         None,

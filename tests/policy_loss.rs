@@ -33,6 +33,9 @@ fn run(objective: &Objective, batch: &Batch, totals: Totals) -> Got {
             reference_logprob: Some(&batch.reference),
             entropy: Some(&batch.entropy),
             weight: Some(&batch.weight),
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals,
         },
         Gradients { logprob: &mut dlogprob, entropy: Some(&mut dentropy) },
@@ -66,7 +69,7 @@ fn clip(dual_clip: Option<f32>, delta: Option<f32>) -> Surrogate {
 }
 
 fn kl(estimator: KlEstimator, clamp: Clamp, bias_correction: bool) -> Option<Kl> {
-    Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction })
+    Some(Kl { estimator, coefficient: 0.3, clamp, bias_correction, straight_through: false })
 }
 
 fn objectives() -> Vec<Objective> {
@@ -274,6 +277,9 @@ fn the_gradient_passes_on_a_bound_and_stops_beyond_it() {
             reference_logprob: None,
             entropy: None,
             weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: Totals::default(),
         };
         let gradients = Gradients { logprob: &mut dlogprob, entropy: None };
@@ -391,6 +397,9 @@ fn bad_input_is_an_error_that_says_what() {
             reference_logprob: None,
             entropy: None,
             weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: Totals::default(),
         };
         change(&mut inputs);

@@ -137,8 +137,7 @@ impl BlockArgs {
             if screen.watched {
                 terminal::print(SAVE)?;
             }
-            let filled =
-                fill_watched(model, prompts, 1, decoding, &mut |pass| screen.show(pass))?;
+            let filled = fill_watched(model, prompts, 1, decoding, &mut |pass| screen.show(pass))?;
             screen.end()?;
             filled
         } else {

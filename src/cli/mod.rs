@@ -10,6 +10,7 @@ mod generate;
 mod list;
 mod plan;
 mod progress;
+mod reproduce;
 mod terminal;
 mod train;
 
@@ -39,6 +40,8 @@ enum Command {
         /// The run directory
         dir: PathBuf,
     },
+    /// Run a paper's recipe over several seeds and judge its claims
+    Reproduce(reproduce::ReproduceArgs),
     /// Measure the kernels on this machine: time, percent of a measured bound, correctness
     Bench(bench::BenchArgs),
     /// Show what this machine computes with
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report { dir } => report(&dir),
+        Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
         Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),

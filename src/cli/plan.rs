@@ -51,7 +51,8 @@ impl Plan {
         }
         match &plan {
             Plan::Reinforcement(settings) => {
-                if matches!(&settings.task, TaskSettings::Jsonl(f) if f.path.as_os_str().is_empty()) {
+                if matches!(&settings.task, TaskSettings::Jsonl(f) if f.path.as_os_str().is_empty())
+                {
                     return Err(missing("--data FILE", "a file of problems"));
                 }
                 settings.check()

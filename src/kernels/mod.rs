@@ -23,4 +23,6 @@ mod row_walk;
 pub mod rows;
 pub mod sample;
 pub mod softmax;
+pub mod step_credit;
 pub mod token_decode;
+pub mod token_selection;

@@ -408,7 +408,9 @@ fn windows(
         }
         Architecture::Llama | Architecture::Llada if window.is_some() => {
             let model = architecture.model_type();
-            return Err(Error::unsupported(format!("config.json: sliding_window of a {model} model")));
+            return Err(Error::unsupported(format!(
+                "config.json: sliding_window of a {model} model"
+            )));
         }
         Architecture::Llama | Architecture::Llada => false,
     };

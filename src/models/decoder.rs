@@ -447,8 +447,7 @@ impl Decoder {
         mask: Mask,
     ) -> Result<Tensor> {
         let spec = Attention { mask, ..block.attention };
-        let attend =
-            |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, segments);
+        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, segments);
         self.shape.block(&|index| self.parameters.get(index), block, x, angles, attend)
     }
 

@@ -118,9 +118,8 @@ impl Decoder {
         let decoder = Decoder::build(config, &mut value).map_err(|e| e.at(dir.display()))?;
         // A tied model may carry the head again, and old exports carry rotary buffers.
         let head = published_name(architecture, "lm_head.weight");
-        let ignorable = |name: &str| {
-            (tied && name == head) || name.ends_with("rotary_emb.inv_freq")
-        };
+        let ignorable =
+            |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
         let mut left: Vec<&String> = weights.place.keys().filter(|name| !ignorable(name)).collect();
         left.sort_unstable();
         if let Some(name) = left.first() {

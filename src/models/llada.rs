@@ -153,7 +153,10 @@ mod tests {
             ("model.layers.3.self_attn.q_proj.weight", "model.transformer.blocks.3.q_proj.weight"),
             ("model.layers.0.mlp.down_proj.weight", "model.transformer.blocks.0.ff_out.weight"),
             ("model.layers.11.self_attn.k_proj.bias", "model.transformer.blocks.11.k_proj.bias"),
-            ("model.layers.1.input_layernorm.weight", "model.transformer.blocks.1.attn_norm.weight"),
+            (
+                "model.layers.1.input_layernorm.weight",
+                "model.transformer.blocks.1.attn_norm.weight",
+            ),
             ("model.norm.weight", "model.transformer.ln_f.weight"),
             ("lm_head.weight", "model.transformer.ff_out.weight"),
         ] {

@@ -7,6 +7,7 @@ pub mod block_diffusion;
 pub mod config;
 mod decoder;
 mod decoder_files;
+mod gpt;
 mod llada;
 pub mod rope_scaling;
 
@@ -14,3 +15,4 @@ pub use block_diffusion::{Copies, Diffusion};
 pub use config::{Activation, Architecture, DecoderConfig};
 pub use decoder::{Decoder, Tokens};
 pub use decoder_files::read_json;
+pub use gpt::{Gpt, GptConfig, Ngrams};

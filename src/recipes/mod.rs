@@ -1,7 +1,9 @@
 //! Recipes: complete settings of a run, by name. A TOML file or `--set` changes any of them.
 
 mod arithmetic;
+pub mod faithrl;
 mod jsonl;
+pub mod reproduction;
 pub mod stable_diffcoder;
 
 pub use arithmetic::arithmetic;

@@ -209,7 +209,11 @@ struct Live {
 }
 
 impl<'a> Work<'a> {
-    fn new(model: &'a Decoder, prompts: &'a [Vec<i32>], decoding: &'a Decoding) -> Result<Work<'a>> {
+    fn new(
+        model: &'a Decoder,
+        prompts: &'a [Vec<i32>],
+        decoding: &'a Decoding,
+    ) -> Result<Work<'a>> {
         let diffusion = model.diffusion()?;
         let (context, vocab) = (model.config().max_position_embeddings, model.config().vocab_size);
         decoding.check(vocab)?;
@@ -361,9 +365,9 @@ impl<'a> Work<'a> {
     fn masked<'b>(&self, live: &'b Live) -> impl Iterator<Item = usize> + 'b {
         let mask_id = self.diffusion.mask_id;
         let all = move || {
-            live.block.clone().filter(move |place| {
-                *place >= live.prompt && live.tokens[*place] == mask_id
-            })
+            live.block
+                .clone()
+                .filter(move |place| *place >= live.prompt && live.tokens[*place] == mask_id)
         };
         let first = all().next().unwrap_or(live.block.end);
         let end = match self.decoding.sub_block {
@@ -444,7 +448,8 @@ impl<'a> Work<'a> {
                 entropy: choice.entropy,
             })
             .collect();
-        let chosen = self.decoding.selection.choose(&candidates, live.part_passes, live.part_masked);
+        let chosen =
+            self.decoding.selection.choose(&candidates, live.part_passes, live.part_masked);
         for i in &chosen {
             let (place, choice) = (places[*i], &choices[*i]);
             live.tokens[place] = choice.token;

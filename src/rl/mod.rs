@@ -1,11 +1,17 @@
-//! Reinforcement learning on a decoder: sampling completions ([`rollout`]) and scoring them ([`scoring`]); the same for a
+//! Reinforcement learning on a decoder: sampling completions ([`rollout`]), scoring them ([`scoring`]), rewards by the
+//! label of an outcome ([`faithful`]), past
+//! successes that come back ([`replay`]); the same for the small model of made-up problems ([`small_policy`]), and for a
 //! model that fills masked blocks: [`block_decoding`] with its rules of [`unmasking`], and [`masked_policy`].
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
 pub mod block_decoding;
+pub mod faithful;
+pub mod guarded;
 pub mod masked_policy;
+pub mod replay;
 pub mod rollout;
 pub mod scoring;
+pub mod small_policy;
 mod token_choice;
 pub mod unmasking;

@@ -112,8 +112,7 @@ impl Selection {
                 ranked.iter().take_while(|c| c.confidence > threshold).count()
             }
             Selection::Factor { factor } => {
-                let enough =
-                    |n: usize| ranked[n - 1].confidence >= 1.0 - factor / (n as f32 + 1.0);
+                let enough = |n: usize| ranked[n - 1].confidence >= 1.0 - factor / (n as f32 + 1.0);
                 (1..=ranked.len()).rev().find(|n| enough(*n)).unwrap_or(0)
             }
             Selection::Entropy { bound } => {

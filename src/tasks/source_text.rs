@@ -53,7 +53,9 @@ impl TextSettings {
     /// [`Error::is_io`] for a path that cannot be read, [`Error::is_invalid`] when it holds no such file.
     pub fn sample(&self, seed: u64) -> Result<String> {
         match self {
-            TextSettings::Programs => Ok((0..2000).map(|i| program(seed, Stream::Task, i)).collect()),
+            TextSettings::Programs => {
+                Ok((0..2000).map(|i| program(seed, Stream::Task, i)).collect())
+            }
             TextSettings::Files { path, extensions, most_bytes } => {
                 let mut text = read(path, extensions, (*most_bytes).min(1 << 20))?.concat();
                 let end = (0..=text.len().min(1 << 20)).rev().find(|i| text.is_char_boundary(*i));
@@ -164,8 +166,8 @@ fn read(path: &Path, extensions: &[String], most: usize) -> Result<Vec<String>> 
         if bytes >= most {
             break;
         }
-        let content =
-            std::fs::read(&file).map_err(|e| Error::io(format!("reading {}", file.display()), e))?;
+        let content = std::fs::read(&file)
+            .map_err(|e| Error::io(format!("reading {}", file.display()), e))?;
         // Not text: not source.
         let Ok(mut text) = String::from_utf8(content) else { continue };
         let end = (0..=text.len().min(most - bytes)).rev().find(|i| text.is_char_boundary(*i));
@@ -217,14 +219,19 @@ mod tests {
         let tokenizer = Tokenizer::characters(ALPHABET).unwrap();
         let corpus = TextSettings::Programs.corpus(&tokenizer, 1, 64).unwrap();
         let rows = corpus.rows(Split::Training, 7, 3, 64).unwrap();
-        assert_eq!((rows.len(), &rows[64..128]), (192, &corpus.row(Split::Training, 8, 64).unwrap()[..]));
+        assert_eq!(
+            (rows.len(), &rows[64..128]),
+            (192, &corpus.row(Split::Training, 8, 64).unwrap()[..])
+        );
     }
 
     #[test]
     fn files_are_read_in_order_and_the_last_tenth_is_held_out() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("b")).unwrap();
-        for (name, text) in [("b/z.rs", "zz"), ("a.rs", "fn a() {}\n"), ("c.txt", "no"), ("d.rs", "\u{e9}")] {
+        for (name, text) in
+            [("b/z.rs", "zz"), ("a.rs", "fn a() {}\n"), ("c.txt", "no"), ("d.rs", "\u{e9}")]
+        {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         std::fs::write(folder.path().join("e.rs"), [0xff, 0xfe]).unwrap();

@@ -71,8 +71,12 @@ mod tests {
     #[test]
     fn bytes_round_trip() {
         let tokenizer = Tokenizer::bytes().unwrap();
-        assert_eq!((tokenizer.vocab_size(), tokenizer.eos(), tokenizer.mask()), (260, &[2][..], Some(3)));
-        for text in ["fn main() {\n\tlet x = \"é\u{1F600}\";\n}\n", "", "<mask", "  two  spaces "] {
+        assert_eq!(
+            (tokenizer.vocab_size(), tokenizer.eos(), tokenizer.mask()),
+            (260, &[2][..], Some(3))
+        );
+        for text in ["fn main() {\n\tlet x = \"é\u{1F600}\";\n}\n", "", "<mask", "  two  spaces "]
+        {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(ids.len(), text.len(), "{text:?}");
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
@@ -92,7 +96,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         tokenizer.save(folder.path()).unwrap();
         let loaded = Tokenizer::load(folder.path()).unwrap();
-        assert_eq!((loaded.mask(), loaded.encode(&text).unwrap()), (Some(3), again.encode(&text).unwrap()));
+        assert_eq!(
+            (loaded.mask(), loaded.encode(&text).unwrap()),
+            (Some(3), again.encode(&text).unwrap())
+        );
         assert!(Tokenizer::byte_pairs(&[], 100).unwrap_err().is_invalid());
     }
 }

@@ -18,6 +18,7 @@ pub mod report;
 pub mod run_dir;
 pub mod session;
 pub mod settings;
+pub mod small_learner;
 pub mod supervised;
 pub mod update;
 

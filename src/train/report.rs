@@ -64,10 +64,7 @@ const CHARTS: [Shown; 16] = [
         phase: Some("warmup"),
         ..shown("loss", "Warm-up loss", "nats per token of worked examples", 5)
     },
-    Shown {
-        phase: Some("next_token"),
-        ..shown("loss", "Next-token loss", "nats per token", 5)
-    },
+    Shown { phase: Some("next_token"), ..shown("loss", "Next-token loss", "nats per token", 5) },
     Shown {
         phase: Some("diffusion"),
         ..shown("loss", "Diffusion loss", "weighted, nats per token", 4)

@@ -137,7 +137,13 @@ fn penalty(case: &mut Case, clamp: Clamp, bias_correction: bool) -> Result<Optio
         _ => KlEstimator::K3,
     };
     let wanted = coefficient != 0.0 || case.optional("in.ref_logp").is_some();
-    Ok(wanted.then_some(Kl { estimator, coefficient, clamp, bias_correction }))
+    Ok(wanted.then_some(Kl {
+        estimator,
+        coefficient,
+        clamp,
+        bias_correction,
+        straight_through: false,
+    }))
 }
 
 fn verl(case: &mut Case, length: usize) -> Result<Ask, String> {
@@ -274,6 +280,9 @@ impl Batch {
             reference_logprob: self.reference.as_deref(),
             entropy: self.entropy.as_deref(),
             weight: self.weight.as_deref(),
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: ask.totals,
         };
         let gradients = Gradients { logprob: &mut dlogprob, entropy: None };

@@ -39,9 +39,23 @@ pub fn set_threads(threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// The number of threads kernels run on.
+/// The number of threads kernels run on when called from here: 1 inside [`alone`].
 pub fn threads() -> usize {
+    if rayon::current_thread_index().is_some() {
+        return rayon::current_num_threads();
+    }
     current().map_or(1, |pool| pool.current_num_threads())
+}
+
+/// Runs `work` on one thread, with every kernel that it calls: for independent runs side by side, one a core.
+///
+/// In the shared pool a run that waits for a part of its work would be given a part of another run's meanwhile, in
+/// the middle of its own; here it waits for nobody. Results do not change with it.
+///
+/// # Errors
+/// [`Error::is_invalid`] when the operating system refuses the thread.
+pub fn alone<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
+    Ok(build(1)?.install(work))
 }
 
 /// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads.

@@ -319,11 +319,8 @@ impl KvCache {
                 }
             }
         }
-        with_store!(
-            &mut self.store,
-            |sequences| truncate(sequences, lengths),
-            |pages| pages.truncate(lengths)
-        );
+        with_store!(&mut self.store, |sequences| truncate(sequences, lengths), |pages| pages
+            .truncate(lengths));
         Ok(())
     }
 

@@ -21,6 +21,18 @@ pub struct Kl {
     /// `use_bias_correction_kl`).
     #[serde(default)]
     pub bias_correction: bool,
+    /// The value of the estimator with the gradient of k2, `d`, which on the policy is that of the divergence itself
+    /// (verl's names that end in `+`; its release raises for them).
+    #[serde(default)]
+    pub straight_through: bool,
+}
+
+impl Kl {
+    /// verl's clamps, no correction.
+    pub fn new(estimator: Estimator, coefficient: f32) -> Kl {
+        let (clamp, bias_correction) = (Clamp::Clamped, false);
+        Kl { estimator, coefficient, clamp, bias_correction, straight_through: false }
+    }
 }
 
 /// An estimator of `KL(policy || reference)` from one sample.

@@ -3,9 +3,10 @@
 //! The loss and its metrics stay on the device until somebody reads them.
 
 use super::aggregation::{Aggregation, Rows, Totals};
+use super::formula::Bounds;
 use super::kl::Estimator;
 use super::metrics::Metrics;
-use super::objective::{Bounds, Objective};
+use super::objective::Objective;
 use crate::DType::{I32, I64};
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceElement, DeviceSlice, DeviceSliceMut, Gpu};
@@ -94,6 +95,7 @@ impl DeviceMetrics {
             entropy: value(entropy),
             live_tokens,
             live_sequences,
+            ..Metrics::default()
         })
     }
 }
@@ -192,8 +194,31 @@ impl Inputs<'_> {
             ("gradient of logprob", Some(gradients.logprob.len()), tokens),
             ("gradient of entropy", gradients.entropy.as_ref().map(DeviceSliceMut::len), tokens),
         ];
-        super::check_each(lengths, tokens, sequences)?;
-        super::check_needs(objective, self.reference_logprob.is_some(), self.entropy.is_some())
+        super::check_each(&lengths, tokens, sequences)?;
+        let given = super::Given {
+            reference: self.reference_logprob.is_some(),
+            entropy: self.entropy.is_some(),
+            off_policy: false,
+            selected: false,
+            per_token_advantage: matches!(self.advantage, Advantages::PerToken(_)),
+        };
+        super::check_needs(objective, &given)?;
+        let only = Objective {
+            surrogate: objective.surrogate.clone(),
+            log_ratio: objective.log_ratio,
+            kl: objective.kl.clone().map(|kl| super::Kl { straight_through: false, ..kl }),
+            entropy_coefficient: objective.entropy_coefficient,
+            aggregation: objective.aggregation.clone(),
+            entropy_aggregation: objective.entropy_aggregation.clone(),
+            ..Objective::default()
+        };
+        let clips = matches!(objective.surrogate, super::Surrogate::PpoClip { .. });
+        if !clips || only != *objective {
+            return Err(Error::invalid(
+                "policy_loss: the device computes `ppo-clip` of tokens only",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -239,6 +264,7 @@ fn aggregation(of: &Aggregation) -> AggregationRule {
         Aggregation::SequenceMeanTokenSum { rows, .. } => {
             (args::AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM, *rows)
         }
+        Aggregation::SequenceLength { rows } => (args::AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM, *rows),
         Aggregation::TokenSum { .. } => (args::AGGREGATION_TOKEN_SUM, Rows::NonEmpty),
     };
     let length = f64::from(of.length().unwrap_or(1.0));

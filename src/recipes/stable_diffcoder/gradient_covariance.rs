@@ -30,7 +30,13 @@ pub(super) fn measure(
         let seed = learner.seed ^ 0x5EED_0000 ^ draw << 32;
         let noised = noising.apply(&batch, diffusion, vocab, seed, 0)?;
         let mut gradients = Gradients::new();
-        step::gradients(&learner.model, &batch, &noised, learner.micro_batch_tokens, &mut gradients)?;
+        step::gradients(
+            &learner.model,
+            &batch,
+            &noised,
+            learner.micro_batch_tokens,
+            &mut gradients,
+        )?;
         let mut at = 0;
         for parameter in learner.model.parameters().iter() {
             let Some(gradient) = gradients.get(parameter.id()) else { continue };

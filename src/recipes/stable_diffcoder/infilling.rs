@@ -26,9 +26,12 @@ fn likeliest(row: &[f32], banned: i32) -> i32 {
     let allowed = row.iter().enumerate().filter(|(id, _)| *id as i32 != banned);
     // Of equal ones the first.
     allowed
-        .fold((0, f32::NEG_INFINITY), |best, (id, logit)| {
-            if *logit > best.1 { (id as i32, *logit) } else { best }
-        })
+        .fold(
+            (0, f32::NEG_INFINITY),
+            |best, (id, logit)| {
+                if *logit > best.1 { (id as i32, *logit) } else { best }
+            },
+        )
         .0
 }
 
@@ -108,10 +111,8 @@ pub(super) fn by_trying_all(learner: &Learner, holes: usize) -> Result<f64> {
             .filter(|id| *id != diffusion.mask_id)
             .map(|id| std::iter::once(id).chain(row[hole + 1..end].iter().copied()).collect())
             .collect();
-        let scored: Vec<Scored<'_>> = fillings
-            .iter()
-            .map(|completion| Scored { prompt: &row[..hole], completion })
-            .collect();
+        let scored: Vec<Scored<'_>> =
+            fillings.iter().map(|completion| Scored { prompt: &row[..hole], completion }).collect();
         let mut sums = Vec::with_capacity(scored.len());
         for part in micro_batches(&scored, learner.micro_batch_tokens) {
             let (values, _) = no_grad(|| logprobs(model, part, 1.0))?;

@@ -11,10 +11,10 @@ pub use paper::StableDiffCoder;
 use crate::optim::{AdamWSettings, Decay, Schedule};
 use crate::rl::unmasking::{Confidence, Selection};
 use crate::tasks::source_text::TextSettings;
+use crate::train::diffusion::Noising;
 use crate::train::diffusion::settings::{
     DiffusionSettings, HeldOutSettings, PhaseSettings, TokenizerSettings,
 };
-use crate::train::diffusion::Noising;
 use crate::train::settings::{CheckpointSettings, ModelSettings};
 
 /// A decoder of some 0.2 million parameters on programs made in code: 600 steps of next-token prediction, then 900 of

@@ -94,7 +94,8 @@ impl StableDiffCoder {
         let noising = |schedule, weight, warm_up_steps| {
             Some(Noising { schedule, weight, warm_up_steps, ..Noising::default() })
         };
-        let (clipped, linear) = (Schedule::Clipped { forced: true }, Schedule::Linear { low: 1e-3 });
+        let (clipped, linear) =
+            (Schedule::Clipped { forced: true }, Schedule::Linear { low: 1e-3 });
         let way = |name, about, noising| Way { name, about, noising, from_scratch: false };
         [
             way(
@@ -102,11 +103,7 @@ impl StableDiffCoder {
                 "from the next-token model: clipped rates, forced masks, weight 1/u, warm-up (the paper's)",
                 noising(clipped, Weight::Rate, self.switch),
             ),
-            way(
-                CLIPPED_AT_ONCE,
-                "the same without the warm-up",
-                noising(clipped, Weight::Rate, 0),
-            ),
+            way(CLIPPED_AT_ONCE, "the same without the warm-up", noising(clipped, Weight::Rate, 0)),
             way(
                 UNBIASED,
                 "as clipped, weight 1/P(masked): the bias of the forced masks taken off",
@@ -206,21 +203,27 @@ impl Paper for StableDiffCoder {
             metric("bound", "held-out bound at the end, nats per token", 4),
             metric("infill", "share of one-token holes filled right", 4),
             metric("infill loss", "negative log-prob of what was in the hole, nats", 4),
-            metric("tried all", "share filled right by next-token prediction that tries every token", 4),
+            metric(
+                "tried all",
+                "share filled right by next-token prediction that tries every token",
+                4,
+            ),
         ]
     }
 
     fn claims(&self) -> Vec<Claim> {
-        let claim = |text: &str, asserted, arm: &str, against: &str, metric, measure, bound| Claim {
-            text: text.to_owned(),
-            asserted,
-            arm: arm.to_owned(),
-            against: against.to_owned(),
-            metric,
-            measure,
-            bound,
-        };
-        let value = |text, arm, metric, bound| claim(text, true, arm, "", metric, Measure::Value, bound);
+        let claim =
+            |text: &str, asserted, arm: &str, against: &str, metric, measure, bound| Claim {
+                text: text.to_owned(),
+                asserted,
+                arm: arm.to_owned(),
+                against: against.to_owned(),
+                metric,
+                measure,
+                bound,
+            };
+        let value =
+            |text, arm, metric, bound| claim(text, true, arm, "", metric, Measure::Value, bound);
         let ratio = |text, arm, against, metric, bound| {
             claim(text, true, arm, against, metric, Measure::Ratio, bound)
         };
@@ -228,8 +231,18 @@ impl Paper for StableDiffCoder {
             claim(text, false, arm, against, metric, Measure::Difference, bound)
         };
         vec![
-            value("clipped noise has the statistics of its integral", CLIPPED, "statistics", Bound::AtMost(0.03)),
-            value("unclipped noise has those of its closed form", UNCLIPPED, "statistics", Bound::AtMost(0.03)),
+            value(
+                "clipped noise has the statistics of its integral",
+                CLIPPED,
+                "statistics",
+                Bound::AtMost(0.03),
+            ),
+            value(
+                "unclipped noise has those of its closed form",
+                UNCLIPPED,
+                "statistics",
+                Bound::AtMost(0.03),
+            ),
             value("the unbiased weight has mean 1", UNBIASED, "statistics", Bound::AtMost(0.03)),
             ratio(
                 "clipping at least halves the variance of the gradient",
@@ -247,13 +260,7 @@ impl Paper for StableDiffCoder {
                 "largest |g|",
                 Bound::AtMost(0.5),
             ),
-            ratio(
-                "and unclipped",
-                UNCLIPPED,
-                UNCLIPPED_AT_ONCE,
-                "largest |g|",
-                Bound::AtMost(0.5),
-            ),
+            ratio("and unclipped", UNCLIPPED, UNCLIPPED_AT_ONCE, "largest |g|", Bound::AtMost(0.5)),
             claim(
                 "any order: diffusion fills holes better than next-token prediction from the left",
                 true,
@@ -263,11 +270,41 @@ impl Paper for StableDiffCoder {
                 Measure::Difference,
                 Bound::Above(0.0),
             ),
-            reported("… and than one that tries every token", CLIPPED, NEXT_TOKEN, "tried all", Bound::Above(0.0)),
-            reported("clipped is no worse than unclipped", CLIPPED, UNCLIPPED, "bound", Bound::AtMost(0.0)),
-            reported("starting from next-token prediction helps", CLIPPED, SCRATCH, "bound", Bound::Below(0.0)),
-            reported("the unbiased weight is no worse", UNBIASED, CLIPPED, "bound", Bound::AtMost(0.0)),
-            reported("the warm-up does not cost", CLIPPED, CLIPPED_AT_ONCE, "bound", Bound::AtMost(0.0)),
+            reported(
+                "… and than one that tries every token",
+                CLIPPED,
+                NEXT_TOKEN,
+                "tried all",
+                Bound::Above(0.0),
+            ),
+            reported(
+                "clipped is no worse than unclipped",
+                CLIPPED,
+                UNCLIPPED,
+                "bound",
+                Bound::AtMost(0.0),
+            ),
+            reported(
+                "starting from next-token prediction helps",
+                CLIPPED,
+                SCRATCH,
+                "bound",
+                Bound::Below(0.0),
+            ),
+            reported(
+                "the unbiased weight is no worse",
+                UNBIASED,
+                CLIPPED,
+                "bound",
+                Bound::AtMost(0.0),
+            ),
+            reported(
+                "the warm-up does not cost",
+                CLIPPED,
+                CLIPPED_AT_ONCE,
+                "bound",
+                Bound::AtMost(0.0),
+            ),
         ]
     }
 

@@ -125,7 +125,8 @@ mod tests {
     fn the_integrals_are_the_closed_forms() {
         for block in [2usize, 4, 8, 16] {
             let b = block as f64;
-            let near = |got: f64, want: f64| assert!((got / want - 1.0).abs() < 1e-4, "{got} {want}");
+            let near =
+                |got: f64, want: f64| assert!((got / want - 1.0).abs() < 1e-4, "{got} {want}");
             let clip = expected(Rate::Clip, false, Weight::Rate, block);
             near(clip.mean, 1.0);
             near(clip.variance, b * b.ln());
@@ -152,8 +153,12 @@ mod tests {
             (Rate::Clip, true, Weight::Unbiased),
             (Rate::Affine, false, Weight::Rate),
         ] {
-            let noise =
-                Noise { rate, draw: Draw::Independent { forced }, weight, ..Noise::clipped(4, 9, 10, 3) };
+            let noise = Noise {
+                rate,
+                draw: Draw::Independent { forced },
+                weight,
+                ..Noise::clipped(4, 9, 10, 3)
+            };
             let got = measured(&noise, 20).unwrap();
             let error = got.error(&expected(rate, forced, weight, 4));
             assert!(error < 0.02, "{rate:?}: {error} {got:?}");

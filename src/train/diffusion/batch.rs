@@ -46,7 +46,8 @@ impl Batch {
     /// # Errors
     /// [`Error::is_shape`] unless the tokens are whole rows and a row is whole blocks.
     pub fn rows(ids: Vec<i32>, length: usize, block: usize, first_number: u64) -> Result<Batch> {
-        if length == 0 || !ids.len().is_multiple_of(length) || !length.is_multiple_of(block.max(1)) {
+        if length == 0 || !ids.len().is_multiple_of(length) || !length.is_multiple_of(block.max(1))
+        {
             return Err(Error::shape(format!(
                 "diffusion batch: {} tokens in rows of {length} in blocks of {block}",
                 ids.len()
@@ -104,7 +105,11 @@ impl Batch {
                 }
                 batch.ids.resize(start + length, ends.id);
                 batch.documents.push(batch.ids.len());
-                batch.numbers.push(if packing == Packing::Separate { number } else { first_number });
+                batch.numbers.push(if packing == Packing::Separate {
+                    number
+                } else {
+                    first_number
+                });
             }
             eligible.resize(batch.ids.len(), 1);
         }

@@ -135,7 +135,8 @@ impl Learner {
     pub fn held_out_next_token(&self, rows: usize) -> Result<f64> {
         let batch = self.held_out(rows)?;
         let (mut sum, mut count) = (0f64, 0);
-        for part in supervised::micro_batches(&scored(&batch.ids, self.length), self.micro_batch_tokens)
+        for part in
+            supervised::micro_batches(&scored(&batch.ids, self.length), self.micro_batch_tokens)
         {
             let (logprob, _) = no_grad(|| logprobs(&self.model, part, 1.0))?;
             let logprob = logprob.to_device(&Device::Cpu)?;
@@ -162,7 +163,10 @@ impl Learner {
 /// Rows as text that continues its first token.
 fn scored(ids: &[i32], length: usize) -> Vec<Scored<'_>> {
     ids.chunks(length.max(1))
-        .map(|row| Scored { prompt: &row[..1.min(row.len())], completion: row.get(1..).unwrap_or(&[]) })
+        .map(|row| Scored {
+            prompt: &row[..1.min(row.len())],
+            completion: row.get(1..).unwrap_or(&[]),
+        })
         .collect()
 }
 
@@ -170,14 +174,19 @@ fn scored(ids: &[i32], length: usize) -> Vec<Scored<'_>> {
 fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
         ModelSettings::Folder { path, dtype } => {
-            let dtype =
-                dtype.as_deref().map(str::parse).transpose().map_err(|e: Error| e.at("model.dtype"))?;
+            let dtype = dtype
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|e: Error| e.at("model.dtype"))?;
             session::folder(path, dtype)
         }
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
             let known = Architecture::ALL.into_iter().find(|a| a.model_type() == architecture);
             let Some(family) = known else {
-                return Err(Error::invalid(format!("model.architecture `{architecture}` is not known")));
+                return Err(Error::invalid(format!(
+                    "model.architecture `{architecture}` is not known"
+                )));
             };
             let tokenizer = match &settings.tokenizer {
                 TokenizerSettings::Characters if settings.text != TextSettings::Programs => {

@@ -116,9 +116,9 @@ impl Noising {
     pub fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::invalid(format!("noising: {what}")));
         let bounds = match self.schedule {
-            Schedule::Linear { low } | Schedule::Llada { eps: low } | Schedule::Sdar { eps: low } => {
-                Some((low, 1.0))
-            }
+            Schedule::Linear { low }
+            | Schedule::Llada { eps: low }
+            | Schedule::Sdar { eps: low } => Some((low, 1.0)),
             Schedule::Range { low, high, .. } | Schedule::Curve { low, high, .. } => {
                 Some((low, high))
             }
@@ -213,7 +213,8 @@ impl Noising {
         let mut from = 0;
         while from < batch.numbers.len() {
             // Neighbours of one length are one call.
-            let length = |document: usize| batch.documents[document + 1] - batch.documents[document];
+            let length =
+                |document: usize| batch.documents[document + 1] - batch.documents[document];
             let same = (from..batch.numbers.len()).take_while(|d| length(*d) == length(from));
             let to = from + same.count();
             if length(from) > 0 {
@@ -278,9 +279,8 @@ impl Noising {
     fn given(&self, noise: &Noise, numbers: &[u64], blocks: usize) -> Option<(Vec<f32>, Vec<f32>)> {
         let Schedule::Curve { curve, low, high } = self.schedule else { return None };
         let levels = numbers.iter().flat_map(|number| {
-            (0..blocks).map(move |block| {
-                low + (high - low) * kernel::level(noise, *number, block, blocks)
-            })
+            (0..blocks)
+                .map(move |block| low + (high - low) * kernel::level(noise, *number, block, blocks))
         });
         let of = |level: f32| {
             let level = f64::from(level);

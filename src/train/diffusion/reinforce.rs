@@ -48,8 +48,7 @@ pub fn gradients(
 ) -> Result<Metrics> {
     let live: usize = samples.iter().map(|sample| sample.masked.filled.tokens.len()).sum();
     let answered = samples.iter().filter(|sample| !sample.masked.filled.tokens.is_empty()).count();
-    let totals =
-        Totals { tokens: Some(live as f64), sequences: Some(answered as f64), scale: 1.0 };
+    let totals = Totals { tokens: Some(live as f64), sequences: Some(answered as f64), scale: 1.0 };
     let mut metrics: Option<Metrics> = None;
     for part in samples.chunks(together.max(1)) {
         let one = micro_batch(model, part, objective, measure, totals, gradients)?;
@@ -102,6 +101,9 @@ fn micro_batch(
             reference_logprob: reference.as_deref(),
             entropy: Some(entropies.f32s()?),
             weight: None,
+            off_policy: None,
+            sampler_logprob: None,
+            selected: None,
             totals,
         },
         LossGradients {
