@@ -34,6 +34,8 @@ const LISTS: [(Listed, Entries); 6] = [
             ("qwen2", "Qwen 2 and 2.5"),
             ("qwen3", "Qwen 3 (dense), with QK-norm"),
             ("gemma2", "Gemma 2, with softcaps and sliding windows"),
+            ("llada", "LLaDA: a Llama that fills masks, everything seeing everything"),
+            ("sdar", "SDAR: a Qwen 3 that fills masked blocks"),
         ],
     ),
     (Listed::Objectives, &[]),

@@ -4,9 +4,11 @@
 //! is one or two lines on standard error. A closed pipe ends the output, silently.
 
 mod bench;
+mod block_generation;
 mod devices;
 mod generate;
 mod list;
+mod plan;
 mod progress;
 mod reproduce;
 mod terminal;

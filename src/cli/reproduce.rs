@@ -7,6 +7,7 @@ use crate::files::atomic;
 use crate::recipes::exgrpo::{ExGrpo, Study};
 use crate::recipes::faithrl::FaithRl;
 use crate::recipes::reproduction::{Paper, Report, Seeds, figure, page, run as run_paper};
+use crate::recipes::stable_diffcoder::StableDiffCoder;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,6 +19,8 @@ enum Named {
     Faithrl,
     /// Replay of past successes (arXiv 2510.02245)
     Exgrpo,
+    /// Block diffusion from a next-token model (arXiv 2601.15892)
+    StableDiffcoder,
 }
 
 /// The command line of `reproduce`.
@@ -62,6 +65,10 @@ pub(super) fn run(args: &ReproduceArgs) -> Result<(), Failure> {
             };
             reproduce(&ExGrpo::new(study, args.quick), args)
         }
+        Named::StableDiffcoder if args.tune || args.stress => {
+            Err(Failure::usage(Error::invalid("stable-diffcoder has no --tune and no --stress")))
+        }
+        Named::StableDiffcoder => reproduce(&StableDiffCoder::new(args.quick), args),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod equality;
 pub mod jsonl;
 pub mod permutation_chain;
 mod quantity;
+pub mod source_text;
 pub mod two_hop;
 pub mod verifier;
 

@@ -13,20 +13,26 @@ use std::path::{Path, PathBuf};
 
 /// What a step trains with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Supervised imitation of worked examples.
     Warmup,
     /// Reinforcement learning.
     Rl,
+    /// Next-token prediction on running text.
+    NextToken,
+    /// Filling masked blocks of running text.
+    Diffusion,
 }
 
 impl Phase {
-    /// `warmup` or `rl`.
+    /// `warmup`, `rl`, `next_token` or `diffusion`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Warmup => "warmup",
             Phase::Rl => "rl",
+            Phase::NextToken => "next_token",
+            Phase::Diffusion => "diffusion",
         }
     }
 }

@@ -38,7 +38,7 @@ const fn shown(
     Shown { field, title, about, unit: Unit::Plain, mark: Mark::Noisy, colour, phase: None }
 }
 
-pub(super) const CHARTS: [Shown; 11] = [
+pub(super) const CHARTS: [Shown; 16] = [
     Shown {
         unit: Unit::Percent,
         mark: Mark::Points,
@@ -63,6 +63,20 @@ pub(super) const CHARTS: [Shown; 11] = [
     Shown {
         phase: Some("warmup"),
         ..shown("loss", "Warm-up loss", "nats per token of worked examples", 5)
+    },
+    Shown { phase: Some("next_token"), ..shown("loss", "Next-token loss", "nats per token", 5) },
+    Shown {
+        phase: Some("diffusion"),
+        ..shown("loss", "Diffusion loss", "weighted, nats per token", 4)
+    },
+    Shown {
+        mark: Mark::Points,
+        ..shown("held_out_bound", "Held-out bound", "nats per token, unclipped noise", 0)
+    },
+    Shown { unit: Unit::Percent, ..shown("masked", "Masked", "tokens of a batch", 3) },
+    Shown {
+        unit: Unit::Percent,
+        ..shown("wasted_blocks", "Wasted blocks", "without a masked token", 2)
     },
     shown("mismatch", "Mismatch", "largest |sampler's − trainer's log-prob|", 1),
 ];

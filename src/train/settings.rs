@@ -42,7 +42,7 @@ pub struct Settings {
 }
 
 /// Where the model comes from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelSettings {
     /// A new one with random weights.
@@ -148,7 +148,7 @@ pub struct EvaluationSettings {
 }
 
 /// What is kept on the disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSettings {
     /// Every so many steps, and at the end; 0: only at the end.

@@ -288,6 +288,41 @@ impl KvCache {
         Ok(())
     }
 
+    /// Forgets what comes after the first `lengths[s]` positions of sequence s, in every layer: blocks that were tried and
+    /// are not what is kept.
+    ///
+    /// # Errors
+    /// [`Error::is_shape`] unless there is a length for each sequence, [`Error::is_invalid`] when a sequence is shorter. The
+    /// cache is then unchanged.
+    pub fn truncate(&mut self, lengths: &[usize]) -> Result<()> {
+        if lengths.len() != self.sequences() {
+            return Err(Error::shape(format!(
+                "KV cache: {} lengths for {} sequences",
+                lengths.len(),
+                self.sequences()
+            )));
+        }
+        for (row, kept) in lengths.iter().enumerate() {
+            let held = (0..self.layers).filter_map(|layer| self.length(layer, row)).min();
+            if held.is_some_and(|held| held < *kept) {
+                return Err(Error::invalid(format!(
+                    "KV cache: sequence {row} holds {held:?} positions, {kept} are to be kept"
+                )));
+            }
+        }
+        fn truncate<T: Element>(sequences: &mut [Sequence<T>], lengths: &[usize]) {
+            for (sequence, length) in sequences.iter_mut().zip(lengths) {
+                for layer in sequence {
+                    layer.tiles.truncate(length.div_ceil(TILE));
+                    layer.length = *length;
+                }
+            }
+        }
+        with_store!(&mut self.store, |sequences| truncate(sequences, lengths), |pages| pages
+            .truncate(lengths));
+        Ok(())
+    }
+
     /// What every append relies on.
     fn check_room(&self, layer: usize, segments: &[usize]) -> Result<()> {
         self.check(layer, segments)?;
