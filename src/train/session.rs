@@ -20,12 +20,12 @@ use crate::kernels::advantage::{self, Groups};
 use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
 use crate::models::{Architecture, Decoder, DecoderConfig};
 use crate::optim::{AdamW, Update};
+use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Rollout, Sampling, rollouts};
 use crate::rl::scoring::{Scored, logprobs};
 use crate::rng::Stream;
 use crate::tasks::arithmetic::Arithmetic;
 use crate::tasks::jsonl::Jsonl;
-use crate::tasks::verifier::guarded;
 use crate::tasks::{Problem, Task, Verifier};
 use crate::tensor::Gradients;
 use crate::tensor::autograd::no_grad;
@@ -518,7 +518,10 @@ impl Session {
         let rewards: Vec<f32> = drawn
             .iter()
             .zip(&completions)
-            .map(|(r, text)| guarded(&*self.verifier, &problems[r.prompt], text, r.truncated))
+            .map(|(r, text)| {
+                let problem = &problems[r.prompt];
+                guarded_reward(|| self.verifier.reward(problem, text, r.truncated))
+            })
             .collect();
         let offsets: Vec<i64> = (0..=prompts.len()).map(|i| (i * settings.group) as i64).collect();
         let mut advantages = vec![0f32; rewards.len()];
