@@ -23,4 +23,5 @@
 #include "args/softmax.h"
 #include "args/step_credit.h"
 #include "args/token_decode.h"
+#include "args/token_selection.h"
 #endif

@@ -154,6 +154,8 @@ fn a_step_of_training_is_the_cpus() {
             coefficient: 0.1,
             clamp: Clamp::Clamped,
             bias_correction: false,
+            straight_through: false,
+            aggregation: None,
         }),
         entropy_coefficient: 0.01,
         ..Objective::default()

@@ -20,10 +20,16 @@ mod faithrl;
 mod group_advantage;
 #[path = "golden/linear_logprob.rs"]
 mod linear_logprob;
+#[path = "golden/linear_policy_loss.rs"]
+mod linear_policy_loss;
 #[path = "golden/logprob.rs"]
 mod logprob;
 #[path = "golden/policy_loss.rs"]
 mod policy_loss;
+#[path = "golden/replay.rs"]
+mod replay;
+#[path = "golden/rollout_correction.rs"]
+mod rollout_correction;
 #[path = "golden/runner_tests.rs"]
 mod runner_tests;
 #[path = "golden/suite.rs"]

@@ -66,6 +66,9 @@ impl OnGpu {
             reference_logprob: None,
             entropy: None,
             weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: Totals::default(),
         };
         let gradients = launch::Gradients { logprob: self.gradient.whole_mut(), entropy: None };
@@ -113,17 +116,9 @@ impl Work for PolicyLoss {
         if let Some(gpu) = &mut self.gpu {
             return gpu.run();
         }
-        let read = Inputs {
-            logprob: &self.logprob,
-            old_logprob: &self.old_logprob,
-            advantage: Advantages::PerSequence(&self.advantage),
-            mask: &self.mask,
-            offsets: &self.offsets,
-            reference_logprob: None,
-            entropy: None,
-            weight: None,
-            totals: Totals::default(),
-        };
+        let advantage = Advantages::PerSequence(&self.advantage);
+        let read =
+            Inputs::new(&self.logprob, &self.old_logprob, advantage, &self.mask, &self.offsets);
         let gradients = Gradients { logprob: &mut self.gradient, entropy: None };
         self.loss = forward_backward(&Objective::default(), &read, gradients)?.loss;
         Ok(())

@@ -1,6 +1,6 @@
 //! `gradstone list`: what is built in.
 
-use crate::kernels::{advantage, rollout_correction};
+use crate::kernels::{advantage, policy_loss, rollout_correction};
 use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -24,7 +24,7 @@ pub(super) enum Listed {
 
 type Entries = &'static [(&'static str, &'static str)];
 
-/// Recipes, advantages and corrections come from their own tables.
+/// Recipes, objectives, advantages and corrections come from their own tables.
 const LISTS: [(Listed, Entries); 6] = [
     (Listed::Recipes, &[]),
     (
@@ -36,13 +36,7 @@ const LISTS: [(Listed, Entries); 6] = [
             ("gemma2", "Gemma 2, with softcaps and sliding windows"),
         ],
     ),
-    (
-        Listed::Objectives,
-        &[(
-            "ppo_clip",
-            "clipped ratio: PPO, GRPO, Dr.GRPO, DAPO's asymmetric bounds, dual clip; KL k1, k2, k3; entropy bonus",
-        )],
-    ),
+    (Listed::Objectives, &[]),
     (Listed::Advantages, &[]),
     (Listed::Corrections, &[]),
     (
@@ -72,12 +66,21 @@ const LISTS: [(Listed, Entries); 6] = [
                 "policy_loss",
                 "loss, gradients and metrics of an objective in one pass over packed sequences",
             ),
+            (
+                "token_selection",
+                "tokens that an objective treats apart: Clip-Cov, KL-Cov, the top entropies",
+            ),
             ("sample", "temperature, top-k, top-p with Philox keyed by sequence and position"),
             ("adamw", "fused AdamW with f32 master weights; global gradient norm"),
             ("attention", "grouped-query attention over packed sequences or a KV cache"),
         ],
     ),
 ];
+
+/// A name and what it stands for, with its source.
+fn sourced<'a>(name: &'a str, summary: &str, source: &str) -> (&'a str, String) {
+    (name, format!("{summary} [{source}]"))
+}
 
 /// One list, or all of them under their names.
 pub(super) fn text(what: Option<Listed>) -> String {
@@ -92,14 +95,15 @@ pub(super) fn text(what: Option<Listed>) -> String {
         let indent = if what.is_none() { "  " } else { "" };
         let entries: Vec<(&str, String)> = match listed {
             Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
+            Listed::Objectives => {
+                policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
             Listed::Advantages => {
-                let about = |p: &advantage::Preset| format!("{} [{}]", p.summary, p.source);
-                advantage::PRESETS.iter().map(|p| (p.name, about(p))).collect()
+                advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
             Listed::Corrections => {
-                let about =
-                    |p: &rollout_correction::Preset| format!("{} [{}]", p.summary, p.source);
-                rollout_correction::PRESETS.iter().map(|p| (p.name, about(p))).collect()
+                let presets = rollout_correction::PRESETS.iter();
+                presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
             _ => entries.iter().map(|(name, about)| (*name, about.to_string())).collect(),
         };
@@ -118,6 +122,9 @@ mod tests {
     #[test]
     fn one_list_or_all() {
         assert!(text(Some(Listed::Models)).starts_with("llama "));
+        let objectives = text(Some(Listed::Objectives));
+        assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
+        assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
         let all = text(None);
         assert!(
             all.starts_with("recipes\n  arithmetic") && all.contains("\n\nkernels\n  logprob ")

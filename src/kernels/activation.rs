@@ -6,7 +6,6 @@ use crate::device::cpu::math::{fma, sigmoid, tanh};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Elements handled by one task.
 const BLOCK: usize = 8 * 1024;
@@ -180,16 +179,14 @@ pub fn gated_backward(
     dup: &mut [f32],
 ) -> Result<()> {
     same("activation backward", &[gate.len(), up.len(), dy.len(), dgate.len(), dup.len()])?;
-    pool::install(|| {
-        dgate
-            .par_chunks_mut(BLOCK)
-            .zip(dup.par_chunks_mut(BLOCK))
-            .zip(gate.par_chunks(BLOCK))
-            .zip(up.par_chunks(BLOCK))
-            .zip(dy.par_chunks(BLOCK))
-            .for_each(|((((dgate, dup), gate), up), dy)| {
-                gated_slope_block(f, gate, up, dy, dgate, dup);
-            });
+    let parts = dgate
+        .chunks_mut(BLOCK)
+        .zip(dup.chunks_mut(BLOCK))
+        .zip(gate.chunks(BLOCK))
+        .zip(up.chunks(BLOCK))
+        .zip(dy.chunks(BLOCK));
+    pool::each(parts, 1, |_, ((((dgate, dup), gate), up), dy)| {
+        gated_slope_block(f, gate, up, dy, dgate, dup);
     });
     Ok(())
 }

@@ -16,6 +16,24 @@ pub trait Verifier: Send + Sync {
     fn reward(&self, problem: &Problem, completion: &str, truncated: bool) -> f32;
 }
 
+/// The reward of a verifier that may be broken: NaN, which excludes the sample, when it panics or when what it returns
+/// is not finite.
+///
+/// A run survives a verifier of somebody else's; the trainer counts such samples and shows the count.
+pub fn guarded(
+    verifier: &dyn Verifier,
+    problem: &Problem,
+    completion: &str,
+    truncated: bool,
+) -> f32 {
+    let reward = || verifier.reward(problem, completion, truncated);
+    // The verifier has no state that a panic could leave half-changed: its method takes `&self`.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(reward)) {
+        Ok(reward) if reward.is_finite() => reward,
+        _ => f32::NAN,
+    }
+}
+
 /// 1 when the completion is the answer and nothing else but surrounding blanks, else 0. A truncated one earns 0.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExactMatch;
@@ -60,6 +78,26 @@ mod tests {
 
     fn problem(answer: &str) -> Problem {
         Problem { prompt: "q".into(), answer: answer.into(), level: 0 }
+    }
+
+    #[test]
+    fn a_broken_verifier_gives_nan() {
+        struct Broken;
+        impl Verifier for Broken {
+            fn name(&self) -> &str {
+                "broken"
+            }
+            fn reward(&self, _: &Problem, completion: &str, _: bool) -> f32 {
+                match completion {
+                    "infinite" => f32::INFINITY,
+                    "fine" => 0.5,
+                    text => panic!("cannot read {text}"),
+                }
+            }
+        }
+        let of = |text| guarded(&Broken, &problem("1"), text, false);
+        assert!(of("infinite").is_nan() && of("else").is_nan());
+        assert_eq!(of("fine"), 0.5);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::models::Decoder;
 use crate::rl::rollout::{Sampling, rollouts};
 use crate::rng::Stream;
+use crate::tasks::verifier::guarded;
 use crate::tasks::{Problem, Verifier};
 use crate::text::Tokenizer;
 use crate::train::metrics::Rollout;
@@ -52,7 +53,7 @@ impl Evaluation<'_> {
                     step,
                     prompt: problem.prompt.clone(),
                     answer: problem.answer.clone(),
-                    reward: self.verifier.reward(problem, &completion, drawn.truncated),
+                    reward: guarded(self.verifier, problem, &completion, drawn.truncated),
                     advantage: None,
                     tokens: drawn.tokens.len(),
                     truncated: drawn.truncated,

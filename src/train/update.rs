@@ -185,15 +185,16 @@ impl Batch {
         let metrics = policy_loss::forward_backward(
             objective,
             &Inputs {
-                logprob: logprob.f32s()?,
-                old_logprob: &self.old_logprob,
-                advantage: Advantages::PerSequence(&self.advantage),
-                mask: &self.mask,
-                offsets: &self.offsets,
                 reference_logprob: self.reference.as_deref(),
                 entropy: Some(entropy.f32s()?),
-                weight: None,
                 totals: self.totals,
+                ..Inputs::new(
+                    logprob.f32s()?,
+                    &self.old_logprob,
+                    Advantages::PerSequence(&self.advantage),
+                    &self.mask,
+                    &self.offsets,
+                )
             },
             policy_loss::Gradients {
                 logprob: &mut dlogprob,
@@ -234,6 +235,9 @@ impl Batch {
                 reference_logprob: reference.as_ref().map(DeviceBuffer::whole),
                 entropy: Some(entropy.device_slice()?),
                 weight: None,
+                sampler_logprob: None,
+                off_policy: None,
+                selected: None,
                 totals: self.totals,
             },
             launch::Gradients {

@@ -38,7 +38,15 @@ pub enum Aggregation {
         #[serde(default = "one")]
         length: f32,
     },
-    /// `1 / length`: verl `seq-mean-token-sum-norm`.
+    /// `1 / sequences` on every token of a loss that is a sequence's, so that the sequence weighs `n_i`: LUSPO (arXiv 2602.05261; TRL
+    /// `luspo` with [`Rows::All`]). Needs ratios of sequences. TRL with a penalty divides it by the padded length too;
+    /// that is not offered.
+    SequenceLength {
+        /// Which sequences count.
+        #[serde(default)]
+        rows: Rows,
+    },
+    /// `1 / length`: verl `seq-mean-token-sum-norm`; ExGRPO with `loss_remove_token_mean`.
     TokenSum {
         /// A constant.
         #[serde(default = "one")]
@@ -116,6 +124,7 @@ impl Aggregation {
             Aggregation::SequenceMeanTokenSum { rows, length } => {
                 vec![over(sequences(rows) * f64::from(*length)); live.len()]
             }
+            Aggregation::SequenceLength { rows } => vec![over(sequences(rows)); live.len()],
             Aggregation::TokenSum { length } => vec![over(f64::from(*length)); live.len()],
         }
     }
@@ -137,6 +146,7 @@ mod tests {
         assert_eq!(sum(Rows::NonEmpty, 1.0), [0.5; 3]);
         assert_eq!(sum(Rows::All, 8.0), [1.0 / 24.0; 3]);
         assert_eq!(weights(Aggregation::TokenSum { length: 8.0 }), [0.125; 3]);
+        assert_eq!(weights(Aggregation::SequenceLength { rows: Rows::NonEmpty }), [0.5; 3]);
     }
 
     #[test]

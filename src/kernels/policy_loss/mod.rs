@@ -8,25 +8,38 @@
 //! tokens (1 byte a token) and turns the aggregation into one coefficient a sequence; a token pass walks fixed blocks
 //! of `pass::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
 //! added in order. Blocks are a function of the token count alone, so bits do not depend on the thread count; a
-//! token's gradient depends on its own sequence's coefficient only. Objectives whose ratio is a sequence's (GSPO,
-//! GMPO) are to extend the sequence pass.
+//! token's gradient depends on its own sequence's coefficient only. Objectives that need something of a whole sequence
+//! (GSPO, GMPO, VESPO, the off-policy mask) read 9 bytes a token more in the sequence pass.
 //!
-//! The body keeps one `u32` and one `f32` a sequence and one record a block on the host heap, and nothing else.
+//! The body keeps a few words a sequence and one record a block on the host heap, and nothing else.
 
 mod aggregation;
+mod formula;
 mod kl;
 pub mod launch;
 mod metrics;
 mod objective;
 mod pass;
+mod penalty;
+mod preset;
+mod replay;
+mod rule;
+mod sequence;
+mod surrogate;
 mod tile;
+mod value;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
-pub use metrics::Metrics;
-pub use objective::{ImportanceLevel, LogRatio, Objective, Surrogate};
+pub use metrics::{Metrics, ReplayMetrics};
+pub use objective::Objective;
+pub use preset::{PRESETS, Preset};
+pub use replay::{Replay, ReplayRatio, ReplayShape};
+pub use surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate};
+pub use value::{ValueGradient, ValueInputs, ValueLoss, ValueMetrics, value_loss};
 
 use crate::error::{Error, Result};
+use surrogate::together;
 
 /// The advantages: one a token, or one a sequence.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +69,41 @@ pub struct Inputs<'a> {
     pub entropy: Option<&'a [f32]>,
     /// Factors of the surrogate, no gradient: importance weights between the sampler and the old policy.
     pub weight: Option<&'a [f32]>,
+    /// The same log-prob under the policy that sampled; read by the off-policy mask, `None`: the old policy's.
+    pub sampler_logprob: Option<&'a [f32]>,
+    /// Non-zero: the token was written by another policy and has the objective's `replay` term in place of its
+    /// surrogate.
+    pub off_policy: Option<&'a [u8]>,
+    /// Non-zero: the token was picked by the objective's `selection` (`kernels::token_selection`).
+    pub selected: Option<&'a [u8]>,
     /// What this call must know of the whole batch.
     pub totals: Totals,
+}
+
+impl<'a> Inputs<'a> {
+    /// What every objective needs; everything else is absent.
+    pub fn new(
+        logprob: &'a [f32],
+        old_logprob: &'a [f32],
+        advantage: Advantages<'a>,
+        mask: &'a [u8],
+        offsets: &'a [i64],
+    ) -> Inputs<'a> {
+        Inputs {
+            logprob,
+            old_logprob,
+            advantage,
+            mask,
+            offsets,
+            reference_logprob: None,
+            entropy: None,
+            weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
+            totals: Totals::default(),
+        }
+    }
 }
 
 /// Where [`forward_backward`] writes. `[tokens]`; masked tokens get 0.
@@ -93,20 +139,35 @@ pub fn forward_backward(
     let tokens = inputs.logprob.len();
     let offsets = super::offsets::checked("policy_loss", "sequence", inputs.offsets, tokens)?;
     check_lengths(inputs, &gradients, tokens, offsets.len() - 1)?;
-    check_needs(objective, inputs.reference_logprob.is_some(), inputs.entropy.is_some())?;
+    check_needs(
+        objective,
+        &Given {
+            reference: inputs.reference_logprob.is_some(),
+            entropy: inputs.entropy.is_some(),
+            off_policy: inputs.off_policy.is_some(),
+            selected: inputs.selected.is_some(),
+            per_token_advantage: matches!(inputs.advantage, Advantages::PerToken(_)),
+        },
+    )?;
 
-    let live = pass::count_live(inputs.mask, &offsets);
+    let live = sequence::count_live(inputs.mask, &offsets);
+    let factors = sequence::factors(objective, inputs, &offsets, &live);
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
     let of_entropy = objective.entropy_aggregation.as_ref();
     let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
+    let of_kl = objective.kl.as_ref().and_then(|kl| kl.aggregation.as_ref());
+    let of_kl = of_kl.map(|mode| mode.coefficients(&live, &inputs.totals));
     let sequences = pass::Sequences {
         offsets: &offsets,
         coefficients: &coefficients,
+        kl_coefficients: of_kl.as_deref().unwrap_or(&coefficients),
         entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
+        factors: factors.as_deref(),
     };
-    let sums = pass::tokens(objective, inputs, gradients, &sequences);
-    let kl_coefficient = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
-    Ok(sums.report(&live, kl_coefficient, objective.entropy_coefficient))
+    let sums = pass::tokens(&pass::Rule::of(objective), inputs, gradients, &sequences);
+    let of_kl = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
+    let of_drift = objective.drift.map_or(0.0, |drift| drift.coefficient);
+    Ok(sums.report(&live, [of_kl, objective.entropy_coefficient, of_drift]))
 }
 
 fn check_lengths(
@@ -126,20 +187,23 @@ fn check_lengths(
         ("reference_logprob", inputs.reference_logprob.map(<[f32]>::len), tokens),
         ("entropy", inputs.entropy.map(<[f32]>::len), tokens),
         ("weight", inputs.weight.map(<[f32]>::len), tokens),
+        ("sampler_logprob", inputs.sampler_logprob.map(<[f32]>::len), tokens),
+        ("off_policy", inputs.off_policy.map(<[u8]>::len), tokens),
+        ("selected", inputs.selected.map(<[u8]>::len), tokens),
         ("gradient of logprob", Some(gradients.logprob.len()), tokens),
         ("gradient of entropy", gradients.entropy.as_ref().map(|g| g.len()), tokens),
     ];
-    check_each(lengths, tokens, sequences)
+    check_each(&lengths, tokens, sequences)
 }
 
 /// Each given length against the one it must be.
 fn check_each(
-    lengths: [(&str, Option<usize>, usize); 8],
+    lengths: &[(&str, Option<usize>, usize)],
     tokens: usize,
     sequences: usize,
 ) -> Result<()> {
     for (name, got, want) in lengths {
-        if let Some(got) = got.filter(|got| *got != want) {
+        if let Some(got) = got.filter(|got| got != want) {
             return Err(Error::shape(format!(
                 "policy_loss: {name} has {got} elements, not {want} \
                  ({tokens} tokens in {sequences} sequences)"
@@ -149,18 +213,64 @@ fn check_each(
     Ok(())
 }
 
-fn check_needs(objective: &Objective, has_reference: bool, has_entropy: bool) -> Result<()> {
-    if objective.kl.is_some() && !has_reference {
-        return Err(Error::invalid(
-            "policy_loss: the objective has a KL penalty, so reference_logprob is needed",
-        ));
+/// What a call gives beside what every objective needs.
+struct Given {
+    reference: bool,
+    entropy: bool,
+    off_policy: bool,
+    selected: bool,
+    per_token_advantage: bool,
+}
+
+fn check_needs(objective: &Objective, given: &Given) -> Result<()> {
+    let missing = |part: String, input: &str| {
+        Err(Error::invalid(format!("policy_loss: the objective has {part}, so {input} is needed")))
+    };
+    if objective.kl.is_some() && !given.reference {
+        return missing("a KL penalty".to_string(), "reference_logprob");
     }
-    if objective.entropy_coefficient != 0.0 && !has_entropy {
-        return Err(Error::invalid(
-            "policy_loss: the objective has an entropy coefficient, so entropy is needed",
-        ));
+    if objective.entropy_coefficient != 0.0 && !given.entropy {
+        return missing("an entropy coefficient".to_string(), "entropy");
+    }
+    match &objective.selection {
+        Some(selection) if !given.selected => {
+            return missing(format!("the selection `{}`", selection.name()), "selected");
+        }
+        None if given.selected => {
+            return Err(together("selected", "an objective without a selection", NO_RULE));
+        }
+        _ => {}
+    }
+    if given.off_policy && objective.replay.is_none() {
+        return Err(together("off_policy", "an objective without a replay term", NO_RULE));
+    }
+    let of_sequences = match (&objective.surrogate, objective.importance_level) {
+        (Surrogate::Gmpo { .. }, _) => "surrogate `gmpo`",
+        (_, ImportanceLevel::Sequence) => "importance_level `sequence`",
+        _ => return Ok(()),
+    };
+    if given.per_token_advantage {
+        let why = "the loss of a sequence has one advantage (`sequence-token` takes one a token)";
+        return Err(together("an advantage a token", of_sequences, why));
     }
     Ok(())
+}
+
+const NO_RULE: &str = "nothing says what happens to the marked tokens";
+
+/// A field of the objective in its range.
+fn within(field: &str, value: f32, least: f32, most: f32) -> Result<()> {
+    if value >= least && value <= most {
+        return Ok(());
+    }
+    let range = match (least, most) {
+        (f32::MIN_POSITIVE, f32::MAX) => "finite and above 0".to_string(),
+        (least, f32::MAX) if least == -f32::MAX => "finite".to_string(),
+        (least, f32::MAX) => format!("finite and at least {least}"),
+        (f32::MIN_POSITIVE, most) => format!("above 0 and at most {most}"),
+        _ => format!("in {least}..={most}"),
+    };
+    Err(Error::invalid(format!("policy_loss: {field} is {value}; it must be {range}")))
 }
 
 #[cfg(doctest)]

@@ -1,43 +1,123 @@
-//! The two passes over the tokens: counting the live ones of each sequence, then blocks of them, cut into runs of one
-//! sequence. The arithmetic of a run is in `tile`.
+//! The token pass: blocks of tokens, cut into runs of one sequence. The arithmetic of a run is in `tile`.
 
+use super::formula::{Bounds, Cispo, Clip, Cpgd, Gmpo, Reinforce, Reshaped, Sapo, Value};
 use super::kl::{Estimator, K3Limits};
 use super::metrics::Sums;
-use super::objective::{Bounds, Objective};
+use super::objective::Objective;
+use super::replay::Replay;
+use super::sequence::Factors;
+use super::surrogate::{Drift, ImportanceLevel, RatioShape, Surrogate};
 use super::tile::one_run;
 use super::{Advantages, Gradients, Inputs};
 use crate::device::cpu::pool;
-use crate::device::cpu::simd::simd_fn;
+use crate::kernels::token_selection::Selection;
 use rayon::prelude::*;
 
 /// Tokens whose sums make one record.
 pub(super) const BLOCK: usize = 4096;
 
-/// Live tokens of each sequence.
-pub(super) fn count_live(mask: &[u8], offsets: &[usize]) -> Vec<u32> {
-    let count = |bounds: &[usize]| count_nonzero(&mask[bounds[0]..bounds[1]]);
-    let sequences = offsets.len() - 1;
-    let mean_bytes = mask.len() / sequences.max(1) + 1;
-    pool::install(|| {
-        offsets.par_windows(2).with_min_len(pool::rows_per_task(mean_bytes)).map(count).collect()
-    })
-}
-
-simd_fn! {
-    fn count_nonzero(mask: &[u8]) -> u32 {
-        mask.chunks(128)
-            .map(|chunk| u32::from(chunk.iter().map(|byte| u8::from(*byte != 0)).sum::<u8>()))
-            .sum()
-    }
-}
-
 /// What is the same for every token.
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
-    pub bounds: Bounds,
+    pub surrogate: SurrogateRule,
+    /// The ratio is the sequence's.
+    pub of_sequence: bool,
     pub log_ratio_limit: f32,
+    pub weighting: Weighting,
+    pub pick: Pick,
+    pub replay: Option<Replay>,
+    pub drift: Option<Drift>,
     pub kl: Option<KlRule>,
     pub entropy_coefficient: f32,
+}
+
+/// A surrogate with its numbers ready.
+#[derive(Clone, Copy)]
+pub(super) enum SurrogateRule {
+    Clip(Clip),
+    Reshaped(Reshaped),
+    Cispo(Cispo),
+    Gmpo(Gmpo),
+    Sapo(Sapo),
+    Reinforce(Reinforce),
+    Cpgd(Cpgd),
+    /// φ is the sequence's.
+    Vespo,
+    /// No surrogate: a value function's error.
+    Value(Value),
+}
+
+impl SurrogateRule {
+    fn of(objective: &Objective) -> SurrogateRule {
+        let bounds = Bounds::of(&objective.surrogate);
+        match &objective.surrogate {
+            Surrogate::PpoClip { .. } | Surrogate::Ratio {} => match objective.ratio_shape {
+                RatioShape::Plain => SurrogateRule::Clip(Clip(bounds)),
+                shape => SurrogateRule::Reshaped(Reshaped { bounds, shape }),
+            },
+            Surrogate::Cispo { least, most } => {
+                SurrogateRule::Cispo(Cispo { least: least.unwrap_or(0.0), most: *most })
+            }
+            Surrogate::Gmpo { clip_low, clip_high } => {
+                SurrogateRule::Gmpo(Gmpo { low: -clip_low, high: *clip_high })
+            }
+            Surrogate::Sapo { temperature_positive, temperature_negative } => {
+                let (positive, negative) = (*temperature_positive, *temperature_negative);
+                SurrogateRule::Sapo(Sapo { positive, negative })
+            }
+            Surrogate::Reinforce {} => SurrogateRule::Reinforce(Reinforce),
+            Surrogate::Cpgd { clip_low, clip_high } => {
+                let (low, high) = ((-clip_low).ln_1p(), clip_high.ln_1p());
+                SurrogateRule::Cpgd(Cpgd { low, high })
+            }
+            Surrogate::Vespo { .. } => SurrogateRule::Vespo,
+        }
+    }
+}
+
+/// How importance weights enter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weighting {
+    /// Each token's surrogate is multiplied by its weight.
+    Token,
+    /// So is its value, but the gradient goes through the sequence's ratio: it has the mean of them all.
+    Mean,
+    /// The sequence's surrogate is multiplied by their geometric mean.
+    Geometric,
+    /// They are in the sequence's ratio already.
+    Consumed,
+}
+
+/// What happens to tokens that a selection picked.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Pick {
+    Nothing,
+    /// Picked tokens lose their surrogate.
+    Drop,
+    /// The others do.
+    Keep,
+    /// Picked tokens pay this much for each unit of |log ratio|.
+    Penalise(f32),
+}
+
+pub(super) fn weighting_of(objective: &Objective) -> Weighting {
+    match (&objective.surrogate, objective.importance_level) {
+        (Surrogate::Gmpo { .. }, _) => Weighting::Geometric,
+        (Surrogate::Vespo { .. }, _) => Weighting::Consumed,
+        // The gradient of CISPO's log-prob is its token's.
+        (Surrogate::Cispo { .. }, _) => Weighting::Token,
+        (_, ImportanceLevel::Sequence) => Weighting::Mean,
+        _ => Weighting::Token,
+    }
+}
+
+pub(super) fn pick_of(objective: &Objective) -> Pick {
+    match objective.selection {
+        None => Pick::Nothing,
+        Some(Selection::ClipCov { .. }) => Pick::Drop,
+        Some(Selection::TopEntropy { .. }) => Pick::Keep,
+        Some(Selection::KlCov { coefficient, .. }) => Pick::Penalise(coefficient),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -46,6 +126,31 @@ pub(super) struct KlRule {
     pub limits: K3Limits,
     pub coefficient: f32,
     pub bias_correction: bool,
+    pub straight_through: bool,
+}
+
+impl Rule {
+    pub fn of(objective: &Objective) -> Rule {
+        let of_sequence = objective.importance_level != ImportanceLevel::Token;
+        Rule {
+            surrogate: SurrogateRule::of(objective),
+            of_sequence,
+            // A sequence's ratio is bounded as a whole.
+            log_ratio_limit: if of_sequence { f32::INFINITY } else { objective.log_ratio.limit() },
+            weighting: weighting_of(objective),
+            pick: pick_of(objective),
+            replay: objective.replay,
+            drift: objective.drift,
+            kl: objective.kl.as_ref().map(|kl| KlRule {
+                estimator: kl.estimator,
+                limits: kl.clamp.limits(),
+                coefficient: kl.coefficient,
+                bias_correction: kl.bias_correction,
+                straight_through: kl.straight_through,
+            }),
+            entropy_coefficient: objective.entropy_coefficient,
+        }
+    }
 }
 
 /// What the sequence pass found.
@@ -53,18 +158,26 @@ pub(super) struct Sequences<'a> {
     pub offsets: &'a [usize],
     /// The weight of each sequence's losses.
     pub coefficients: &'a [f32],
+    /// The weight of each sequence's divergences.
+    pub kl_coefficients: &'a [f32],
     /// The weight of each sequence's entropies.
     pub entropy_coefficients: &'a [f32],
+    /// What its tokens share; `None`: nothing.
+    pub factors: Option<&'a [Factors]>,
 }
 
 /// One run of tokens of one sequence inside one block.
 pub(super) struct Run<'a> {
     pub coefficient: f32,
+    pub kl_coefficient: f32,
     pub entropy_coefficient: f32,
+    pub factors: Factors,
     pub logprob: &'a [f32],
     pub old_logprob: &'a [f32],
     pub mask: &'a [u8],
     pub advantage: Lane<'a>,
+    pub off_policy: Option<&'a [u8]>,
+    pub selected: Option<&'a [u8]>,
     pub reference: Option<&'a [f32]>,
     pub entropy: Option<&'a [f32]>,
     pub weight: Option<&'a [f32]>,
@@ -81,24 +194,13 @@ pub(super) enum Lane<'a> {
 
 /// Losses, gradients and sums of all tokens.
 pub(super) fn tokens(
-    objective: &Objective,
+    rule: &Rule,
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
     sequences: &Sequences<'_>,
 ) -> Sums {
-    let rule = Rule {
-        bounds: Bounds::of(&objective.surrogate),
-        log_ratio_limit: objective.log_ratio.limit(),
-        kl: objective.kl.as_ref().map(|kl| KlRule {
-            estimator: kl.estimator,
-            limits: kl.clamp.limits(),
-            coefficient: kl.coefficient,
-            bias_correction: kl.bias_correction,
-        }),
-        entropy_coefficient: objective.entropy_coefficient,
-    };
     let block = |(index, dlogprob, dentropy): (usize, &mut [f32], Option<&mut [f32]>)| {
-        one_block(&rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
+        one_block(rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
     };
     let blocks = gradients.logprob.par_chunks_mut(BLOCK).enumerate();
     let min_blocks = pool::rows_per_task(BLOCK * 16);
@@ -150,7 +252,9 @@ fn one_block(
             dentropy = entropy_tail;
             let mut run = Run {
                 coefficient: sequences.coefficients[sequence],
+                kl_coefficient: sequences.kl_coefficients[sequence],
                 entropy_coefficient: sequences.entropy_coefficients[sequence],
+                factors: sequences.factors.map_or(Factors::NEUTRAL, |all| all[sequence]),
                 logprob: &inputs.logprob[range.clone()],
                 old_logprob: &inputs.old_logprob[range.clone()],
                 mask: &inputs.mask[range.clone()],
@@ -158,6 +262,8 @@ fn one_block(
                     Advantages::PerToken(values) => Lane::Each(&values[range.clone()]),
                     Advantages::PerSequence(values) => Lane::Same(values[sequence]),
                 },
+                off_policy: inputs.off_policy.map(|values| &values[range.clone()]),
+                selected: inputs.selected.map(|values| &values[range.clone()]),
                 reference: inputs.reference_logprob.map(|values| &values[range.clone()]),
                 entropy: inputs.entropy.map(|values| &values[range.clone()]),
                 weight: inputs.weight.map(|values| &values[range.clone()]),
