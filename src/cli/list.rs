@@ -34,8 +34,6 @@ const LISTS: [(Listed, Entries); 6] = [
             ("qwen2", "Qwen 2 and 2.5"),
             ("qwen3", "Qwen 3 (dense), with QK-norm"),
             ("gemma2", "Gemma 2, with softcaps and sliding windows"),
-            ("llada", "LLaDA: a Llama that fills masks, everything seeing everything"),
-            ("sdar", "SDAR: a Qwen 3 that fills masked blocks"),
         ],
     ),
     (Listed::Objectives, &[]),
@@ -79,6 +77,11 @@ const LISTS: [(Listed, Entries); 6] = [
     ),
 ];
 
+/// A name and what it stands for, with its source.
+fn sourced<'a>(name: &'a str, summary: &str, source: &str) -> (&'a str, String) {
+    (name, format!("{summary} [{source}]"))
+}
+
 /// One list, or all of them under their names.
 pub(super) fn text(what: Option<Listed>) -> String {
     let mut out = String::new();
@@ -93,17 +96,14 @@ pub(super) fn text(what: Option<Listed>) -> String {
         let entries: Vec<(&str, String)> = match listed {
             Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
             Listed::Objectives => {
-                let about = |p: &policy_loss::Preset| format!("{} [{}]", p.summary, p.source);
-                policy_loss::PRESETS.iter().map(|p| (p.name, about(p))).collect()
+                policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
             Listed::Advantages => {
-                let about = |p: &advantage::Preset| format!("{} [{}]", p.summary, p.source);
-                advantage::PRESETS.iter().map(|p| (p.name, about(p))).collect()
+                advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
             Listed::Corrections => {
-                let about =
-                    |p: &rollout_correction::Preset| format!("{} [{}]", p.summary, p.source);
-                rollout_correction::PRESETS.iter().map(|p| (p.name, about(p))).collect()
+                let presets = rollout_correction::PRESETS.iter();
+                presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
             _ => entries.iter().map(|(name, about)| (*name, about.to_string())).collect(),
         };
