@@ -10,10 +10,13 @@ use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::block_decoding::{Decoding, Filled, fill, fill_watched};
 use gradstone::rl::masked_policy::{Likelihood, Masked, logprobs};
+use gradstone::rl::scoring::Scored;
 use gradstone::rl::unmasking::{Confidence, Selection};
 use gradstone::rng::{Sequence, Stream};
 use gradstone::tensor::Gradients;
+use gradstone::train::diffusion::batch::{Ends, Packing};
 use gradstone::train::diffusion::reinforce::{self, Measure, Sample};
+use gradstone::train::diffusion::{Batch, Noising, step};
 use gradstone::{DType, ops};
 
 const VOCAB: usize = 37;
@@ -333,6 +336,47 @@ fn likelihoods_are_what_they_say() {
     let one = Masked { prompt: &prompt, filled: &short, number: 3 };
     assert!(logprobs(&model, &[one], Likelihood::MeanField, 1.0, 1).unwrap_err().is_shape());
     assert!(logprobs(&model, &[], Likelihood::Trajectory, 1.0, 1).unwrap().0.is_empty());
+}
+
+/// Fine-tuned on two answers, with prompts that end anywhere in a block, the model writes them and ends.
+#[test]
+fn a_fine_tuned_model_answers_and_ends() {
+    for (packing, shift) in [(Packing::Separate, false), (Packing::Separate, true), (Packing::Visible, false)] {
+        let diffusion = Diffusion { mask_id: MASK, block: 4, shift };
+        let mut model = model(Architecture::Llama, diffusion, 1.0);
+        let settings = AdamWSettings { learning_rate: 1e-2, ..AdamWSettings::default() };
+        let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
+        let prompts = [vec![7, 8, 9], vec![10, 11, 12, 13, 14]];
+        let answers = [vec![20, 21, 22, 23, 24], vec![30, 31]];
+        let examples: Vec<Scored<'_>> = prompts
+            .iter()
+            .zip(&answers)
+            .map(|(prompt, completion)| Scored { prompt, completion })
+            .collect();
+        let noising = Noising { warm_up_steps: 10, ..Noising::default() };
+        let (mut first, mut last) = (0.0, 0.0);
+        for step in 0..80u64 {
+            let ends = Ends { id: STOP, most: 4, seed: 1 };
+            let part = match packing {
+                Packing::Separate => &examples[..],
+                // Each alone is visible to itself; both texts in turn.
+                Packing::Visible => &examples[step as usize % 2..][..1],
+            };
+            let batch = Batch::answers(part, 4, ends, packing, 64, 2 * step).unwrap();
+            let noised = noising.apply(&batch, diffusion, VOCAB, 1, step).unwrap();
+            let mut gradients = Gradients::new();
+            let done = step::gradients(&model, &batch, &noised, 1000, &mut gradients).unwrap();
+            optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
+            first = if step == 10 { done.loss } else { first };
+            last = done.loss;
+        }
+        assert!(last < 0.3 * first, "{packing:?}: {first} to {last}");
+        let filled = fill(&model, &prompts, 1, &decoding(0.0)).unwrap();
+        for (filled, answer) in filled.iter().zip(&answers) {
+            assert_eq!(filled.tokens[..answer.len()], answer[..], "{packing:?} {shift}");
+            assert_eq!((filled.tokens[answer.len()..].to_vec(), filled.truncated), (vec![STOP], false));
+        }
+    }
 }
 
 /// Reward: the share of even tokens. A few steps of the usual objective under each likelihood raise it.
