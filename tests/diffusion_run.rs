@@ -72,7 +72,10 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
     let mut session = DiffusionSession::new(settings.clone(), &Device::Cpu).unwrap();
     assert_eq!(session.run(&run, &mut whole).unwrap(), Outcome::Finished);
     let phases: Vec<Phase> = whole.steps.iter().map(|m| m.phase).collect();
-    assert_eq!(phases[..4], [Phase::NextToken, Phase::NextToken, Phase::NextToken, Phase::Diffusion]);
+    assert_eq!(
+        phases[..4],
+        [Phase::NextToken, Phase::NextToken, Phase::NextToken, Phase::Diffusion]
+    );
     assert_eq!(whole.steps.len(), 7);
     assert_eq!(whole.steps[6].more["wasted_blocks"], 0.0);
     assert!(whole.steps[2].more.contains_key("held_out_next_token"));
@@ -88,7 +91,8 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
         assert_eq!(session.run(&run, &mut first).unwrap(), Outcome::Interrupted);
         let (checkpoint, _) = run.checkpoints(0).latest().unwrap();
         let mut session =
-            DiffusionSession::resumed(settings.clone(), &checkpoint.unwrap(), &Device::Cpu).unwrap();
+            DiffusionSession::resumed(settings.clone(), &checkpoint.unwrap(), &Device::Cpu)
+                .unwrap();
         run.rewind(session.step()).unwrap();
         let mut rest = Seen::default();
         assert_eq!(session.run(&run, &mut rest).unwrap(), Outcome::Finished);
@@ -146,7 +150,9 @@ fn settings_that_make_no_sense_are_named() {
         assert!(error.to_string().contains(says), "{error}");
     }
     let files = TextSettings::Files { path: "/no/such".into(), extensions: vec![], most_bytes: 10 };
-    assert!(refused(&|s| (s.text, s.tokenizer) = (files.clone(), TokenizerSettings::Bytes)).is_io());
+    assert!(
+        refused(&|s| (s.text, s.tokenizer) = (files.clone(), TokenizerSettings::Bytes)).is_io()
+    );
     assert!(refused(&|s| s.text = files.clone()).is_invalid());
     // A tokenizer and a model that know no mask.
     let dir = tempfile::tempdir().unwrap();
