@@ -13,9 +13,11 @@
 //!
 //! The body keeps a few words a sequence and one record a block on the host heap, and nothing else.
 
+mod adjust;
 mod aggregation;
 mod formula;
 mod kl;
+mod lanes;
 pub mod launch;
 mod metrics;
 mod objective;
