@@ -146,6 +146,7 @@ pub(super) fn weighted(
     let n = gradient.len().min(TILE);
     match (rule.weighting, weight) {
         (Weighting::Consumed, _) | (Weighting::Token, None) => {}
+        (Weighting::Mean | Weighting::Geometric, None) if of_sequence == 1.0 => {}
         (Weighting::Token, Some(weight)) => {
             let weight = &weight[..n];
             for i in 0..n {
