@@ -24,6 +24,8 @@ mod linear_logprob;
 mod linear_policy_loss;
 #[path = "golden/logprob.rs"]
 mod logprob;
+#[path = "golden/peer_objective.rs"]
+mod peer_objective;
 #[path = "golden/policy_loss.rs"]
 mod policy_loss;
 #[path = "golden/replay.rs"]

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 /// The key that tells which of several shapes a table has.
 const KIND: &str = "kind";
-/// The key that names the values a table starts from.
+/// The key that names what the other keys of a table start from.
 const PRESET: &str = "preset";
 
 /// `defaults` with a TOML file and `key=value` overrides over them. Keys are dotted (`optimizer.learning_rate=1e-4`);
@@ -90,10 +90,20 @@ fn merge(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {
             (Some(Value::Table(under)), Value::Table(over))
-                if over.get(KIND).is_none_or(|kind| under.get(KIND) == Some(kind))
-                    && !over.contains_key(PRESET) =>
+                // A preset begins afresh: beside the fields that were there it would mean nothing.
+                if !over.contains_key(PRESET)
+                    && over.get(KIND).is_none_or(|kind| under.get(KIND) == Some(kind)) =>
             {
                 merge(under, over);
+            }
+            // A name that stands for a table is its preset: what is given later replaces single fields of it.
+            (Some(Value::String(name)), Value::Table(over))
+                if !over.contains_key(PRESET) && !over.contains_key(KIND) =>
+            {
+                let name = Value::String(std::mem::take(name));
+                let mut table = Table::from_iter([(PRESET.to_string(), name)]);
+                merge(&mut table, over);
+                under.insert(key, Value::Table(table));
             }
             (_, value) => {
                 under.insert(key, value);

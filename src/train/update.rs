@@ -167,14 +167,14 @@ struct Pending {
 }
 
 enum Computed {
-    Host(Metrics),
+    Host(Box<Metrics>),
     Device(DeviceMetrics),
 }
 
 impl Pending {
     fn read(self) -> Result<Updated> {
         let metrics = match self.metrics {
-            Computed::Host(metrics) => metrics,
+            Computed::Host(metrics) => *metrics,
             Computed::Device(metrics) => metrics.read()?,
         };
         let now = self.logprob.to_device(&Device::Cpu)?;
@@ -283,7 +283,7 @@ impl Batch {
         )?;
         let dlogprob = Tensor::from_f32(dlogprob, logprob.shape())?;
         let dentropy = Tensor::from_f32(dentropy, logprob.shape())?;
-        Ok((Computed::Host(metrics), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
+        Ok((Computed::Host(Box::new(metrics)), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
     }
 
     fn loss_on(

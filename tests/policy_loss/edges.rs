@@ -412,3 +412,24 @@ fn a_value_loss_is_its_formula_and_its_gradient_the_derivative() {
     let short = ValueInputs { target: &[], ..inputs };
     assert!(value_loss(&ValueLoss::default(), &short, &mut [0.0]).unwrap_err().is_shape());
 }
+
+#[test]
+fn an_objective_is_set_by_name_over_a_recipe() {
+    use gradstone::train::config;
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Recipe {
+        objective: Objective,
+    }
+    let recipe = Recipe { objective: preset("dapo") };
+    let set = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|set| (*set).to_string()).collect();
+        config::load(&recipe, None, &overrides).map(|recipe| recipe.objective)
+    };
+    assert_eq!(set(&[]).unwrap(), preset("dapo"));
+    assert_eq!(set(&["objective=gspo"]).unwrap(), preset("gspo"));
+    assert_eq!(set(&["objective.preset=gspo"]).unwrap(), preset("gspo"));
+    let bonus = Objective { entropy_coefficient: 0.5, ..preset("cispo") };
+    assert_eq!(set(&["objective=cispo", "objective.entropy_coefficient=0.5"]).unwrap(), bonus);
+    let text = set(&["objective=gpso"]).unwrap_err().to_string();
+    assert!(text.contains("gspo"), "{text}");
+}

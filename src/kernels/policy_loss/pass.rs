@@ -5,7 +5,7 @@ use super::kl::{Estimator, K3Limits};
 use super::metrics::Sums;
 use super::objective::Objective;
 use super::replay::Replay;
-use super::sequence::Factors;
+use super::sequence::{Factors, Shared};
 use super::surrogate::{Drift, ImportanceLevel, RatioShape, Surrogate};
 use super::tile::one_run;
 use super::{Advantages, Gradients, Inputs};
@@ -163,7 +163,7 @@ pub(super) struct Sequences<'a> {
     /// The weight of each sequence's entropies.
     pub entropy_coefficients: &'a [f32],
     /// What its tokens share; `None`: nothing.
-    pub factors: Option<&'a [Factors]>,
+    pub shared: Option<Shared<'a>>,
 }
 
 /// One run of tokens of one sequence inside one block.
@@ -240,6 +240,11 @@ fn one_block(
         let stop = offsets[sequence + 1].min(end);
         if stop > at {
             let range = at..stop;
+            let whole = offsets[sequence]..offsets[sequence + 1];
+            let factors = match &sequences.shared {
+                Some(shared) => shared.of(sequence, whole, inputs),
+                None => Factors::NEUTRAL,
+            };
             let (head, tail) = std::mem::take(&mut dlogprob).split_at_mut(range.len());
             dlogprob = tail;
             let (entropy_head, entropy_tail) = match dentropy.take() {
@@ -254,7 +259,7 @@ fn one_block(
                 coefficient: sequences.coefficients[sequence],
                 kl_coefficient: sequences.kl_coefficients[sequence],
                 entropy_coefficient: sequences.entropy_coefficients[sequence],
-                factors: sequences.factors.map_or(Factors::NEUTRAL, |all| all[sequence]),
+                factors,
                 logprob: &inputs.logprob[range.clone()],
                 old_logprob: &inputs.old_logprob[range.clone()],
                 mask: &inputs.mask[range.clone()],

@@ -125,7 +125,7 @@ pub fn value_loss(
         coefficients: &coefficients,
         kl_coefficients: &coefficients,
         entropy_coefficients: &coefficients,
-        factors: None,
+        shared: None,
     };
     let rule = Rule {
         surrogate: SurrogateRule::Value(Value { clip: loss.clip() }),
