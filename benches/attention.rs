@@ -6,13 +6,36 @@ mod timing;
 use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::dtype::{FloatSlice, FloatSliceMut};
-use gradstone::kernels::attention::{Attention, Backward, Forward, KvCache, backward, forward};
+use gradstone::kernels::attention::{
+    Attention, Backward, Forward, KvCache, Mask, backward, forward,
+};
 use timing::{Memory, Options, Work};
 
 /// Causal sequences of one length: `[sequences, length, query heads, key-value heads, head width]`.
 fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
-    let [sequences, length, query_heads, kv_heads, head_dim] = shape;
+    let [_, length, query_heads, kv_heads, head_dim] = shape;
     let spec = Attention::causal(query_heads, kv_heads, head_dim);
+    run(options, flop, "attention", spec, shape, length * (length + 1) / 2);
+}
+
+/// Two copies of sequences of one length in blocks of four, noised and clean: the same shapes.
+fn two_copies(
+    options: &Options,
+    flop: f64,
+    [sequences, n, query_heads, kv_heads, head_dim]: [usize; 5],
+) {
+    let block = 4;
+    let spec = Attention {
+        mask: Mask::BlockDiffusion { block },
+        ..Attention::causal(query_heads, kv_heads, head_dim)
+    };
+    let shape = [sequences, 2 * n, query_heads, kv_heads, head_dim];
+    run(options, flop, "block_diffusion", spec, shape, n * n + n * block);
+}
+
+/// Forward and backward, `seen` pairs a head and sequence being let through.
+fn run(options: &Options, flop: f64, name: &str, spec: Attention, shape: [usize; 5], seen: usize) {
+    let [sequences, length, query_heads, kv_heads, head_dim] = shape;
     let tokens = sequences * length;
     let segments: Vec<usize> = (0..=sequences).map(|s| s * length).collect();
     let [q, k, v] = [(query_heads, 1), (kv_heads, 2), (kv_heads, 3)]
@@ -20,8 +43,8 @@ fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
     let dout = timing::normal(q.len(), 4, 1.0);
     let mut out = vec![0f32; q.len()];
     let mut logsumexp = vec![0f32; tokens * query_heads];
-    // Only the pairs that a causal mask lets through count as work.
-    let flops = 2.0 * (sequences * length * (length + 1) / 2 * query_heads * head_dim * 2) as f64;
+    // Only the pairs that the mask lets through count as work.
+    let flops = 2.0 * (sequences * seen * query_heads * head_dim * 2) as f64;
     let timing = options.time(|| {
         let args = Forward {
             q: FloatSlice::F32(&q),
@@ -34,7 +57,7 @@ fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
         forward(&spec, args).unwrap();
     });
     let bound = flops * flop * 1e3;
-    timing::print("attention_fwd", &shape, "f32", timing, bound, &Work::Flops(flops));
+    timing::print(&format!("{name}_fwd"), &shape, "f32", timing, bound, &Work::Flops(flops));
     let mut gradients = [q.len(), k.len(), v.len()].map(|len| vec![0f32; len]);
     let timing = options.time(|| {
         let [dq, dk, dv] = &mut gradients;
@@ -53,7 +76,7 @@ fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
         backward(&spec, args).unwrap();
     });
     let (bound, flops) = (2.5 * bound, 2.5 * flops);
-    timing::print("attention_bwd", &shape, "f32", timing, bound, &Work::Flops(flops));
+    timing::print(&format!("{name}_bwd"), &shape, "f32", timing, bound, &Work::Flops(flops));
 }
 
 /// One new token for each sequence: `[sequences, cached length, heads, head width]`.
@@ -85,6 +108,10 @@ fn main() {
             packed(&options, flop, [64, 64, 4, 4, 32]);
             packed(&options, flop, [1, 1024, 8, 2, 64]);
             packed(&options, flop, [4, 512, 4, 4, 128]);
+        }
+        if options.wants("block_diffusion") {
+            two_copies(&options, flop, [1, 512, 8, 8, 64]);
+            two_copies(&options, flop, [4, 512, 4, 4, 32]);
         }
         if options.wants("decode") {
             decoding(&options, &Memory::measure(), [256, 60, 4, 32]);

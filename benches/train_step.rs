@@ -1,4 +1,5 @@
-//! A training step of a small Llama: forward, cross entropy, backward, AdamW, over 64 sequences of 64 tokens in f32.
+//! A training step of a small Llama: forward, cross entropy, backward, AdamW, over 64 sequences of 64 tokens in f32; and a
+//! step of block diffusion, noise drawn, over 32 sequences of 64 tokens in two copies, blocks of 4.
 //!
 //! `peers/train_step.py` does the same with PyTorch. The bound is the step's multiply-adds at this machine's measured
 //! GEMM speed. `--seconds` is for each number of threads.
@@ -8,10 +9,11 @@ mod timing;
 
 use gradstone::DType;
 use gradstone::device::cpu::pool;
-use gradstone::models::{Architecture, Decoder, DecoderConfig};
+use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::scoring::Scored;
 use gradstone::tensor::Gradients;
+use gradstone::train::diffusion::{Batch, Noising, step};
 use gradstone::train::supervised;
 use timing::{Options, Work};
 
@@ -22,8 +24,50 @@ const HEADS: usize = 4;
 const LENGTH: usize = 64;
 const SEQUENCES: usize = 64;
 
+/// The same model, every block of four masked by clipped noise. Only masked rows reach the head: about 0.56 of them.
+fn diffusion(options: &Options) {
+    let mut config =
+        DecoderConfig::small(Architecture::Llama, VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
+    let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * config.intermediate_size);
+    let block = 4;
+    let diffusion = Diffusion { mask_id: 255, block, shift: false };
+    config.set_diffusion(diffusion).unwrap();
+    let mut model = Decoder::random(config, DType::F32, 1).unwrap();
+    let settings = AdamWSettings { max_grad_norm: 0.0, ..AdamWSettings::default() };
+    let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
+    let rows = SEQUENCES / 2;
+    let tokens = rows * LENGTH;
+    let ids = (0..tokens).map(|i| (i * i % 251) as i32).collect();
+    let batch = Batch::rows(ids, LENGTH, block, 0).unwrap();
+    let seen = LAYERS * 2 * WIDTH * (LENGTH + block);
+    let flops = 6.0 * (tokens * (2 * matrices + VOCAB * WIDTH * 9 / 16 + seen)) as f64;
+    for threads in &options.threads {
+        pool::set_threads(*threads).unwrap();
+        let bound = timing::gemm_flop() * flops * 1e3;
+        let mut place = 0;
+        let time = pool::install(|| {
+            options.time(|| {
+                let mut gradients = Gradients::new();
+                let noised =
+                    Noising::default().apply(&batch, diffusion, VOCAB, place, place).unwrap();
+                step::gradients(&model, &batch, &noised, 2 * tokens, &mut gradients).unwrap();
+                optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
+                place += 1;
+            })
+        });
+        let shape = [rows, LENGTH, WIDTH, LAYERS];
+        timing::print("diffusion_step", &shape, "f32", time, bound, &Work::Flops(flops));
+    }
+}
+
 fn main() {
     let options = Options::from_args();
+    if options.wants("diffusion_step") {
+        diffusion(&options);
+    }
+    if !options.wants("train_step") {
+        return;
+    }
     let config =
         DecoderConfig::small(Architecture::Llama, VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
     let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * config.intermediate_size);

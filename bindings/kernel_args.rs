@@ -208,23 +208,47 @@ const _: () = {
         [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
     ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
 };
+pub const ADVANTAGE_MEAN: AdvantageCenter = 0;
+pub const ADVANTAGE_LENGTH_MEAN: AdvantageCenter = 1;
+pub const ADVANTAGE_NO_CENTER: AdvantageCenter = 2;
+pub const ADVANTAGE_GREEDY: AdvantageCenter = 3;
+pub type AdvantageCenter = ::core::ffi::c_uint;
 pub const ADVANTAGE_ONE: AdvantageFactor = 0;
 pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
 pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
+pub const ADVANTAGE_OF_BATCH: AdvantageFactor = 3;
 pub type AdvantageFactor = ::core::ffi::c_uint;
 pub const ADVANTAGE_DEGENERATE: AdvantageFlag = 1;
 pub const ADVANTAGE_SINGLETON: AdvantageFlag = 2;
 pub const ADVANTAGE_NAN: AdvantageFlag = 4;
 pub type AdvantageFlag = ::core::ffi::c_uint;
 pub const ADVANTAGE_WARP_GROUP: AdvantageShape = 256;
+pub const ADVANTAGE_BLOCK: AdvantageShape = 2048;
 pub type AdvantageShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageBatch {
+    pub std: f64,
+    pub scale: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageBatch"][::core::mem::size_of::<AdvantageBatch>() - 16usize];
+    ["Alignment of AdvantageBatch"][::core::mem::align_of::<AdvantageBatch>() - 8usize];
+    ["Offset of field: AdvantageBatch::std"][::core::mem::offset_of!(AdvantageBatch, std) - 0usize];
+    ["Offset of field: AdvantageBatch::scale"]
+        [::core::mem::offset_of!(AdvantageBatch, scale) - 8usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdvantageArgs {
     pub rewards: *const f32,
     pub offsets: *const i64,
     pub order: *const i32,
-    pub batch_std: *const f64,
+    pub basis: *const u8,
+    pub greedy: *const f32,
+    pub lengths: *const i64,
+    pub batch: *const AdvantageBatch,
     pub advantage: *mut f32,
     pub mean: *mut f32,
     pub std: *mut f32,
@@ -235,12 +259,20 @@ pub struct AdvantageArgs {
     pub groups: i64,
     pub epsilon: f64,
     pub least_std: f64,
+    pub variance_threshold: f64,
+    pub length_bonus: f64,
+    pub correct_above: f64,
+    pub scale: f64,
+    pub center: u32,
     pub factor: u32,
     pub singleton_reward: u32,
+    pub batch_std: u32,
+    pub best_only: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 120usize];
+    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 192usize];
     ["Alignment of AdvantageArgs"][::core::mem::align_of::<AdvantageArgs>() - 8usize];
     ["Offset of field: AdvantageArgs::rewards"]
         [::core::mem::offset_of!(AdvantageArgs, rewards) - 0usize];
@@ -248,37 +280,59 @@ const _: () = {
         [::core::mem::offset_of!(AdvantageArgs, offsets) - 8usize];
     ["Offset of field: AdvantageArgs::order"]
         [::core::mem::offset_of!(AdvantageArgs, order) - 16usize];
-    ["Offset of field: AdvantageArgs::batch_std"]
-        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 24usize];
+    ["Offset of field: AdvantageArgs::basis"]
+        [::core::mem::offset_of!(AdvantageArgs, basis) - 24usize];
+    ["Offset of field: AdvantageArgs::greedy"]
+        [::core::mem::offset_of!(AdvantageArgs, greedy) - 32usize];
+    ["Offset of field: AdvantageArgs::lengths"]
+        [::core::mem::offset_of!(AdvantageArgs, lengths) - 40usize];
+    ["Offset of field: AdvantageArgs::batch"]
+        [::core::mem::offset_of!(AdvantageArgs, batch) - 48usize];
     ["Offset of field: AdvantageArgs::advantage"]
-        [::core::mem::offset_of!(AdvantageArgs, advantage) - 32usize];
+        [::core::mem::offset_of!(AdvantageArgs, advantage) - 56usize];
     ["Offset of field: AdvantageArgs::mean"]
-        [::core::mem::offset_of!(AdvantageArgs, mean) - 40usize];
-    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 48usize];
+        [::core::mem::offset_of!(AdvantageArgs, mean) - 64usize];
+    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 72usize];
     ["Offset of field: AdvantageArgs::flags"]
-        [::core::mem::offset_of!(AdvantageArgs, flags) - 56usize];
+        [::core::mem::offset_of!(AdvantageArgs, flags) - 80usize];
     ["Offset of field: AdvantageArgs::counts"]
-        [::core::mem::offset_of!(AdvantageArgs, counts) - 64usize];
+        [::core::mem::offset_of!(AdvantageArgs, counts) - 88usize];
     ["Offset of field: AdvantageArgs::status"]
-        [::core::mem::offset_of!(AdvantageArgs, status) - 72usize];
+        [::core::mem::offset_of!(AdvantageArgs, status) - 96usize];
     ["Offset of field: AdvantageArgs::responses"]
-        [::core::mem::offset_of!(AdvantageArgs, responses) - 80usize];
+        [::core::mem::offset_of!(AdvantageArgs, responses) - 104usize];
     ["Offset of field: AdvantageArgs::groups"]
-        [::core::mem::offset_of!(AdvantageArgs, groups) - 88usize];
+        [::core::mem::offset_of!(AdvantageArgs, groups) - 112usize];
     ["Offset of field: AdvantageArgs::epsilon"]
-        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 96usize];
+        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 120usize];
     ["Offset of field: AdvantageArgs::least_std"]
-        [::core::mem::offset_of!(AdvantageArgs, least_std) - 104usize];
+        [::core::mem::offset_of!(AdvantageArgs, least_std) - 128usize];
+    ["Offset of field: AdvantageArgs::variance_threshold"]
+        [::core::mem::offset_of!(AdvantageArgs, variance_threshold) - 136usize];
+    ["Offset of field: AdvantageArgs::length_bonus"]
+        [::core::mem::offset_of!(AdvantageArgs, length_bonus) - 144usize];
+    ["Offset of field: AdvantageArgs::correct_above"]
+        [::core::mem::offset_of!(AdvantageArgs, correct_above) - 152usize];
+    ["Offset of field: AdvantageArgs::scale"]
+        [::core::mem::offset_of!(AdvantageArgs, scale) - 160usize];
+    ["Offset of field: AdvantageArgs::center"]
+        [::core::mem::offset_of!(AdvantageArgs, center) - 168usize];
     ["Offset of field: AdvantageArgs::factor"]
-        [::core::mem::offset_of!(AdvantageArgs, factor) - 112usize];
+        [::core::mem::offset_of!(AdvantageArgs, factor) - 172usize];
     ["Offset of field: AdvantageArgs::singleton_reward"]
-        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 116usize];
+        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 176usize];
+    ["Offset of field: AdvantageArgs::batch_std"]
+        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 180usize];
+    ["Offset of field: AdvantageArgs::best_only"]
+        [::core::mem::offset_of!(AdvantageArgs, best_only) - 184usize];
+    ["Offset of field: AdvantageArgs::unused"]
+        [::core::mem::offset_of!(AdvantageArgs, unused) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdvantageBatchArgs {
     pub rewards: *const f32,
-    pub std: *mut f64,
+    pub batch: *mut AdvantageBatch,
     pub responses: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -287,10 +341,313 @@ const _: () = {
     ["Alignment of AdvantageBatchArgs"][::core::mem::align_of::<AdvantageBatchArgs>() - 8usize];
     ["Offset of field: AdvantageBatchArgs::rewards"]
         [::core::mem::offset_of!(AdvantageBatchArgs, rewards) - 0usize];
-    ["Offset of field: AdvantageBatchArgs::std"]
-        [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
+    ["Offset of field: AdvantageBatchArgs::batch"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, batch) - 8usize];
     ["Offset of field: AdvantageBatchArgs::responses"]
         [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
+pub const ADVANTAGE_WHITEN: AdvantageFinish = 0;
+pub const ADVANTAGE_STANDARDIZE: AdvantageFinish = 1;
+pub const ADVANTAGE_FILTER_SCALE: AdvantageFinish = 2;
+pub type AdvantageFinish = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageFinishArgs {
+    pub rewards: *const f32,
+    pub lengths: *const i64,
+    pub advantage: *mut f32,
+    pub counts: *const u64,
+    pub std: *mut f64,
+    pub responses: i64,
+    pub epsilon: f64,
+    pub cap: f64,
+    pub finish: u32,
+    pub per_responses: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageFinishArgs"][::core::mem::size_of::<AdvantageFinishArgs>() - 72usize];
+    ["Alignment of AdvantageFinishArgs"][::core::mem::align_of::<AdvantageFinishArgs>() - 8usize];
+    ["Offset of field: AdvantageFinishArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageFinishArgs::lengths"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, lengths) - 8usize];
+    ["Offset of field: AdvantageFinishArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, advantage) - 16usize];
+    ["Offset of field: AdvantageFinishArgs::counts"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, counts) - 24usize];
+    ["Offset of field: AdvantageFinishArgs::std"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, std) - 32usize];
+    ["Offset of field: AdvantageFinishArgs::responses"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, responses) - 40usize];
+    ["Offset of field: AdvantageFinishArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, epsilon) - 48usize];
+    ["Offset of field: AdvantageFinishArgs::cap"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, cap) - 56usize];
+    ["Offset of field: AdvantageFinishArgs::finish"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, finish) - 64usize];
+    ["Offset of field: AdvantageFinishArgs::per_responses"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, per_responses) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageRewardsArgs {
+    pub rewards: *const f32,
+    pub weights: *const f64,
+    pub scores: *const f32,
+    pub columns: *mut f32,
+    pub sums: *mut f32,
+    pub responses: i64,
+    pub functions: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageRewardsArgs"][::core::mem::size_of::<AdvantageRewardsArgs>() - 56usize];
+    ["Alignment of AdvantageRewardsArgs"][::core::mem::align_of::<AdvantageRewardsArgs>() - 8usize];
+    ["Offset of field: AdvantageRewardsArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageRewardsArgs::weights"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, weights) - 8usize];
+    ["Offset of field: AdvantageRewardsArgs::scores"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, scores) - 16usize];
+    ["Offset of field: AdvantageRewardsArgs::columns"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, columns) - 24usize];
+    ["Offset of field: AdvantageRewardsArgs::sums"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, sums) - 32usize];
+    ["Offset of field: AdvantageRewardsArgs::responses"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, responses) - 40usize];
+    ["Offset of field: AdvantageRewardsArgs::functions"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, functions) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageScanArgs {
+    pub rewards: *const f32,
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub advantage: *mut f32,
+    pub returns: *mut f32,
+    pub means: *const f32,
+    pub relative: *const f32,
+    pub bonus: *const f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub gamma: f64,
+    pub lambda: f64,
+    pub critic_lambda: f64,
+    pub length_alpha: f64,
+    pub reset: u32,
+    pub carried: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageScanArgs"][::core::mem::size_of::<AdvantageScanArgs>() - 136usize];
+    ["Alignment of AdvantageScanArgs"][::core::mem::align_of::<AdvantageScanArgs>() - 8usize];
+    ["Offset of field: AdvantageScanArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageScanArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageScanArgs::values"]
+        [::core::mem::offset_of!(AdvantageScanArgs, values) - 8usize];
+    ["Offset of field: AdvantageScanArgs::mask"]
+        [::core::mem::offset_of!(AdvantageScanArgs, mask) - 16usize];
+    ["Offset of field: AdvantageScanArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageScanArgs, offsets) - 24usize];
+    ["Offset of field: AdvantageScanArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageScanArgs, advantage) - 32usize];
+    ["Offset of field: AdvantageScanArgs::returns"]
+        [::core::mem::offset_of!(AdvantageScanArgs, returns) - 40usize];
+    ["Offset of field: AdvantageScanArgs::means"]
+        [::core::mem::offset_of!(AdvantageScanArgs, means) - 48usize];
+    ["Offset of field: AdvantageScanArgs::relative"]
+        [::core::mem::offset_of!(AdvantageScanArgs, relative) - 56usize];
+    ["Offset of field: AdvantageScanArgs::bonus"]
+        [::core::mem::offset_of!(AdvantageScanArgs, bonus) - 64usize];
+    ["Offset of field: AdvantageScanArgs::status"]
+        [::core::mem::offset_of!(AdvantageScanArgs, status) - 72usize];
+    ["Offset of field: AdvantageScanArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageScanArgs, tokens) - 80usize];
+    ["Offset of field: AdvantageScanArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageScanArgs, sequences) - 88usize];
+    ["Offset of field: AdvantageScanArgs::gamma"]
+        [::core::mem::offset_of!(AdvantageScanArgs, gamma) - 96usize];
+    ["Offset of field: AdvantageScanArgs::lambda"]
+        [::core::mem::offset_of!(AdvantageScanArgs, lambda) - 104usize];
+    ["Offset of field: AdvantageScanArgs::critic_lambda"]
+        [::core::mem::offset_of!(AdvantageScanArgs, critic_lambda) - 112usize];
+    ["Offset of field: AdvantageScanArgs::length_alpha"]
+        [::core::mem::offset_of!(AdvantageScanArgs, length_alpha) - 120usize];
+    ["Offset of field: AdvantageScanArgs::reset"]
+        [::core::mem::offset_of!(AdvantageScanArgs, reset) - 128usize];
+    ["Offset of field: AdvantageScanArgs::carried"]
+        [::core::mem::offset_of!(AdvantageScanArgs, carried) - 132usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageMeansArgs {
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub means: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageMeansArgs"][::core::mem::size_of::<AdvantageMeansArgs>() - 56usize];
+    ["Alignment of AdvantageMeansArgs"][::core::mem::align_of::<AdvantageMeansArgs>() - 8usize];
+    ["Offset of field: AdvantageMeansArgs::values"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, values) - 0usize];
+    ["Offset of field: AdvantageMeansArgs::mask"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, mask) - 8usize];
+    ["Offset of field: AdvantageMeansArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, offsets) - 16usize];
+    ["Offset of field: AdvantageMeansArgs::means"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, means) - 24usize];
+    ["Offset of field: AdvantageMeansArgs::status"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, status) - 32usize];
+    ["Offset of field: AdvantageMeansArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, tokens) - 40usize];
+    ["Offset of field: AdvantageMeansArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, sequences) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageMoments {
+    pub count: f64,
+    pub mean: f64,
+    pub squares: f64,
+    pub least: f32,
+    pub most: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageMoments"][::core::mem::size_of::<AdvantageMoments>() - 32usize];
+    ["Alignment of AdvantageMoments"][::core::mem::align_of::<AdvantageMoments>() - 8usize];
+    ["Offset of field: AdvantageMoments::count"]
+        [::core::mem::offset_of!(AdvantageMoments, count) - 0usize];
+    ["Offset of field: AdvantageMoments::mean"]
+        [::core::mem::offset_of!(AdvantageMoments, mean) - 8usize];
+    ["Offset of field: AdvantageMoments::squares"]
+        [::core::mem::offset_of!(AdvantageMoments, squares) - 16usize];
+    ["Offset of field: AdvantageMoments::least"]
+        [::core::mem::offset_of!(AdvantageMoments, least) - 24usize];
+    ["Offset of field: AdvantageMoments::most"]
+        [::core::mem::offset_of!(AdvantageMoments, most) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageWhitenArgs {
+    pub mask: *const u8,
+    pub values: *mut f32,
+    pub moments: *mut AdvantageMoments,
+    pub tokens: i64,
+    pub epsilon: f64,
+    pub carried: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageWhitenArgs"][::core::mem::size_of::<AdvantageWhitenArgs>() - 48usize];
+    ["Alignment of AdvantageWhitenArgs"][::core::mem::align_of::<AdvantageWhitenArgs>() - 8usize];
+    ["Offset of field: AdvantageWhitenArgs::mask"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, mask) - 0usize];
+    ["Offset of field: AdvantageWhitenArgs::values"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, values) - 8usize];
+    ["Offset of field: AdvantageWhitenArgs::moments"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, moments) - 16usize];
+    ["Offset of field: AdvantageWhitenArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, tokens) - 24usize];
+    ["Offset of field: AdvantageWhitenArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, epsilon) - 32usize];
+    ["Offset of field: AdvantageWhitenArgs::carried"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, carried) - 40usize];
+    ["Offset of field: AdvantageWhitenArgs::unused"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, unused) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageTokenBaselineArgs {
+    pub rewards: *const f32,
+    pub logprob: *const f32,
+    pub sum_squares: *const f32,
+    pub weight: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub groups: *const i64,
+    pub order: *const i32,
+    pub to_go: *mut f64,
+    pub energy: *mut f64,
+    pub place: *mut i32,
+    pub slots: *mut i32,
+    pub live: *mut i32,
+    pub advantage: *mut f32,
+    pub returns: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub group_count: i64,
+    pub epsilon: f64,
+    pub compact: u32,
+    pub zero_tail: u32,
+    pub carried: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageTokenBaselineArgs"]
+        [::core::mem::size_of::<AdvantageTokenBaselineArgs>() - 176usize];
+    ["Alignment of AdvantageTokenBaselineArgs"]
+        [::core::mem::align_of::<AdvantageTokenBaselineArgs>() - 8usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::logprob"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, logprob) - 8usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::sum_squares"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, sum_squares) - 16usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::weight"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, weight) - 24usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::mask"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, mask) - 32usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, offsets) - 40usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::groups"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, groups) - 48usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::order"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, order) - 56usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::to_go"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, to_go) - 64usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::energy"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, energy) - 72usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::place"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, place) - 80usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::slots"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, slots) - 88usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::live"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, live) - 96usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, advantage) - 104usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::returns"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, returns) - 112usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::status"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, status) - 120usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, tokens) - 128usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, sequences) - 136usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::group_count"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, group_count) - 144usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, epsilon) - 152usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::compact"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, compact) - 160usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::zero_tail"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, zero_tail) - 164usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::carried"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, carried) - 168usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::unused"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, unused) - 172usize];
 };
 pub const MASK_CAUSAL: AttentionMask = 0;
 pub const MASK_FULL: AttentionMask = 1;
@@ -1887,6 +2244,168 @@ const _: () = {
     ["Offset of field: RmsNormWeightArgs::width"]
         [::core::mem::offset_of!(RmsNormWeightArgs, width) - 40usize];
 };
+pub const ROLLOUT_LEVEL_NONE: RolloutCorrectionLevel = 0;
+pub const ROLLOUT_LEVEL_TOKEN: RolloutCorrectionLevel = 1;
+pub const ROLLOUT_LEVEL_SEQUENCE: RolloutCorrectionLevel = 2;
+pub const ROLLOUT_LEVEL_GEOMETRIC: RolloutCorrectionLevel = 3;
+pub type RolloutCorrectionLevel = ::core::ffi::c_uint;
+pub const ROLLOUT_OVER_TOKEN: RolloutCorrectionOver = 0;
+pub const ROLLOUT_OVER_SUM: RolloutCorrectionOver = 1;
+pub const ROLLOUT_OVER_MEAN: RolloutCorrectionOver = 2;
+pub const ROLLOUT_OVER_MAX: RolloutCorrectionOver = 3;
+pub type RolloutCorrectionOver = ::core::ffi::c_uint;
+pub const ROLLOUT_K1: RolloutCorrectionStatistic = 0;
+pub const ROLLOUT_K2: RolloutCorrectionStatistic = 1;
+pub const ROLLOUT_K3: RolloutCorrectionStatistic = 2;
+pub type RolloutCorrectionStatistic = ::core::ffi::c_uint;
+pub const ROLLOUT_REJECTIONS: RolloutCorrectionShape = 8;
+pub type RolloutCorrectionShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutRejection {
+    pub low: f64,
+    pub high: f64,
+    pub over: u32,
+    pub statistic: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutRejection"][::core::mem::size_of::<RolloutRejection>() - 24usize];
+    ["Alignment of RolloutRejection"][::core::mem::align_of::<RolloutRejection>() - 8usize];
+    ["Offset of field: RolloutRejection::low"]
+        [::core::mem::offset_of!(RolloutRejection, low) - 0usize];
+    ["Offset of field: RolloutRejection::high"]
+        [::core::mem::offset_of!(RolloutRejection, high) - 8usize];
+    ["Offset of field: RolloutRejection::over"]
+        [::core::mem::offset_of!(RolloutRejection, over) - 16usize];
+    ["Offset of field: RolloutRejection::statistic"]
+        [::core::mem::offset_of!(RolloutRejection, statistic) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionSums {
+    pub divergence: f64,
+    pub k3: f64,
+    pub ratio: f64,
+    pub ratio_squared: f64,
+    pub weight: f64,
+    pub weight_squared: f64,
+    pub weight_max: f64,
+    pub sequence_weight: f64,
+    pub perplexity: f64,
+    pub chi_squared: f64,
+    pub tokens: u64,
+    pub sequences: u64,
+    pub dropped: u64,
+    pub high: u64,
+    pub low: u64,
+    pub rejected: u64,
+    pub rejected_sequences: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionSums"][::core::mem::size_of::<RolloutCorrectionSums>() - 136usize];
+    ["Alignment of RolloutCorrectionSums"]
+        [::core::mem::align_of::<RolloutCorrectionSums>() - 8usize];
+    ["Offset of field: RolloutCorrectionSums::divergence"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, divergence) - 0usize];
+    ["Offset of field: RolloutCorrectionSums::k3"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, k3) - 8usize];
+    ["Offset of field: RolloutCorrectionSums::ratio"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio) - 16usize];
+    ["Offset of field: RolloutCorrectionSums::ratio_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio_squared) - 24usize];
+    ["Offset of field: RolloutCorrectionSums::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionSums::weight_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_squared) - 40usize];
+    ["Offset of field: RolloutCorrectionSums::weight_max"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_max) - 48usize];
+    ["Offset of field: RolloutCorrectionSums::sequence_weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequence_weight) - 56usize];
+    ["Offset of field: RolloutCorrectionSums::perplexity"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, perplexity) - 64usize];
+    ["Offset of field: RolloutCorrectionSums::chi_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, chi_squared) - 72usize];
+    ["Offset of field: RolloutCorrectionSums::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, tokens) - 80usize];
+    ["Offset of field: RolloutCorrectionSums::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequences) - 88usize];
+    ["Offset of field: RolloutCorrectionSums::dropped"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, dropped) - 96usize];
+    ["Offset of field: RolloutCorrectionSums::high"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, high) - 104usize];
+    ["Offset of field: RolloutCorrectionSums::low"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, low) - 112usize];
+    ["Offset of field: RolloutCorrectionSums::rejected"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected) - 120usize];
+    ["Offset of field: RolloutCorrectionSums::rejected_sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected_sequences) - 128usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionArgs {
+    pub policy: *const f32,
+    pub sampler: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub weight: *mut f32,
+    pub kept: *mut u8,
+    pub sums: *mut RolloutCorrectionSums,
+    pub total: *mut RolloutCorrectionSums,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub least: f64,
+    pub most: f64,
+    pub level: u32,
+    pub masks: u32,
+    pub rejections: u32,
+    pub unused: u32,
+    pub reject: [RolloutRejection; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionArgs"][::core::mem::size_of::<RolloutCorrectionArgs>() - 312usize];
+    ["Alignment of RolloutCorrectionArgs"]
+        [::core::mem::align_of::<RolloutCorrectionArgs>() - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::policy"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, policy) - 0usize];
+    ["Offset of field: RolloutCorrectionArgs::sampler"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sampler) - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::mask"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, mask) - 16usize];
+    ["Offset of field: RolloutCorrectionArgs::offsets"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, offsets) - 24usize];
+    ["Offset of field: RolloutCorrectionArgs::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionArgs::kept"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, kept) - 40usize];
+    ["Offset of field: RolloutCorrectionArgs::sums"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sums) - 48usize];
+    ["Offset of field: RolloutCorrectionArgs::total"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, total) - 56usize];
+    ["Offset of field: RolloutCorrectionArgs::status"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, status) - 64usize];
+    ["Offset of field: RolloutCorrectionArgs::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, tokens) - 72usize];
+    ["Offset of field: RolloutCorrectionArgs::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sequences) - 80usize];
+    ["Offset of field: RolloutCorrectionArgs::least"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, least) - 88usize];
+    ["Offset of field: RolloutCorrectionArgs::most"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, most) - 96usize];
+    ["Offset of field: RolloutCorrectionArgs::level"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, level) - 104usize];
+    ["Offset of field: RolloutCorrectionArgs::masks"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, masks) - 108usize];
+    ["Offset of field: RolloutCorrectionArgs::rejections"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, rejections) - 112usize];
+    ["Offset of field: RolloutCorrectionArgs::unused"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, unused) - 116usize];
+    ["Offset of field: RolloutCorrectionArgs::reject"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, reject) - 120usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RopeArgs {
@@ -2150,6 +2669,170 @@ const _: () = {
         [::core::mem::offset_of!(SoftmaxGradientArgs, log) - 40usize];
     ["Offset of field: SoftmaxGradientArgs::aligned"]
         [::core::mem::offset_of!(SoftmaxGradientArgs, aligned) - 44usize];
+};
+pub const STEP_CREDIT_MODULATE: StepCreditRule = 0;
+pub const STEP_CREDIT_MASK: StepCreditRule = 1;
+pub const STEP_CREDIT_SCALE: StepCreditRule = 2;
+pub const STEP_CREDIT_ADD: StepCreditRule = 3;
+pub const STEP_CREDIT_REPLACE: StepCreditRule = 4;
+pub type StepCreditRule = ::core::ffi::c_uint;
+pub const STEP_CREDIT_LIVE: StepCreditCount = 0;
+pub const STEP_CREDIT_POSITIVE_VALID: StepCreditCount = 1;
+pub const STEP_CREDIT_POSITIVE_INVALID: StepCreditCount = 2;
+pub const STEP_CREDIT_NEGATIVE_VALID: StepCreditCount = 3;
+pub const STEP_CREDIT_NEGATIVE_INVALID: StepCreditCount = 4;
+pub const STEP_CREDIT_ZERO: StepCreditCount = 5;
+pub const STEP_CREDIT_ZEROED: StepCreditCount = 6;
+pub const STEP_CREDIT_COUNTS: StepCreditCount = 7;
+pub type StepCreditCount = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepPaintArgs {
+    pub sequence: *const i32,
+    pub start: *const i64,
+    pub end: *const i64,
+    pub label: *const f32,
+    pub offsets: *const i64,
+    pub owner: *mut i32,
+    pub labels: *mut f32,
+    pub status: *mut u32,
+    pub spans: i64,
+    pub sequences: i64,
+    pub tokens: i64,
+    pub background: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepPaintArgs"][::core::mem::size_of::<StepPaintArgs>() - 96usize];
+    ["Alignment of StepPaintArgs"][::core::mem::align_of::<StepPaintArgs>() - 8usize];
+    ["Offset of field: StepPaintArgs::sequence"]
+        [::core::mem::offset_of!(StepPaintArgs, sequence) - 0usize];
+    ["Offset of field: StepPaintArgs::start"]
+        [::core::mem::offset_of!(StepPaintArgs, start) - 8usize];
+    ["Offset of field: StepPaintArgs::end"][::core::mem::offset_of!(StepPaintArgs, end) - 16usize];
+    ["Offset of field: StepPaintArgs::label"]
+        [::core::mem::offset_of!(StepPaintArgs, label) - 24usize];
+    ["Offset of field: StepPaintArgs::offsets"]
+        [::core::mem::offset_of!(StepPaintArgs, offsets) - 32usize];
+    ["Offset of field: StepPaintArgs::owner"]
+        [::core::mem::offset_of!(StepPaintArgs, owner) - 40usize];
+    ["Offset of field: StepPaintArgs::labels"]
+        [::core::mem::offset_of!(StepPaintArgs, labels) - 48usize];
+    ["Offset of field: StepPaintArgs::status"]
+        [::core::mem::offset_of!(StepPaintArgs, status) - 56usize];
+    ["Offset of field: StepPaintArgs::spans"]
+        [::core::mem::offset_of!(StepPaintArgs, spans) - 64usize];
+    ["Offset of field: StepPaintArgs::sequences"]
+        [::core::mem::offset_of!(StepPaintArgs, sequences) - 72usize];
+    ["Offset of field: StepPaintArgs::tokens"]
+        [::core::mem::offset_of!(StepPaintArgs, tokens) - 80usize];
+    ["Offset of field: StepPaintArgs::background"]
+        [::core::mem::offset_of!(StepPaintArgs, background) - 88usize];
+    ["Offset of field: StepPaintArgs::unused"]
+        [::core::mem::offset_of!(StepPaintArgs, unused) - 92usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepCreditArgs {
+    pub labels: *const f32,
+    pub advantage: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub credited: *mut f32,
+    pub kept: *mut u8,
+    pub counts: *mut u64,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub alpha: f32,
+    pub alpha_failed: f32,
+    pub threshold: f32,
+    pub weight: f32,
+    pub rule: u32,
+    pub advantage_per_token: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepCreditArgs"][::core::mem::size_of::<StepCreditArgs>() - 104usize];
+    ["Alignment of StepCreditArgs"][::core::mem::align_of::<StepCreditArgs>() - 8usize];
+    ["Offset of field: StepCreditArgs::labels"]
+        [::core::mem::offset_of!(StepCreditArgs, labels) - 0usize];
+    ["Offset of field: StepCreditArgs::advantage"]
+        [::core::mem::offset_of!(StepCreditArgs, advantage) - 8usize];
+    ["Offset of field: StepCreditArgs::mask"]
+        [::core::mem::offset_of!(StepCreditArgs, mask) - 16usize];
+    ["Offset of field: StepCreditArgs::offsets"]
+        [::core::mem::offset_of!(StepCreditArgs, offsets) - 24usize];
+    ["Offset of field: StepCreditArgs::credited"]
+        [::core::mem::offset_of!(StepCreditArgs, credited) - 32usize];
+    ["Offset of field: StepCreditArgs::kept"]
+        [::core::mem::offset_of!(StepCreditArgs, kept) - 40usize];
+    ["Offset of field: StepCreditArgs::counts"]
+        [::core::mem::offset_of!(StepCreditArgs, counts) - 48usize];
+    ["Offset of field: StepCreditArgs::status"]
+        [::core::mem::offset_of!(StepCreditArgs, status) - 56usize];
+    ["Offset of field: StepCreditArgs::tokens"]
+        [::core::mem::offset_of!(StepCreditArgs, tokens) - 64usize];
+    ["Offset of field: StepCreditArgs::sequences"]
+        [::core::mem::offset_of!(StepCreditArgs, sequences) - 72usize];
+    ["Offset of field: StepCreditArgs::alpha"]
+        [::core::mem::offset_of!(StepCreditArgs, alpha) - 80usize];
+    ["Offset of field: StepCreditArgs::alpha_failed"]
+        [::core::mem::offset_of!(StepCreditArgs, alpha_failed) - 84usize];
+    ["Offset of field: StepCreditArgs::threshold"]
+        [::core::mem::offset_of!(StepCreditArgs, threshold) - 88usize];
+    ["Offset of field: StepCreditArgs::weight"]
+        [::core::mem::offset_of!(StepCreditArgs, weight) - 92usize];
+    ["Offset of field: StepCreditArgs::rule"]
+        [::core::mem::offset_of!(StepCreditArgs, rule) - 96usize];
+    ["Offset of field: StepCreditArgs::advantage_per_token"]
+        [::core::mem::offset_of!(StepCreditArgs, advantage_per_token) - 100usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct StepShapingArgs {
+    pub labels: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub shaping: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub reach: i64,
+    pub gamma: f32,
+    pub alpha: f32,
+    pub clip: f32,
+    pub reads_masked: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepShapingArgs"][::core::mem::size_of::<StepShapingArgs>() - 80usize];
+    ["Alignment of StepShapingArgs"][::core::mem::align_of::<StepShapingArgs>() - 8usize];
+    ["Offset of field: StepShapingArgs::labels"]
+        [::core::mem::offset_of!(StepShapingArgs, labels) - 0usize];
+    ["Offset of field: StepShapingArgs::mask"]
+        [::core::mem::offset_of!(StepShapingArgs, mask) - 8usize];
+    ["Offset of field: StepShapingArgs::offsets"]
+        [::core::mem::offset_of!(StepShapingArgs, offsets) - 16usize];
+    ["Offset of field: StepShapingArgs::shaping"]
+        [::core::mem::offset_of!(StepShapingArgs, shaping) - 24usize];
+    ["Offset of field: StepShapingArgs::status"]
+        [::core::mem::offset_of!(StepShapingArgs, status) - 32usize];
+    ["Offset of field: StepShapingArgs::tokens"]
+        [::core::mem::offset_of!(StepShapingArgs, tokens) - 40usize];
+    ["Offset of field: StepShapingArgs::sequences"]
+        [::core::mem::offset_of!(StepShapingArgs, sequences) - 48usize];
+    ["Offset of field: StepShapingArgs::reach"]
+        [::core::mem::offset_of!(StepShapingArgs, reach) - 56usize];
+    ["Offset of field: StepShapingArgs::gamma"]
+        [::core::mem::offset_of!(StepShapingArgs, gamma) - 64usize];
+    ["Offset of field: StepShapingArgs::alpha"]
+        [::core::mem::offset_of!(StepShapingArgs, alpha) - 68usize];
+    ["Offset of field: StepShapingArgs::clip"]
+        [::core::mem::offset_of!(StepShapingArgs, clip) - 72usize];
+    ["Offset of field: StepShapingArgs::reads_masked"]
+        [::core::mem::offset_of!(StepShapingArgs, reads_masked) - 76usize];
 };
 pub const DECODE_ABSENT: DecodeTag = 16;
 pub const DECODE_FALLBACK: DecodeTag = 32;

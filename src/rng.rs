@@ -29,15 +29,24 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// [`philox`] of `L` counters at once, a lane each: `out[4 * lane + word]`, in a form that becomes vector instructions.
-///
-/// Words live in the low halves of 64-bit lanes, where a multiplication of two needs no shuffles; what stands in the
-/// high halves is never looked at.
 #[inline(always)]
 pub fn philox_lanes<const L: usize>(
     counter: [[u32; L]; 4],
     key: [u32; 2],
     out: &mut [[u32; 4]; L],
 ) {
+    let c = philox_vectors(counter, key);
+    for lane in 0..L {
+        out[lane] = [c[0][lane] as u32, c[1][lane] as u32, c[2][lane] as u32, c[3][lane] as u32];
+    }
+}
+
+/// [`philox_lanes`] as it is computed: word by word, all lanes side by side, in the low halves of what is returned.
+///
+/// Words live in the low halves of 64-bit lanes, where a multiplication of two needs no shuffles; what stands in the
+/// high halves is never looked at.
+#[inline(always)]
+pub fn philox_vectors<const L: usize>(counter: [[u32; L]; 4], key: [u32; 2]) -> [[u64; L]; 4] {
     const LOW: u64 = 0xFFFF_FFFF;
     let mut c = counter.map(|words| words.map(u64::from));
     let mut k = key;
@@ -53,9 +62,7 @@ pub fn philox_lanes<const L: usize>(
         }
         k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
     }
-    for lane in 0..L {
-        out[lane] = [c[0][lane] as u32, c[1][lane] as u32, c[2][lane] as u32, c[3][lane] as u32];
-    }
+    c
 }
 
 /// What a draw is for. Streams keep the uses of one seed apart.

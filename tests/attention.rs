@@ -459,6 +459,39 @@ fn kept_and_forked_sequences_go_on_with_the_same_bits() {
     assert_ne!(bits(&out[..16]), bits(&out[16..32]));
 }
 
+/// Tokens that were tried and forgotten leave no trace, in a fork neither.
+#[test]
+fn a_truncated_cache_goes_on_with_the_same_bits() {
+    let spec = Attention { mask: Mask::BlockCausal { block: 4 }, ..Attention::causal(2, 1, 16) };
+    let all = Case::<f32>::new(spec, &[72], 41);
+    let tried = Case::<f32>::new(spec, &[72], 42);
+    let width = 16;
+    let attend =
+        |cache: &mut KvCache, from: &Case<f32>, tokens: std::ops::Range<usize>| -> Vec<f32> {
+            let part = tokens.start * width..tokens.end * width;
+            let count = tokens.len();
+            let (k, v) = (f32::view(&from.k[part.clone()]), f32::view(&from.v[part]));
+            cache.append(0, k, v, &[0, count]).unwrap();
+            let q = f32::view(&from.q[tokens.start * 2 * width..tokens.end * 2 * width]);
+            let mut out = vec![0f32; count * 2 * width];
+            cache.attend(&spec, 0, q, &[0, count], f32::view_mut(&mut out)).unwrap();
+            out
+        };
+    let new = || KvCache::new(DType::F32, 1, 1, 1, width, 100).unwrap();
+    let (mut plain, mut tidied) = (new(), new());
+    for first in (0..72).step_by(4) {
+        let want = attend(&mut plain, &all, first..first + 4);
+        let fork = tidied.clone();
+        attend(&mut tidied, &tried, first..first + 4);
+        tidied.truncate(&[first]).unwrap();
+        assert_eq!(fork.length(0, 0), tidied.length(0, 0));
+        assert_eq!(bits(&attend(&mut tidied, &all, first..first + 4)), bits(&want), "{first}");
+    }
+    assert!(tidied.truncate(&[73]).unwrap_err().is_invalid());
+    assert!(tidied.truncate(&[1, 2]).unwrap_err().is_shape());
+    assert_eq!(tidied.length(0, 0), Some(72));
+}
+
 #[test]
 fn bad_arguments_are_errors() {
     let spec = Attention::causal(4, 2, 8);

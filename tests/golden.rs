@@ -14,6 +14,8 @@ mod case;
 mod causal_lm;
 #[path = "golden/config.rs"]
 mod config;
+#[path = "golden/faithrl.rs"]
+mod faithrl;
 #[path = "golden/group_advantage.rs"]
 mod group_advantage;
 #[path = "golden/linear_logprob.rs"]

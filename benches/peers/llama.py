@@ -83,6 +83,7 @@ def options():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--who", default="eager,compile")
+    parser.add_argument("--only", default="")
     args = parser.parse_args()
     args.threads = [int(t) for t in args.threads.split(",")]
     return args

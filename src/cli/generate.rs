@@ -1,9 +1,11 @@
 //! `gradstone generate`.
 
+use super::block_generation::BlockArgs;
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernels::sample::Truncation;
+use crate::rl::block_decoding::Decoding;
 use crate::rl::rollout::{Sampling, rollouts, stream};
 use crate::rng::Stream;
 use crate::text::Tokenizer;
@@ -32,6 +34,8 @@ pub(super) struct GenerateArgs {
     /// The seed of every random draw
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    #[command(flatten)]
+    blocks: BlockArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -88,6 +92,15 @@ fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<
     model.move_to(device)?;
     let ids =
         prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
+    if args.blocks.fills_blocks(&mut model, &tokenizer)? {
+        let stop = session::stop_ids(&model, &tokenizer);
+        let decoding = Decoding {
+            temperature: args.temperature,
+            seed: args.seed,
+            ..args.blocks.decoding(args.max_tokens, stop)
+        };
+        return args.blocks.complete(&model, &tokenizer, &ids, &decoding);
+    }
     let sampling = Sampling {
         temperature: args.temperature,
         truncation: Truncation::default(),

@@ -1,6 +1,6 @@
 //! `gradstone list`: what is built in.
 
-use crate::kernels::policy_loss::PRESETS;
+use crate::kernels::{advantage, policy_loss, rollout_correction};
 use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -14,14 +14,18 @@ pub(super) enum Listed {
     Models,
     /// What a policy is optimised for
     Objectives,
+    /// How rewards become advantages
+    Advantages,
+    /// How tokens of another policy are corrected for
+    Corrections,
     /// Kernel families
     Kernels,
 }
 
 type Entries = &'static [(&'static str, &'static str)];
 
-/// Recipes and objectives come from their own tables.
-const LISTS: [(Listed, Entries); 4] = [
+/// Recipes, objectives, advantages and corrections come from their own tables.
+const LISTS: [(Listed, Entries); 6] = [
     (Listed::Recipes, &[]),
     (
         Listed::Models,
@@ -33,6 +37,8 @@ const LISTS: [(Listed, Entries); 4] = [
         ],
     ),
     (Listed::Objectives, &[]),
+    (Listed::Advantages, &[]),
+    (Listed::Corrections, &[]),
     (
         Listed::Kernels,
         &[
@@ -44,7 +50,18 @@ const LISTS: [(Listed, Entries); 4] = [
                 "linear_logprob",
                 "the same from hidden states and lm_head, without the matrix of logits",
             ),
-            ("advantage", "group statistics: GRPO, Dr.GRPO, leave-one-out"),
+            (
+                "advantage",
+                "estimators of outcomes in groups and of tokens, several rewards, whitening",
+            ),
+            (
+                "step_credit",
+                "verdicts about steps painted on tokens: modulation, masks, step advantages",
+            ),
+            (
+                "rollout_correction",
+                "weights and rejections between sampler and policy, with diagnostics",
+            ),
             (
                 "policy_loss",
                 "loss, gradients and metrics of an objective in one pass over packed sequences",
@@ -60,6 +77,11 @@ const LISTS: [(Listed, Entries); 4] = [
     ),
 ];
 
+/// A name and what it stands for, with its source.
+fn sourced<'a>(name: &'a str, summary: &str, source: &str) -> (&'a str, String) {
+    (name, format!("{summary} [{source}]"))
+}
+
 /// One list, or all of them under their names.
 pub(super) fn text(what: Option<Listed>) -> String {
     let mut out = String::new();
@@ -71,13 +93,23 @@ pub(super) fn text(what: Option<Listed>) -> String {
             let _ = writeln!(out, "{gap}{}", format!("{listed:?}").to_lowercase());
         }
         let indent = if what.is_none() { "  " } else { "" };
-        let recipes = RECIPES.iter().filter(|_| *listed == Listed::Recipes);
-        for (name, about) in recipes.map(|r| (r.name, r.summary)).chain(entries.iter().copied()) {
-            let _ = writeln!(out, "{indent}{name:<16}{about}");
-        }
-        for preset in PRESETS.iter().filter(|_| *listed == Listed::Objectives) {
-            let (name, about, source) = (preset.name, preset.summary, preset.source);
-            let _ = writeln!(out, "{indent}{name:<16}{about} [{source}]");
+        let entries: Vec<(&str, String)> = match listed {
+            Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
+            Listed::Objectives => {
+                policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            Listed::Advantages => {
+                advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            Listed::Corrections => {
+                let presets = rollout_correction::PRESETS.iter();
+                presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            _ => entries.iter().map(|(name, about)| (*name, about.to_string())).collect(),
+        };
+        let width = entries.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(16);
+        for (name, about) in entries {
+            let _ = writeln!(out, "{indent}{name:<width$}{about}");
         }
     }
     out
@@ -91,11 +123,13 @@ mod tests {
     fn one_list_or_all() {
         assert!(text(Some(Listed::Models)).starts_with("llama "));
         let objectives = text(Some(Listed::Objectives));
-        assert_eq!(objectives.lines().count(), PRESETS.len());
+        assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
         assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
         let all = text(None);
         assert!(
             all.starts_with("recipes\n  arithmetic") && all.contains("\n\nkernels\n  logprob ")
         );
+        assert!(all.contains("\n  reinforce_plus_plus_baseline  reward minus group mean"));
+        assert!(all.contains("\n  trl_sequence_mask"));
     }
 }

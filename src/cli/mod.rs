@@ -4,15 +4,19 @@
 //! is one or two lines on standard error. A closed pipe ends the output, silently.
 
 mod bench;
+mod block_generation;
 mod devices;
 mod generate;
 mod list;
+mod plan;
 mod progress;
+mod reproduce;
 mod terminal;
 mod train;
 
 use crate::device::Device;
 use crate::error::Error;
+use crate::train::RunDir;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -32,11 +36,17 @@ enum Command {
     Train(train::TrainArgs),
     /// Let a trained model complete prompts
     Generate(generate::GenerateArgs),
-    /// Write report.html of a run and print where it is
+    /// Write report.html of a run, or a page that compares several, and print where it is
     Report {
-        /// The run directory
-        dir: PathBuf,
+        /// The run directory; several are laid side by side
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Where the comparison of several goes
+        #[arg(long, default_value = "comparison.html", value_name = "FILE")]
+        out: PathBuf,
     },
+    /// Run a paper's recipe over several seeds and judge its claims
+    Reproduce(reproduce::ReproduceArgs),
     /// Measure the kernels on this machine: time, percent of a measured bound, correctness
     Bench(bench::BenchArgs),
     /// Show what this machine computes with
@@ -101,7 +111,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
-        Command::Report { dir } => report(&dir),
+        Command::Report { dirs, out } => report(&dirs, &out),
+        Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
         Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),
@@ -117,8 +128,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn report(dir: &std::path::Path) -> Result<(), Failure> {
-    let path = crate::train::report::write(&crate::train::RunDir::open(dir)?)?;
+fn report(dirs: &[PathBuf], out: &std::path::Path) -> Result<(), Failure> {
+    let runs = dirs.iter().map(|dir| RunDir::open(dir)).collect::<crate::Result<Vec<_>>>()?;
+    let path = match &runs[..] {
+        [run] => crate::train::report::write(run)?,
+        several => {
+            crate::train::comparison::write(several, out).map_err(Failure::usage)?;
+            out.to_path_buf()
+        }
+    };
     Ok(terminal::print(&format!("{}\n", path.display()))?)
 }
 

@@ -110,6 +110,39 @@ impl Drop for Progress {
     }
 }
 
+/// Shows how many of many runs are done.
+pub(super) struct Count {
+    bar: Option<ProgressBar>,
+    silent: bool,
+}
+
+impl Count {
+    pub(super) fn new() -> Count {
+        let bar = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        Count { bar: bar.then(|| ProgressBar::new(0).with_style(style())), silent: false }
+    }
+
+    /// `done` of `of` are; `what` is the newest. Nothing is said of none.
+    pub(super) fn tell(&mut self, done: usize, of: usize, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+            bar.set_message(what.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+        } else if !self.silent && of > 0 {
+            self.silent = terminal::print(&format!("{done}/{of} {what}\n")).is_err();
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// What a line shows of a step: `rl  reward 0.412  accuracy 61.0 %  entropy 0.3  13.6k tokens/s`.
 fn values(metrics: &StepMetrics, accuracy: Option<f32>) -> String {
     let mut parts = vec![metrics.phase.name().to_string()];

@@ -1,14 +1,18 @@
 //! `gradstone train`.
 
+use super::plan::Plan;
 use super::progress::{Progress, catch_interrupts};
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::recipes;
-use crate::train::session::{Outcome, Session};
-use crate::train::settings::{ModelSettings, Settings, TaskSettings};
-use crate::train::{Observer, RunDir, config, report};
+use crate::recipes::{self, Kind};
+use crate::train::session::Outcome;
+use crate::train::{Observer, RunDir, report};
 use std::path::{Path, PathBuf};
+
+/// Which files of a folder are source text, and how much of it is read.
+const SOURCE: &str = "extensions=[\"rs\", \"py\", \"c\", \"cc\", \"cpp\", \"cu\", \"h\", \"js\", \"ts\", \"go\", \"java\"], \
+                      most_bytes=16000000";
 
 /// Where runs go when `--out` does not say.
 const RUNS: &str = "runs";
@@ -26,10 +30,10 @@ pub(super) struct TrainArgs {
     /// A model folder: config.json, tokenizer.json, *.safetensors
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Problems: one JSON object a line with `prompt` and `answer`
+    /// Problems: one JSON object a line with `prompt` and `answer`; for block diffusion a folder of source files
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Reinforcement-learning steps
+    /// Steps of reinforcement learning, or of block diffusion
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// The seed of every random draw
@@ -54,7 +58,7 @@ impl TrainArgs {
 
     /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
     /// keys that say how it is read.
-    fn overrides(&self) -> Vec<String> {
+    fn overrides(&self, kind: Kind) -> Vec<String> {
         let quoted =
             |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
         let mut all = Vec::new();
@@ -63,13 +67,22 @@ impl TrainArgs {
                 .as_deref()
                 .map(|path| format!("model={{kind=\"folder\", path={}}}", quoted(path))),
         );
-        all.extend(
-            self.data
-                .as_deref()
-                .map(|path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path))),
-        );
+        let steps = match kind {
+            Kind::Reinforcement(_) => {
+                let task = |path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path));
+                all.extend(self.data.as_deref().map(task));
+                "steps"
+            }
+            Kind::Diffusion(_) => {
+                if let Some(path) = self.data.as_deref().map(quoted) {
+                    all.push(format!("text={{kind=\"files\", path={path}, {SOURCE}}}"));
+                    all.push("tokenizer={kind=\"byte_pairs\", vocab_size=512}".to_owned());
+                }
+                "diffusion.steps"
+            }
+        };
         all.extend(self.settings.iter().cloned());
-        all.extend(self.steps.map(|steps| format!("steps={steps}")));
+        all.extend(self.steps.map(|count| format!("{steps}={count}")));
         all.extend(self.seed.map(|seed| format!("seed={seed}")));
         all
     }
@@ -106,31 +119,6 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     Ok(terminal::print(&format!("report {}\n", written.display()))?)
 }
 
-/// The settings of a new run.
-fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
-    let defaults = (recipes::named(args.recipe()).map_err(Failure::usage)?.settings)();
-    let settings: Settings = config::load(&defaults, args.config.as_deref(), &args.overrides())
-        .map_err(Failure::usage)?;
-    let missing = |option: &str, what: &str| {
-        let recipe = args.recipe();
-        Failure::usage(Error::invalid(format!("recipe {recipe} needs {what}: give {option}")))
-    };
-    match &settings.model {
-        ModelSettings::Folder { path, .. } if path.as_os_str().is_empty() => {
-            return Err(missing("--model DIR", "a model folder"));
-        }
-        _ => {}
-    }
-    match &settings.task {
-        TaskSettings::Jsonl(file) if file.path.as_os_str().is_empty() => {
-            return Err(missing("--data FILE", "a file of problems"));
-        }
-        _ => {}
-    }
-    settings.check().map_err(Failure::usage)?;
-    Ok(settings)
-}
-
 /// Trains in `out` from the beginning.
 fn begin(
     args: &TrainArgs,
@@ -139,10 +127,12 @@ fn begin(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
-    let settings = settings(args)?;
-    let text = config::to_toml(&settings)?;
+    let recipe = recipes::named(args.recipe()).map_err(Failure::usage)?;
+    let overrides = args.overrides(recipe.settings);
+    let plan = Plan::new(recipe.name, recipe.settings, args.config.as_deref(), &overrides)?;
+    let text = plan.to_toml()?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
-    let mut session = Session::new(settings, device)?;
+    let mut session = plan.open(None, device)?;
     let run = RunDir::create(out, &text)?;
     observer.message(&format!("run {}", out.display()));
     Ok(session.run(&run, observer)?)
@@ -152,15 +142,12 @@ fn begin(
 fn resume(out: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
     let run = RunDir::resume(out)?;
     let place = run.config_path();
-    let settings: Settings = config::from_toml(&run.config()?, &place.display().to_string())?;
+    let plan = Plan::from_toml(&run.config()?, &place.display().to_string())?;
     let (latest, damaged) = run.checkpoints(0).latest()?;
     for error in damaged {
         observer.message(&format!("passing over a damaged checkpoint: {error}"));
     }
-    let mut session = match &latest {
-        Some(checkpoint) => Session::resumed(settings, checkpoint, device)?,
-        None => Session::new(settings, device)?,
-    };
+    let mut session = plan.open(latest.as_ref(), device)?;
     run.rewind(session.step())?;
     observer.message(&format!("run {} from step {}", out.display(), session.step()));
     Ok(session.run(&run, observer)?)

@@ -4,6 +4,8 @@
 //! that is neither used nor known to be harmless is an error that names it: a model that loads is the model that was
 //! published.
 
+use super::block_diffusion::Diffusion;
+use super::llada;
 use super::rope_scaling::Rope;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -20,12 +22,22 @@ pub enum Architecture {
     Qwen3,
     /// Gemma 2: norms before and after each block, softcaps, alternating windows, scaled embedding.
     Gemma2,
+    /// LLaDA: Llama under other names, every token seeing every other.
+    Llada,
+    /// SDAR: Qwen 3 that fills masked blocks.
+    Sdar,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 4] =
-        [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3, Architecture::Gemma2];
+    pub const ALL: [Architecture; 6] = [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+        Architecture::Gemma2,
+        Architecture::Llada,
+        Architecture::Sdar,
+    ];
 
     /// The `model_type` in `config.json`.
     pub fn model_type(self) -> &'static str {
@@ -34,6 +46,25 @@ impl Architecture {
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
             Architecture::Gemma2 => "gemma2",
+            Architecture::Llada => "llada",
+            Architecture::Sdar => "sdar",
+        }
+    }
+
+    /// Queries and keys are normed head by head.
+    pub(super) fn norms_heads(self) -> bool {
+        matches!(self, Architecture::Qwen3 | Architecture::Sdar)
+    }
+
+    /// The class that its files name.
+    fn class(self) -> &'static str {
+        match self {
+            Architecture::Llama => "LlamaForCausalLM",
+            Architecture::Qwen2 => "Qwen2ForCausalLM",
+            Architecture::Qwen3 => "Qwen3ForCausalLM",
+            Architecture::Gemma2 => "Gemma2ForCausalLM",
+            Architecture::Llada => "LLaDAModelLM",
+            Architecture::Sdar => "SDARForCausalLM",
         }
     }
 }
@@ -96,6 +127,8 @@ pub struct DecoderConfig {
     pub eos: Vec<i32>,
     /// The element type named in the file.
     pub dtype: Option<DType>,
+    /// What it needs to fill masked blocks; `None` where the file names no mask token.
+    pub diffusion: Option<Diffusion>,
     raw: Map<String, Value>,
 }
 
@@ -126,6 +159,9 @@ const HARMLESS: &[&str] = &[
     "unk_token_id",
     "attn_implementation",
     "_attn_implementation_autoset",
+    // Names Python files that compute what is computed here: the tensors must fit all the same.
+    "auto_map",
+    "fuse_cross_entropy",
 ];
 
 /// Fields that are used, or checked, below.
@@ -154,6 +190,9 @@ const USED: &[&str] = &[
     "use_sliding_window",
     "layer_types",
     "attention_dropout",
+    "mask_token_id",
+    "block_size",
+    "logit_shift",
 ];
 
 /// Fields that are taken only at the value that changes nothing.
@@ -165,8 +204,8 @@ impl DecoderConfig {
     /// # Errors
     /// [`Error::is_unsupported`] naming the `model_type` or field that is not handled, [`Error::is_format`] for a field
     /// that is missing or of the wrong kind, [`Error::is_invalid`] for sizes that cannot be.
-    pub fn from_json(raw: Map<String, Value>) -> Result<DecoderConfig> {
-        let model_type = match raw.get("model_type") {
+    pub fn from_json(original: Map<String, Value>) -> Result<DecoderConfig> {
+        let model_type = match original.get("model_type") {
             Some(Value::String(name)) => name.as_str(),
             _ => return Err(Error::format("config.json: model_type is missing")),
         };
@@ -178,6 +217,11 @@ impl DecoderConfig {
                 "config.json: model_type `{model_type}` (known: {})",
                 known.join(", ")
             )));
+        };
+        // What follows reads one set of names.
+        let raw = match architecture {
+            Architecture::Llada => llada::renamed(&original)?,
+            _ => original.clone(),
         };
         for (name, value) in &raw {
             let name = name.as_str();
@@ -198,7 +242,7 @@ impl DecoderConfig {
         let heads = fields.size("num_attention_heads")?;
         let kv_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(heads);
         let default_head_dim = match architecture {
-            Architecture::Qwen3 => 128,
+            Architecture::Qwen3 | Architecture::Sdar => 128,
             Architecture::Gemma2 => 256,
             _ => hidden_size / heads,
         };
@@ -257,7 +301,7 @@ impl DecoderConfig {
             rope: Rope::from_config(&raw)?,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(gemma),
             qkv_bias: bias || architecture == Architecture::Qwen2,
-            output_bias: bias && architecture != Architecture::Qwen2,
+            output_bias: bias && !matches!(architecture, Architecture::Qwen2 | Architecture::Llada),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             activation,
             attention_scale: scalar.powf(-0.5) as f32,
@@ -269,7 +313,8 @@ impl DecoderConfig {
                 Some(name) => Some(name.parse().map_err(|e: Error| e.at("config.json"))?),
                 None => None,
             },
-            raw,
+            diffusion: Diffusion::from_config(architecture, &fields)?,
+            raw: original,
         })
     }
 
@@ -285,14 +330,8 @@ impl DecoderConfig {
         heads: usize,
         max_position_embeddings: usize,
     ) -> Result<DecoderConfig> {
-        let class = match architecture {
-            Architecture::Llama => "LlamaForCausalLM",
-            Architecture::Qwen2 => "Qwen2ForCausalLM",
-            Architecture::Qwen3 => "Qwen3ForCausalLM",
-            Architecture::Gemma2 => "Gemma2ForCausalLM",
-        };
         let value = json!({
-            "architectures": [class],
+            "architectures": [architecture.class()],
             "model_type": architecture.model_type(),
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
@@ -308,6 +347,9 @@ impl DecoderConfig {
             "tie_word_embeddings": true,
         });
         match value {
+            Value::Object(raw) if architecture == Architecture::Llada => {
+                DecoderConfig::from_json(llada::published(raw))
+            }
             Value::Object(raw) => DecoderConfig::from_json(raw),
             _ => Err(Error::invalid("config")),
         }
@@ -332,6 +374,19 @@ impl DecoderConfig {
         let value = if let [one] = eos { json!(one) } else { json!(eos) };
         self.raw.insert("eos_token_id".into(), value);
     }
+
+    /// Makes it a model that fills masked blocks, in the saved file too.
+    ///
+    /// # Errors
+    /// [`Error::is_index`] for a mask id outside the vocabulary, [`Error::is_invalid`] for blocks of 0 tokens.
+    pub fn set_diffusion(&mut self, diffusion: Diffusion) -> Result<()> {
+        diffusion.check(self.vocab_size)?;
+        self.raw.insert("mask_token_id".into(), diffusion.mask_id.into());
+        self.raw.insert("block_size".into(), diffusion.block.into());
+        self.raw.insert("logit_shift".into(), diffusion.shift.into());
+        self.diffusion = Some(diffusion);
+        Ok(())
+    }
 }
 
 /// The sliding window of each layer.
@@ -348,13 +403,16 @@ fn windows(
     };
     let used = match architecture {
         Architecture::Gemma2 => true,
-        Architecture::Qwen2 | Architecture::Qwen3 => {
+        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Sdar => {
             fields.flag("use_sliding_window")?.unwrap_or(false)
         }
-        Architecture::Llama if window.is_some() => {
-            return Err(Error::unsupported("config.json: sliding_window of a llama model"));
+        Architecture::Llama | Architecture::Llada if window.is_some() => {
+            let model = architecture.model_type();
+            return Err(Error::unsupported(format!(
+                "config.json: sliding_window of a {model} model"
+            )));
         }
-        Architecture::Llama => false,
+        Architecture::Llama | Architecture::Llada => false,
     };
     let sliding: Vec<bool> = match fields.0.get("layer_types") {
         None | Some(Value::Null) => {
@@ -396,14 +454,14 @@ pub(crate) fn ids(value: Option<&Value>) -> Result<Vec<i32>> {
 }
 
 /// Typed access to the fields, with errors that name them.
-struct Fields<'a>(&'a Map<String, Value>);
+pub(super) struct Fields<'a>(pub &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
     fn wrong(name: &str, value: &Value) -> Error {
         Error::format(format!("config.json: {name} is {value}"))
     }
 
-    fn optional_size(&self, name: &str) -> Result<Option<usize>> {
+    pub fn optional_size(&self, name: &str) -> Result<Option<usize>> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             // 2^31: beyond it no dimension is meant, and products of two fit an address.
@@ -415,26 +473,26 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn size(&self, name: &str) -> Result<usize> {
+    pub fn size(&self, name: &str) -> Result<usize> {
         self.optional_size(name)?
             .ok_or_else(|| Error::format(format!("config.json: {name} is missing")))
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>> {
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value.as_f64().map(Some).ok_or_else(|| Fields::wrong(name, value)),
         }
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>> {
+    pub fn flag(&self, name: &str) -> Result<Option<bool>> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value.as_bool().map(Some).ok_or_else(|| Fields::wrong(name, value)),
         }
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+    pub fn text(&self, name: &str) -> Result<Option<&'a str>> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value.as_str().map(Some).ok_or_else(|| Fields::wrong(name, value)),

@@ -1,4 +1,5 @@
-//! The decoder: Llama, Qwen 2, Qwen 3 and Gemma 2 as one block with switches.
+//! The decoder: Llama, Qwen 2, Qwen 3 and Gemma 2 as one block with switches (LLaDA and SDAR are Llama and Qwen 3 under
+//! another mask).
 //!
 //! Sequences come packed, one after another, with no padding. The same function runs training (whole sequences,
 //! gradients) and generation (a few new tokens against a [`KvCache`]): every operation in it works on one row at a
@@ -54,7 +55,7 @@ struct Linear {
     bias: Option<usize>,
 }
 
-/// A causal language model.
+/// A language model: causal, or one that fills masked blocks.
 pub struct Decoder {
     shape: Arc<Shape>,
     parameters: Parameters,
@@ -110,7 +111,7 @@ impl Builder<'_> {
         let k = self.linear(&format!("{at}.self_attn.k_proj"), [key, h], c.qkv_bias)?;
         let v = self.linear(&format!("{at}.self_attn.v_proj"), [key, h], c.qkv_bias)?;
         let o = self.linear(&format!("{at}.self_attn.o_proj"), [h, query], c.output_bias)?;
-        let (q_norm, k_norm) = if c.architecture == Architecture::Qwen3 {
+        let (q_norm, k_norm) = if c.architecture.norms_heads() {
             let q_norm = self.tensor(&format!("{at}.self_attn.q_norm.weight"), &[d])?;
             (Some(q_norm), Some(self.tensor(&format!("{at}.self_attn.k_norm.weight"), &[d])?))
         } else {
@@ -268,7 +269,7 @@ impl Decoder {
         self.parameters.get(self.head)
     }
 
-    /// The hidden states after the last norm.
+    /// The hidden states after the last norm, every token attending to those before it.
     ///
     /// # Shapes
     /// `[T, hidden]` in the model's dtype.
@@ -276,13 +277,22 @@ impl Decoder {
     /// # Errors
     /// [`Error::is_index`] for a token id outside the vocabulary, [`Error::is_shape`] for offsets that do not fit.
     pub fn hidden(&self, tokens: Tokens<'_>) -> Result<Tensor> {
+        self.hidden_under(tokens, Mask::Causal)
+    }
+
+    /// [`Decoder::hidden`] with another attention mask in every layer.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`], and [`Error::is_invalid`] for another mask than the causal one in a layer with a sliding
+    /// window.
+    pub fn hidden_under(&self, tokens: Tokens<'_>, mask: Mask) -> Result<Tensor> {
         let mut x = self.embed(tokens)?;
         let angles = self.shape.angles(tokens);
         for block in &self.blocks {
             x = if self.checkpointed {
-                self.recomputed(block, &x, &angles, tokens.segments)?
+                self.recomputed(block, &x, &angles, tokens.segments, mask)?
             } else {
-                self.block(block, &x, &angles, tokens.segments)?
+                self.block(block, &x, &angles, tokens.segments, mask)?
             };
         }
         self.rms_norm(&x, self.norm)
@@ -296,7 +306,8 @@ impl Decoder {
         let mut states = vec![self.embed(tokens)?];
         let angles = self.shape.angles(tokens);
         for block in &self.blocks {
-            let next = self.block(block, &states[states.len() - 1], &angles, tokens.segments)?;
+            let last = &states[states.len() - 1];
+            let next = self.block(block, last, &angles, tokens.segments, Mask::Causal)?;
             states.push(next);
         }
         if let Some(last) = states.last_mut() {
@@ -322,13 +333,28 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::hidden`], and [`Error::is_invalid`] when a sequence outgrows the cache.
     pub fn continued(&self, tokens: Tokens<'_>, cache: &mut KvCache) -> Result<Tensor> {
+        self.continued_under(tokens, cache, Mask::Causal)
+    }
+
+    /// [`Decoder::continued`] with another attention mask in every layer.
+    ///
+    /// # Errors
+    /// As [`Decoder::continued`], [`Error::is_invalid`] for another mask than the causal one in a layer with a sliding
+    /// window, and [`Error::is_unsupported`] for a mask of two copies.
+    pub fn continued_under(
+        &self,
+        tokens: Tokens<'_>,
+        cache: &mut KvCache,
+        mask: Mask,
+    ) -> Result<Tensor> {
         no_grad(|| {
             let mut x = self.embed(tokens)?;
             let angles = self.shape.angles(tokens);
             for (layer, block) in self.blocks.iter().enumerate() {
+                let spec = Attention { mask, ..block.attention };
                 let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
                     ops::append_to_cache(cache, layer, k, v, tokens.segments)?;
-                    ops::cached_attention(q, &block.attention, cache, layer, tokens.segments)
+                    ops::cached_attention(q, &spec, cache, layer, tokens.segments)
                 };
                 let get = |index| self.parameters.get(index);
                 x = self.shape.block(&get, block, &x, &angles, attend)?;
@@ -418,10 +444,10 @@ impl Decoder {
         x: &Tensor,
         angles: &Arc<Angles>,
         segments: &[usize],
+        mask: Mask,
     ) -> Result<Tensor> {
-        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
-            ops::attention(q, k, v, &block.attention, segments)
-        };
+        let spec = Attention { mask, ..block.attention };
+        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, segments);
         self.shape.block(&|index| self.parameters.get(index), block, x, angles, attend)
     }
 
@@ -432,6 +458,7 @@ impl Decoder {
         x: &Tensor,
         angles: &Arc<Angles>,
         segments: &[usize],
+        mask: Mask,
     ) -> Result<Tensor> {
         let indices = block.indices();
         let parameters: Vec<Tensor> =
@@ -440,15 +467,15 @@ impl Decoder {
         inputs.extend(&parameters);
         let (shape, block) = (Arc::clone(&self.shape), Arc::clone(block));
         let (angles, segments) = (Arc::clone(angles), segments.to_vec());
+        let spec = Attention { mask, ..block.attention };
         let run = move |inputs: &[Tensor]| {
             let get = |index: usize| {
                 // Every index that the block uses is in its list.
                 let at = indices.iter().position(|i| *i == index).map_or(0, |at| at + 1);
                 inputs[at].clone()
             };
-            let attend = |q: &Tensor, k: &Tensor, v: &Tensor| {
-                ops::attention(q, k, v, &block.attention, &segments)
-            };
+            let attend =
+                |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, &segments);
             Ok(vec![shape.block(&get, &block, &inputs[0], &angles, attend)?])
         };
         let mut outputs = checkpoint(&inputs, run)?;

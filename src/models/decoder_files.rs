@@ -1,7 +1,8 @@
 //! A decoder's folder: `config.json` and `*.safetensors`, single or sharded, in the layout of Hugging Face.
 
-use super::config::DecoderConfig;
+use super::config::{Architecture, DecoderConfig};
 use super::decoder::Decoder;
+use super::llada;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::files::safetensors::SafetensorsFile;
@@ -9,6 +10,7 @@ use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::file;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,14 @@ pub fn read_json(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::io(format_args!("reading {}", path.display()), e))?;
     serde_json::from_str(&text).map_err(|e| Error::format(format!("{}: {e}", path.display())))
+}
+
+/// What a tensor is called in the files of an architecture; here it has Llama's name.
+fn published_name(architecture: Architecture, name: &str) -> Cow<'_, str> {
+    match architecture {
+        Architecture::Llada => llada::tensor_name(name),
+        _ => name.into(),
+    }
 }
 
 /// Which open file holds which tensor.
@@ -94,8 +104,9 @@ impl Decoder {
         let config = DecoderConfig::from_json(read_json(&dir.join("config.json"))?)
             .map_err(|e| e.at(dir.display()))?;
         let mut weights = Weights::open(dir)?;
-        let tied = config.tied;
+        let (tied, architecture) = (config.tied, config.architecture);
         let mut value = |name: &str, shape: &[usize]| {
+            let name = &*published_name(architecture, name);
             let Some(tensor) = weights.take(name)? else {
                 return Err(Error::format(format!("no tensor `{name}` {shape:?}")));
             };
@@ -106,9 +117,9 @@ impl Decoder {
         };
         let decoder = Decoder::build(config, &mut value).map_err(|e| e.at(dir.display()))?;
         // A tied model may carry the head again, and old exports carry rotary buffers.
-        let ignorable = |name: &str| {
-            (tied && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq")
-        };
+        let head = published_name(architecture, "lm_head.weight");
+        let ignorable =
+            |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
         let mut left: Vec<&String> = weights.place.keys().filter(|name| !ignorable(name)).collect();
         left.sort_unstable();
         if let Some(name) = left.first() {
@@ -142,7 +153,10 @@ impl Decoder {
         std::fs::write(&path, text)
             .and_then(|()| std::fs::File::open(&path)?.sync_all())
             .map_err(|e| Error::io(format_args!("writing {}", path.display()), e))?;
-        let tensors = self.parameters().iter().map(|p| (p.name(), p.value()));
+        let architecture = self.config().architecture;
+        let names: Vec<_> =
+            self.parameters().iter().map(|p| published_name(architecture, p.name())).collect();
+        let tensors = names.iter().zip(self.parameters().iter()).map(|(n, p)| (&**n, p.value()));
         file::write(&dir.join("model.safetensors"), tensors, &[("format", "pt")])
     }
 }

@@ -1,12 +1,18 @@
-//! The zoo: one decoder that covers four published families, its config, its files and its cached generation step.
+//! The zoo: one decoder that covers six published families, its config, its files and its cached generation step; the two
+//! copies of a sequence with which it learns to fill masked blocks.
 //!
 //! Sampling and rollouts are [`rl`](crate::rl)'s; nothing here draws a random number except initial weights.
 
+pub mod block_diffusion;
 pub mod config;
 mod decoder;
 mod decoder_files;
+mod gpt;
+mod llada;
 pub mod rope_scaling;
 
+pub use block_diffusion::{Copies, Diffusion};
 pub use config::{Activation, Architecture, DecoderConfig};
 pub use decoder::{Decoder, Tokens};
 pub use decoder_files::read_json;
+pub use gpt::{Gpt, GptConfig, Ngrams};

@@ -4,4 +4,4 @@ mod adamw;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWSettings, Update};
-pub use schedule::Schedule;
+pub use schedule::{Decay, Schedule};

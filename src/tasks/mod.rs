@@ -8,7 +8,10 @@ pub mod answer;
 pub mod arithmetic;
 pub mod equality;
 pub mod jsonl;
+pub mod permutation_chain;
 mod quantity;
+pub mod source_text;
+pub mod two_hop;
 pub mod verifier;
 
 pub use verifier::Verifier;

@@ -2,5 +2,6 @@
 
 mod decoding;
 pub mod tokenizer;
+mod training;
 
 pub use tokenizer::Tokenizer;

@@ -31,6 +31,7 @@ pub struct Tokenizer {
     bos: Option<i32>,
     eos: Vec<i32>,
     pad: i32,
+    mask: Option<i32>,
     vocab_size: usize,
     /// The decoder as a table, made when it is first needed; none where it cannot be one.
     table: Arc<OnceLock<Option<Table>>>,
@@ -113,7 +114,7 @@ impl Tokenizer {
         Tokenizer::from_files(files, &model).map_err(|e| e.at(folder.display()))
     }
 
-    fn from_files(files: Vec<(String, Vec<u8>)>, model: &Value) -> Result<Tokenizer> {
+    pub(super) fn from_files(files: Vec<(String, Vec<u8>)>, model: &Value) -> Result<Tokenizer> {
         let file =
             |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.as_slice());
         let bad = |e: tokenizers::Error| Error::format(format!("tokenizer.json: {e}"));
@@ -155,8 +156,16 @@ impl Tokenizer {
                 first("pad_token_id", "pad_token")?.first().or(eos.first()).copied().unwrap_or(0)
             }
         };
+        // Block-diffusion models name it in their config, masked language models in that of the tokenizer.
+        let mask = match named("mask_token")? {
+            Some(mask) => Some(mask),
+            None => ids(&model["mask_token_id"], vocab_size, "config.json: `mask_token_id`")
+                .unwrap_or_default()
+                .first()
+                .copied(),
+        };
         let table = Arc::default();
-        Ok(Tokenizer { inner, bos, eos, pad, vocab_size, table, files })
+        Ok(Tokenizer { inner, bos, eos, pad, mask, vocab_size, table, files })
     }
 
     /// The number of ids: one more than the largest.
@@ -177,6 +186,11 @@ impl Tokenizer {
     /// The id that fills unused places.
     pub fn pad(&self) -> i32 {
         self.pad
+    }
+
+    /// The id that stands for a token to be predicted, where there is one.
+    pub fn mask(&self) -> Option<i32> {
+        self.mask
     }
 
     /// Checks that a model with `vocab_size` embeddings can take every id.

@@ -13,20 +13,26 @@ use std::path::{Path, PathBuf};
 
 /// What a step trains with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Supervised imitation of worked examples.
     Warmup,
     /// Reinforcement learning.
     Rl,
+    /// Next-token prediction on running text.
+    NextToken,
+    /// Filling masked blocks of running text.
+    Diffusion,
 }
 
 impl Phase {
-    /// `warmup` or `rl`.
+    /// `warmup`, `rl`, `next_token` or `diffusion`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Warmup => "warmup",
             Phase::Rl => "rl",
+            Phase::NextToken => "next_token",
+            Phase::Diffusion => "diffusion",
         }
     }
 }
@@ -107,7 +113,8 @@ pub struct Rollout {
     pub completion: String,
     /// The right answer.
     pub answer: String,
-    /// What the verifier gave.
+    /// What the verifier gave; NaN (`null` in the file) where it gave nothing.
+    #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
     /// Its advantage in its group; absent for an evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +123,10 @@ pub struct Rollout {
     pub tokens: usize,
     /// It was cut off at the length limit.
     pub truncated: bool,
+}
+
+fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f32, D::Error> {
+    Ok(<Option<f32> as serde::Deserialize>::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
 /// Appends objects to a JSONL file; each line is in the file when the call returns.

@@ -9,7 +9,9 @@
 
 pub mod chart;
 pub mod checkpoint;
+pub mod comparison;
 pub mod config;
+pub mod diffusion;
 pub mod evaluate;
 pub mod metrics;
 pub mod observer;
@@ -17,6 +19,7 @@ pub mod report;
 pub mod run_dir;
 pub mod session;
 pub mod settings;
+pub mod small_learner;
 pub mod supervised;
 pub mod update;
 

@@ -17,9 +17,10 @@ use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Groups};
-use crate::kernels::policy_loss::Metrics;
+use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
 use crate::models::{Architecture, Decoder, DecoderConfig};
 use crate::optim::{AdamW, Update};
+use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Rollout, Sampling, rollouts};
 use crate::rl::scoring::{Scored, logprobs};
 use crate::rng::Stream;
@@ -395,6 +396,8 @@ impl Session {
             .rollouts
             .iter()
             .enumerate()
+            // What could not be scored teaches nothing: neither the objective nor a penalty sees it.
+            .filter(|(i, _)| !batch.rewards[*i].is_nan())
             .map(|(i, rollout)| Sample {
                 scored: Scored {
                     prompt: &batch.prompts[rollout.prompt],
@@ -408,6 +411,14 @@ impl Session {
         let updates = self.settings.update.clone();
         let phase_updates = self.settings.steps * (updates.epochs * updates.minibatches) as u64;
         let share = samples.len().div_ceil(updates.minibatches).max(1);
+        if samples.is_empty() {
+            return Err(Error::numeric(format!(
+                "step {step}: verifier {} gave no reward to any of {} completions (it panicked, or its reward was \
+                 not finite)",
+                self.verifier.name(),
+                batch.rollouts.len()
+            )));
+        }
         let mut sums: Option<Metrics> = None;
         let mut mismatch = None;
         let mut grad_norm = 0f32;
@@ -464,9 +475,12 @@ impl Session {
                 ("ratio_mean", sums.ratio_mean),
                 ("zero_advantage_groups", batch.degenerate),
                 ("truncated", batch.truncated),
+                ("unscored", (batch.rewards.len() - scored) as f64),
                 ("skipped_updates", f64::from(skipped)),
             ];
             metrics.more.extend(more.map(|(name, value)| (name.to_owned(), value as f32)));
+            let of_objective = measured_by(&self.settings.objective, &sums);
+            metrics.more.extend(of_objective.map(|(name, value)| (name.to_owned(), value as f32)));
         }
         Ok((metrics, tokens))
     }
@@ -504,18 +518,21 @@ impl Session {
         let rewards: Vec<f32> = drawn
             .iter()
             .zip(&completions)
-            .map(|(r, text)| self.verifier.reward(&problems[r.prompt], text, r.truncated))
+            .map(|(r, text)| {
+                let problem = &problems[r.prompt];
+                guarded_reward(|| self.verifier.reward(problem, text, r.truncated))
+            })
             .collect();
         let offsets: Vec<i64> = (0..=prompts.len()).map(|i| (i * settings.group) as i64).collect();
         let mut advantages = vec![0f32; rewards.len()];
         let outputs =
             advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let counts = advantage::forward(
-            &self.settings.advantage,
-            &rewards,
-            Groups::Offsets(&offsets),
-            outputs,
-        )?;
+        let lengths: Vec<i64> = drawn.iter().map(|r| r.tokens.len() as i64).collect();
+        let responses = advantage::Responses {
+            lengths: Some(&lengths),
+            ..advantage::Responses::new(&rewards, Groups::Offsets(&offsets))
+        };
+        let counts = advantage::of_responses(&self.settings.advantage, &responses, outputs)?;
         self.state.problem += problems.len() as u64;
         self.state.sequence += drawn.len() as u64;
         let cut = drawn.iter().filter(|r| r.truncated).count();
@@ -574,6 +591,27 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What an objective measures beyond the fields that every step has.
+fn measured_by<'a>(
+    objective: &Objective,
+    sums: &'a Metrics,
+) -> impl Iterator<Item = (&'static str, f64)> + use<'a> {
+    let clips = matches!(objective.surrogate, Surrogate::PpoClip { .. });
+    let dual = matches!(objective.surrogate, Surrogate::PpoClip { dual_clip: Some(_), .. });
+    [
+        ("clip_fraction_high", sums.clip_fraction_high, clips),
+        ("clip_fraction_low", sums.clip_fraction_low, clips),
+        ("dual_clip_fraction", sums.dual_clip_fraction, dual),
+        ("ratio_variance", sums.ratio_variance, true),
+        ("absolute_log_ratio", sums.absolute_log_ratio, true),
+        ("drift_loss", sums.drift_loss, objective.drift.is_some()),
+        ("selected_fraction", sums.selected_fraction, objective.selection.is_some()),
+        ("dropped_fraction", sums.dropped_fraction, objective.off_policy_threshold.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value, wanted)| wanted.then_some((name, value)))
 }
 
 /// One step's rollouts, scored.

@@ -1,7 +1,7 @@
 //! The settings of a GRPO run: what a recipe gives defaults for and a TOML file overrides.
 
 use crate::error::{Error, Result};
-use crate::kernels::advantage::Estimator;
+use crate::kernels::advantage::{Estimator, Need};
 use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
 use crate::tasks::arithmetic::ArithmeticConfig;
@@ -42,7 +42,7 @@ pub struct Settings {
 }
 
 /// Where the model comes from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelSettings {
     /// A new one with random weights.
@@ -148,7 +148,7 @@ pub struct EvaluationSettings {
 }
 
 /// What is kept on the disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSettings {
     /// Every so many steps, and at the end; 0: only at the end.
@@ -192,6 +192,7 @@ impl Settings {
         }
         self.optimizer.check().map_err(|e| e.at("optimizer"))?;
         self.warmup.optimizer.check().map_err(|e| e.at("warmup.optimizer"))?;
+        self.advantage.check_available(&[Need::Lengths], "the trainer")?;
         self.objective.check()
     }
 

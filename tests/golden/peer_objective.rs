@@ -7,8 +7,8 @@ use gradstone::kernels::policy_loss::{
     Aggregation, Clamp, ImportanceLevel, Kl, KlEstimator, LogRatio, Objective, Rows, Surrogate,
     Totals,
 };
+use gradstone::kernels::rollout_correction::Inputs as CorrectionInputs;
 use gradstone::kernels::token_selection::Selection;
-use gradstone::rl::rollout_correction::Tokens;
 
 /// What a peer's config asks for, in the library's words.
 pub struct Ask {
@@ -82,9 +82,9 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
             let mut bounds = ppo_clip(case)?;
             let asked = rollout_correction::read(case)?;
             // The old policy is the sampler.
-            let found = asked.apply(&Tokens {
-                logprob: &batch.logprob,
-                sampler_logprob: &batch.old_logprob,
+            let found = asked.apply(&CorrectionInputs {
+                policy_logprob: &batch.logprob,
+                sampler_logprob: Some(&batch.old_logprob),
                 mask: &batch.mask,
                 offsets: &batch.offsets(),
             })?;

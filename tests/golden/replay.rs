@@ -5,7 +5,7 @@ use gradstone::kernels::policy_loss::{
     Advantages, Aggregation, Gradients, Inputs, LogRatio, Metrics, Objective, RatioShape, Replay,
     ReplayRatio, ReplayShape, Surrogate, forward_backward,
 };
-use gradstone::rl::bucket_weights::BucketWeighting;
+use gradstone::rl::replay::BucketLaw;
 
 struct Batch {
     rows: usize,
@@ -158,10 +158,10 @@ pub fn bucket_weights(case: &mut Case) -> Result<Outcome, String> {
     case.config.one_of("compute_dtype", &["f64", "f32"])?;
     let known = ["normal", "linear", "linear_clip", "sqrt"];
     let law = match case.config.one_of("method", &known)?.as_str() {
-        "linear" => BucketWeighting::Linear {},
-        "linear_clip" => BucketWeighting::LinearClip {},
-        "sqrt" => BucketWeighting::SquareRoot {},
-        _ => BucketWeighting::default(),
+        "linear" => BucketLaw::Linear {},
+        "linear_clip" => BucketLaw::LinearClip {},
+        "sqrt" => BucketLaw::SquareRoot {},
+        _ => BucketLaw::Normal { center: None, deviation: 1.0 },
     };
     let rollouts = case.config.need("n_rollout")? as u32;
     let successes = case.tensor("in.num_success")?.values;

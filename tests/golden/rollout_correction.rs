@@ -1,16 +1,15 @@
 //! What verl's bypass mode asks for between the sampler and the policy.
 
 use crate::case::Case;
-use gradstone::rl::rollout_correction::{
-    Divergence, Level, Over, Rejection, Tokens, Weights, kept_by_all,
+use gradstone::kernels::rollout_correction::{
+    Bound, Inputs, Level, Outputs, Over, Rejection, RolloutCorrection, Statistic, Weight, forward,
 };
 
 /// The settings of a case.
 pub struct Asked {
     /// REINFORCE with weights; else PPO's clip without.
     pub is_reinforce: bool,
-    weights: Option<Weights>,
-    rejections: Vec<Rejection>,
+    correction: RolloutCorrection,
 }
 
 /// What they give.
@@ -20,20 +19,20 @@ pub struct Found {
 }
 
 impl Asked {
-    pub fn apply(&self, tokens: &Tokens<'_>) -> Result<Found, String> {
-        let weights = self.weights.filter(|_| self.is_reinforce);
-        let weight = weights.map(|weights| weights.weights(tokens)).transpose();
-        let mask = kept_by_all(&self.rejections, tokens);
-        Ok(Found {
-            mask: mask.map_err(|e| e.to_string())?,
-            weight: weight.map_err(|e| e.to_string())?,
-        })
+    pub fn apply(&self, inputs: &Inputs<'_>) -> Result<Found, String> {
+        let weight = self.correction.weight.filter(|_| self.is_reinforce);
+        let correction = RolloutCorrection { weight, ..self.correction.clone() };
+        let tokens = inputs.policy_logprob.len();
+        let (mut weights, mut mask) = (vec![0f32; tokens], vec![0u8; tokens]);
+        let out = Outputs { weight: &mut weights, mask: &mut mask };
+        forward(&correction, inputs, out).map_err(|e| e.to_string())?;
+        Ok(Found { mask, weight: weight.map(|_| weights) })
     }
 }
 
 pub fn read(case: &mut Case) -> Result<Asked, String> {
     let settings = case.config.object("rollout_correction")?.ok_or("no rollout_correction")?;
-    let mut asked = Asked { is_reinforce: false, weights: None, rejections: Vec::new() };
+    let mut asked = Asked { is_reinforce: false, correction: RolloutCorrection::default() };
     let text = |name: &str| settings.get(name).and_then(serde_json::Value::as_str);
     for name in settings.keys() {
         match name.as_str() {
@@ -46,13 +45,14 @@ pub fn read(case: &mut Case) -> Result<Asked, String> {
                 };
                 let most = settings.get("rollout_is_threshold").and_then(|most| most.as_f64());
                 let most = most.ok_or("rollout_is without its threshold")?;
-                asked.weights = Some(Weights { level, most, ..Weights::default() });
+                let bound = Bound::Truncate { max: most, min: None };
+                asked.correction.weight = Some(Weight { level, bound, normalize: false });
             }
             "rollout_rs" => {
                 let (modes, bounds) = (text(name), text("rollout_rs_threshold"));
                 let (modes, bounds) = modes.zip(bounds).ok_or("rollout_rs without threshold")?;
                 for (mode, bound) in modes.split(',').zip(bounds.split(',')) {
-                    asked.rejections.push(rejection(mode, bound)?);
+                    asked.correction.reject.push(rejection(mode, bound)?);
                 }
             }
             "rollout_is_threshold" | "rollout_rs_threshold" => {}
@@ -71,16 +71,16 @@ fn rejection(mode: &str, bound: &str) -> Result<Rejection, String> {
         "seq_max" => Over::SequenceMax,
         _ => return Err(format!("unknown rollout_rs `{mode}`")),
     };
-    let divergence = match divergence {
-        "k1" => Divergence::K1,
-        "k2" => Divergence::K2,
-        "k3" => Divergence::K3,
-        _ => return Err(format!("unknown rollout_rs `{mode}`")),
-    };
     let number = |text: &str| text.parse::<f64>().map_err(|e| format!("{text}: {e}"));
-    let (least, most) = match bound.split_once('_') {
-        Some((least, most)) => (Some(number(least)?), number(most)?),
+    let (low, high) = match bound.split_once('_') {
+        Some((low, high)) => (Some(number(low)?), number(high)?),
         None => (None, number(bound)?),
     };
-    Ok(Rejection { divergence, over, most, least })
+    let statistic = match divergence {
+        "k1" => Statistic::K1 { low, high, mirrored: true },
+        "k2" => Statistic::K2 { high },
+        "k3" => Statistic::K3 { high },
+        _ => return Err(format!("unknown rollout_rs `{mode}`")),
+    };
+    Ok(Rejection { over, statistic })
 }

@@ -107,6 +107,14 @@ impl Pages {
         (self.table, self.step) = (None, None);
     }
 
+    /// Keeps checked lengths; the pages beyond them are filled again.
+    pub fn truncate(&mut self, lengths: &[usize]) {
+        for (sequence, length) in self.sequences.iter_mut().zip(lengths) {
+            sequence.lengths.fill(*length);
+        }
+        self.step = None;
+    }
+
     /// Elements of one layer of a page.
     fn layer(&self) -> usize {
         2 * self.kv_heads * PAGE * self.head_dim

@@ -1,6 +1,7 @@
 //! From rates to masks and weights: one sequence after another, some blocks at a time that stay in the nearest cache.
 
 use super::binomial::Binomial;
+use super::quads::{self, GROUP};
 use super::rate::{COUNTS, Curve, LEVELS, last_key, stratified};
 use super::{Draw, Noise, Row, Weight};
 use crate::device::cpu::simd::simd_fn;
@@ -17,20 +18,22 @@ pub(super) struct Scratch {
     /// A random word a token; the highest where it is not eligible.
     keys: Vec<u32>,
     /// A random word a block: its level, then its count.
-    words: Vec<u32>,
+    pub(super) words: Vec<u32>,
     /// By block: the largest key that is masked.
-    last: Vec<u32>,
+    pub(super) last: Vec<u32>,
     /// The same by token.
     last_by_token: Vec<u32>,
     /// By block: the weight of a masked token.
-    worth: Vec<f32>,
+    pub(super) worth: Vec<f32>,
     /// Eligible keys of one block with their places, for the exact counts.
     ranked: Vec<u64>,
+    /// Keys of blocks of four, eight blocks side by side.
+    pub(super) quads: Vec<quads::Words>,
 }
 
 simd_fn! {
     /// Words `from..from + words.len()` of the counters that begin at `base`, four to a counter.
-    fn fill_words(seed: u64, sequence: u64, base: u32, from: usize, words: &mut [u32]) {
+    pub(super) fn fill_words(seed: u64, sequence: u64, base: u32, from: usize, words: &mut [u32]) {
         let key = [seed as u32, (seed >> 32) as u32];
         let [low, high] = [sequence as u32, (sequence >> 32) as u32];
         let mut quad = from / 4;
@@ -149,7 +152,7 @@ simd_fn! {
 
 simd_fn! {
     /// Rates of level words.
-    fn rates(curve: &Curve, words: &[u32], rates: &mut [f32]) {
+    pub(super) fn rates(curve: &Curve, words: &[u32], rates: &mut [f32]) {
         let curve = *curve;
         for (rate, word) in rates.iter_mut().zip(words) {
             *rate = curve.rate(*word);
@@ -159,7 +162,7 @@ simd_fn! {
 
 simd_fn! {
     /// By block, the largest key that its rate masks, and the reciprocal of the rate.
-    fn bounds(rates: &[f32], last: &mut [u32], worth: &mut [f32]) {
+    pub(super) fn bounds(rates: &[f32], last: &mut [u32], worth: &mut [f32]) {
         for ((rate, last), worth) in rates.iter().zip(last).zip(worth) {
             *last = last_key(*rate);
             *worth = 1.0 / *rate;
@@ -172,8 +175,14 @@ impl Row<'_> {
         let curve = Curve::new(noise);
         let piece = (PIECE / noise.block).max(1) * noise.block;
         for from in (0..self.ids.len()).step_by(piece) {
-            let tokens = from..(from + piece).min(self.ids.len());
-            self.draw(noise, &curve, tokens, scratch);
+            let end = (from + piece).min(self.ids.len());
+            let quads = if quads::fits(noise, &self) { (end - from) / GROUP * GROUP } else { 0 };
+            if quads > 0 {
+                self.draw_quads(noise, &curve, from..from + quads, scratch);
+            }
+            if from + quads < end {
+                self.draw(noise, &curve, from + quads..end, scratch);
+            }
         }
     }
 
@@ -181,7 +190,7 @@ impl Row<'_> {
     fn draw(&mut self, noise: &Noise, curve: &Curve, tokens: Range<usize>, scratch: &mut Scratch) {
         let block = noise.block;
         let blocks = tokens.start / block..tokens.end / block;
-        let Scratch { keys, words, last, last_by_token, worth, ranked } = scratch;
+        let Scratch { keys, words, last, last_by_token, worth, ranked, .. } = scratch;
         keys.resize(tokens.len(), 0);
         words.resize(blocks.len(), 0);
         last.resize(blocks.len(), 0);
@@ -289,7 +298,7 @@ simd_fn! {
 
 /// `1 / P(masked)` of a token among `places` of a block whose mask is forced where it would be empty:
 /// `P = rate + (1 - rate)^places / places`.
-fn forced_weight(rate: f32, places: u32) -> f32 {
+pub(super) fn forced_weight(rate: f32, places: u32) -> f32 {
     let rate = f64::from(rate);
     // The power by squaring, from the lowest bit of the exponent.
     let (mut power, mut square, mut exponent) = (1.0, 1.0 - rate, places);

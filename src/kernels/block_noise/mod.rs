@@ -2,7 +2,8 @@
 //!
 //! A sequence is cut into blocks of `block` tokens. Each block draws a level `t` in `[0, 1)`, from it a masking rate,
 //! and by the rate which of its eligible positions are replaced by the mask id. Here live the description ([`Noise`]),
-//! its checks and the walk over a batch; `rate` turns a level into a rate, `draw` a rate into a mask and a weight,
+//! its checks and the walk over a batch; `rate` turns a level into a rate, `draw` a rate into a mask and a weight (`quads`
+//! the same for blocks of four),
 //! `binomial` is the exact distribution of a bounded count, [`Curve`] the published schedules. The loss, the model and
 //! the attention mask are elsewhere.
 //!
@@ -18,6 +19,7 @@ mod binomial;
 mod curve;
 mod draw;
 pub mod launch;
+mod quads;
 mod rate;
 
 pub use curve::Curve;

@@ -74,12 +74,19 @@ impl Curve {
     }
 }
 
-/// The largest key that a rate masks: keys are uniform in `0..2³²`, `rate · 2³²` of them are masked.
+/// The largest key that a rate masks: keys are uniform in `0..2³²`, `rate · 2³²` of them are masked, at least one.
+///
+/// The product is exact, so its whole part is the rate's own digits, moved: that is a vector instruction, where the
+/// conversion of a float to 64 bits is none.
 #[inline(always)]
 pub(super) fn last_key(rate: f32) -> u32 {
-    // The product is exact, and at least 1.
-    let keys = (rate * 4_294_967_296.0) as u64;
-    (keys.max(1) - 1) as u32
+    let bits = rate.to_bits();
+    let digits = bits & 0x7F_FFFF | 0x80_0000;
+    // The rate is digits · 2^(exponent - 150).
+    let shift = (bits >> 23) as i32 - (150 - 32);
+    let (up, down) = (shift.max(0) as u32, (-shift).clamp(0, 23) as u32);
+    // A rate of 1 leaves nothing of its digits, and the key before 0 is the last of all.
+    (digits.wrapping_shl(up) >> down).wrapping_sub(1)
 }
 
 /// The level that block `block` of sequence `sequence` draws, in `[0, 1)`, for callers who make rates of their own
@@ -88,4 +95,19 @@ pub fn level(noise: &Noise, sequence: u64, block: usize, blocks: usize) -> f32 {
     let words = rng::bits(noise.seed, Stream::Noise, sequence, LEVELS + (block / 4) as u32);
     let global = sequence.wrapping_mul(blocks as u64).wrapping_add(block as u64);
     rng::unit(stratified(noise, global, words[block % 4]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_key_is_the_product_less_one() {
+        let by_product = |rate: f32| ((rate * 4_294_967_296.0) as u64).max(1) - 1;
+        let rates = (1..100_000).map(|i| i as f32 / 100_000.0);
+        let halves = (0..40).flat_map(|i| [0.5f32.powi(i), 0.7 * 0.5f32.powi(i)]);
+        for rate in rates.chain(halves).chain([1.0, SMALLEST, f32::MIN_POSITIVE]) {
+            assert_eq!(u64::from(last_key(rate)), by_product(rate), "{rate}");
+        }
+    }
 }

@@ -1,0 +1,379 @@
+//! A small GPT for problems made in code: learned positions, LayerNorm before each half of a block, GELU, and an
+//! embedding that sums one table per token of a short n-gram.
+//!
+//! The n-gram is what makes two-layer models good at looking things up: an induction head needs a layer that tells
+//! each token what stood before it, and a sum of three tables is that layer for nothing. Published models are the
+//! [`Decoder`](super::Decoder)'s; this one has no files. As there, whole sequences and a few tokens against a
+//! [`KvCache`] give a token the same bits.
+
+use crate::DType;
+use crate::device::Device;
+use crate::device::cpu::gemm::{self, plain, transposed};
+use crate::device::cpu::memory::Buffer;
+use crate::error::{Error, Result};
+use crate::kernels::attention::{Attention, KvCache};
+use crate::nn::{Parameters, normal};
+use crate::ops;
+use crate::tensor::Tensor;
+use crate::tensor::autograd::no_grad;
+
+/// The size of a [`Gpt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GptConfig {
+    /// Token ids.
+    pub vocab: usize,
+    /// Width of the residual stream; the MLP is four times as wide.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads, a divisor of `width`.
+    pub heads: usize,
+    /// The longest sequence.
+    pub context: usize,
+    /// Tokens whose embeddings are summed: 1 is the usual embedding, 3 adds the two tokens before.
+    pub ngram: usize,
+}
+
+impl GptConfig {
+    fn check(&self) -> Result<()> {
+        let sizes = [self.vocab, self.width, self.layers, self.heads, self.context, self.ngram];
+        if sizes.contains(&0) || !self.width.is_multiple_of(self.heads) {
+            return Err(Error::invalid(format!(
+                "gpt: {self:?}: no size may be 0 and heads must divide width"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Tokens to run, each with those that its embedding looks back at.
+pub struct Ngrams {
+    /// `ids[k][t]`: the token `k` places before token `t`; the sequence's first one where there is none.
+    ids: Vec<Vec<i32>>,
+    positions: Vec<i32>,
+    segments: Vec<usize>,
+}
+
+impl Ngrams {
+    /// Packs the tokens from `first` on of each `(sequence, first)`; those before are only looked back at.
+    pub fn new<'a>(ngram: usize, sequences: impl Iterator<Item = (&'a [i32], usize)>) -> Ngrams {
+        let mut packed =
+            Ngrams { ids: vec![Vec::new(); ngram], positions: Vec::new(), segments: vec![0] };
+        for (tokens, first) in sequences {
+            for at in first..tokens.len() {
+                for (back, ids) in packed.ids.iter_mut().enumerate() {
+                    ids.push(tokens[at.saturating_sub(back)]);
+                }
+                packed.positions.push(at as i32);
+            }
+            packed.segments.push(packed.positions.len());
+        }
+        packed
+    }
+
+    /// Offsets of the sequences `[sequences + 1]`.
+    pub fn segments(&self) -> &[usize] {
+        &self.segments
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Linear {
+    weight: usize,
+    bias: usize,
+}
+
+struct Block {
+    attention_norm: Linear,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    mlp_norm: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// A small causal language model in f32 on the CPU.
+pub struct Gpt {
+    config: GptConfig,
+    parameters: Parameters,
+    tables: Vec<usize>,
+    position: usize,
+    blocks: Vec<Block>,
+    norm: Linear,
+    head: usize,
+}
+
+const EPSILON: f32 = 1e-5;
+
+/// Adds parameters by name; `value` gives each its tensor.
+struct Builder<'a> {
+    parameters: Parameters,
+    value: &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
+}
+
+impl Builder<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<usize> {
+        let value = (self.value)(name, shape)?;
+        self.parameters.add(name, value)
+    }
+
+    fn linear(&mut self, name: &str, out: usize, input: usize) -> Result<Linear> {
+        Ok(Linear {
+            weight: self.tensor(&format!("{name}.weight"), &[out, input])?,
+            bias: self.tensor(&format!("{name}.bias"), &[out])?,
+        })
+    }
+
+    fn norm(&mut self, name: &str, width: usize) -> Result<Linear> {
+        Ok(Linear {
+            weight: self.tensor(&format!("{name}.gain"), &[width])?,
+            bias: self.tensor(&format!("{name}.bias"), &[width])?,
+        })
+    }
+}
+
+impl Gpt {
+    /// A new model. Tables are normal and sum to deviation 1; a weight's deviation is `1/√(3·inputs)`, smaller by
+    /// `√(2·layers)` where it writes into the residual stream; norms are the identity, biases 0.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] for sizes that cannot be.
+    pub fn random(config: GptConfig, seed: u64) -> Result<Gpt> {
+        config.check()?;
+        let table = 1.0 / ((config.ngram + 1) as f32).sqrt();
+        let back = 1.0 / (2.0 * config.layers as f32).sqrt();
+        let mut which = 0;
+        let mut value = |name: &str, shape: &[usize]| {
+            which += 1;
+            if name.ends_with(".gain") {
+                return Tensor::from_f32(vec![1.0; shape.iter().product()], shape);
+            }
+            if name.ends_with(".bias") {
+                return Tensor::zeros(shape, DType::F32);
+            }
+            let inputs = shape.last().copied().unwrap_or(1) as f32;
+            let deviation = match name {
+                name if name.starts_with("embed.") => table,
+                name if name.ends_with("out.weight") || name.ends_with("down.weight") => {
+                    back / (3.0 * inputs).sqrt()
+                }
+                _ => 1.0 / (3.0 * inputs).sqrt(),
+            };
+            normal(seed, which, shape, deviation, DType::F32)
+        };
+        Gpt::build(config, &mut value)
+    }
+
+    fn build(
+        config: GptConfig,
+        value: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<Gpt> {
+        let mut builder = Builder { parameters: Parameters::new(), value };
+        let GptConfig { vocab, width, .. } = config;
+        let tables = (0..config.ngram)
+            .map(|back| builder.tensor(&format!("embed.token.{back}"), &[vocab, width]))
+            .collect::<Result<_>>()?;
+        let position = builder.tensor("embed.position", &[config.context, width])?;
+        let mut blocks = Vec::new();
+        for i in 0..config.layers {
+            blocks.push(Block {
+                attention_norm: builder.norm(&format!("{i}.attention.norm"), width)?,
+                query: builder.linear(&format!("{i}.attention.query"), width, width)?,
+                key: builder.linear(&format!("{i}.attention.key"), width, width)?,
+                value: builder.linear(&format!("{i}.attention.value"), width, width)?,
+                out: builder.linear(&format!("{i}.attention.out"), width, width)?,
+                mlp_norm: builder.norm(&format!("{i}.mlp.norm"), width)?,
+                up: builder.linear(&format!("{i}.mlp.up"), 4 * width, width)?,
+                down: builder.linear(&format!("{i}.mlp.down"), width, 4 * width)?,
+            });
+        }
+        let norm = builder.norm("norm", width)?;
+        let head = builder.tensor("head.weight", &[vocab, width])?;
+        let parameters = builder.parameters;
+        Ok(Gpt { config, parameters, tables, position, blocks, norm, head })
+    }
+
+    /// A model with the same weights that is trained on its own.
+    ///
+    /// # Errors
+    /// None for a model that was built.
+    pub fn copy(&self) -> Result<Gpt> {
+        let mut value = |name: &str, _: &[usize]| match self.parameters.index(name) {
+            Some(index) => Ok(self.parameters.get(index).detach()),
+            None => Err(Error::state(format!("no parameter `{name}`"))),
+        };
+        Gpt::build(self.config, &mut value)
+    }
+
+    /// Its size.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// Its tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its tensors, for an optimizer.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The head's weight `[vocab, width]`.
+    pub fn head(&self) -> Tensor {
+        self.parameters.get(self.head)
+    }
+
+    /// An empty cache of `sequences` sequences.
+    ///
+    /// # Errors
+    /// None for a model that was built.
+    pub fn cache(&self, sequences: usize) -> Result<KvCache> {
+        let GptConfig { layers, heads, width, context, .. } = self.config;
+        KvCache::new_on(
+            &Device::Cpu,
+            DType::F32,
+            layers,
+            sequences,
+            [heads, width / heads],
+            context,
+        )
+    }
+
+    /// The hidden states after the last norm of some tokens of whole sequences, `[rows, width]`: what predicts nothing
+    /// is left out of all that follows the last attention.
+    ///
+    /// # Errors
+    /// [`Error::is_index`] for an id outside the vocabulary, a position outside the context or a row that is not there.
+    pub fn hidden(&self, tokens: &Ngrams, rows: &[usize]) -> Result<Tensor> {
+        let spec = self.attention();
+        self.run(tokens, Some(rows), &mut |_, q, k, v| {
+            ops::attention(q, k, v, &spec, &tokens.segments)
+        })
+    }
+
+    /// The hidden states of new tokens that continue the cached sequences. No gradients.
+    ///
+    /// # Errors
+    /// As [`Gpt::hidden`], and [`Error::is_invalid`] when a sequence outgrows the cache.
+    pub fn continued(&self, tokens: &Ngrams, cache: &mut KvCache) -> Result<Tensor> {
+        let spec = self.attention();
+        no_grad(|| {
+            self.run(tokens, None, &mut |layer, q, k, v| {
+                ops::append_to_cache(cache, layer, k, v, &tokens.segments)?;
+                ops::cached_attention(q, &spec, cache, layer, &tokens.segments)
+            })
+        })
+    }
+
+    /// Logits `[rows, vocab]` of hidden states. No gradients; training takes log-probs from [`Gpt::head`], to the
+    /// same bits.
+    ///
+    /// # Errors
+    /// [`Error::is_shape`] when the width differs.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let (rows, vocab) = (hidden.leading(), self.config.vocab);
+        let mut logits = Buffer::recycled(rows * vocab);
+        let weight = self.parameters.get(self.head).detach();
+        let shape = [rows, vocab, self.config.width];
+        gemm::matmul(&mut logits, plain(hidden.f32s()?), transposed(weight.f32s()?), shape, false)?;
+        Tensor::from_buffer(logits, &[rows, vocab], DType::F32)
+    }
+
+    fn attention(&self) -> Attention {
+        let GptConfig { heads, width, .. } = self.config;
+        Attention::causal(heads, heads, width / heads)
+    }
+
+    fn run(
+        &self,
+        tokens: &Ngrams,
+        wanted: Option<&[usize]>,
+        attend: &mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let get = |index: usize| self.parameters.get(index);
+        let norm =
+            |x: &Tensor, at: Linear| ops::layer_norm(x, &get(at.weight), &get(at.bias), EPSILON);
+        let linear = |x: &Tensor, at: Linear| ops::linear(x, &get(at.weight), Some(&get(at.bias)));
+        if tokens.ids.len() != self.tables.len() {
+            return Err(Error::shape(format!(
+                "gpt: {}-grams for a model of {}-grams",
+                tokens.ids.len(),
+                self.tables.len()
+            )));
+        }
+        let mut x = ops::embedding(&get(self.position), &tokens.positions)?;
+        for (table, ids) in self.tables.iter().zip(&tokens.ids) {
+            x = ops::add(&x, &ops::embedding(&get(*table), ids)?)?;
+        }
+        let GptConfig { heads, width, .. } = self.config;
+        let rows = x.leading();
+        let split = |x: &Tensor| ops::reshape(x, &[rows, heads, width / heads]);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let normed = norm(&x, block.attention_norm)?;
+            let parts = [block.query, block.key, block.value];
+            let tensors = parts.map(|l| (get(l.weight), get(l.bias)));
+            let layers = std::array::from_fn(|i| (&tensors[i].0, Some(&tensors[i].1)));
+            let [q, k, v] = ops::linears(&normed, layers)?;
+            let attended = attend(layer, &split(&q)?, &split(&k)?, &split(&v)?)?;
+            let mut attended = ops::reshape(&attended, &[rows, width])?;
+            if let Some(wanted) = wanted.filter(|_| layer + 1 == self.blocks.len()) {
+                (x, attended) = (ops::gather(&x, wanted)?, ops::gather(&attended, wanted)?);
+            }
+            x = ops::add(&x, &linear(&attended, block.out)?)?;
+            let up = ops::gelu_tanh(&linear(&norm(&x, block.mlp_norm)?, block.up)?)?;
+            x = ops::add(&x, &linear(&up, block.down)?)?;
+        }
+        norm(&x, self.norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_changes_no_bit() {
+        let config = GptConfig { vocab: 9, width: 16, layers: 2, heads: 2, context: 8, ngram: 3 };
+        let model = Gpt::random(config, 5).unwrap();
+        let sequences = [vec![1, 2, 3, 4, 5, 6], vec![7, 8, 0, 1, 2, 3]];
+        let whole = Ngrams::new(3, sequences.iter().map(|s| (&s[..], 0)));
+        let hidden = model.hidden(&whole, &(0..12).collect::<Vec<_>>()).unwrap();
+        let some = model.hidden(&whole, &[7, 2]).unwrap();
+        assert_eq!(some.f32s().unwrap()[16..], hidden.f32s().unwrap()[2 * 16..3 * 16]);
+        let mut cache = model.cache(2).unwrap();
+        let head = Ngrams::new(3, sequences.iter().map(|s| (&s[..4], 0)));
+        model.continued(&head, &mut cache).unwrap();
+        for at in 4..6 {
+            let step = Ngrams::new(3, sequences.iter().map(|s| (&s[..=at], at)));
+            let new = model.continued(&step, &mut cache).unwrap();
+            for row in 0..2 {
+                let range = |r: usize| r * 16..(r + 1) * 16;
+                assert_eq!(
+                    new.f32s().unwrap()[range(row)],
+                    hidden.f32s().unwrap()[range(row * 6 + at)]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let config = GptConfig { vocab: 9, width: 15, layers: 2, heads: 2, context: 8, ngram: 3 };
+        assert!(Gpt::random(config, 5).err().is_some_and(|e| e.is_invalid()));
+        let model = Gpt::random(GptConfig { width: 16, ..config }, 5).unwrap();
+        let one = [1i32];
+        assert!(
+            model
+                .hidden(&Ngrams::new(2, [(&one[..], 0)].into_iter()), &[0])
+                .unwrap_err()
+                .is_shape()
+        );
+        let outside = [9i32];
+        let outside = Ngrams::new(3, [(&outside[..], 0)].into_iter());
+        assert!(model.hidden(&outside, &[0]).unwrap_err().is_index());
+    }
+}
