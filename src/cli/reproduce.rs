@@ -50,9 +50,9 @@ pub(super) struct ReproduceArgs {
 
 pub(super) fn run(args: &ReproduceArgs) -> Result<(), Failure> {
     match args.paper {
-        Named::Faithrl if args.tune || args.stress => Err(Failure::usage(Error::invalid(
-            "faithrl has no --tune and no --stress",
-        ))),
+        Named::Faithrl if args.tune || args.stress => {
+            Err(Failure::usage(Error::invalid("faithrl has no --tune and no --stress")))
+        }
         Named::Faithrl => reproduce(&FaithRl::new(args.quick), args),
         Named::Exgrpo => {
             let study = match (args.tune, args.stress) {

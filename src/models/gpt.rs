@@ -366,7 +366,12 @@ mod tests {
         assert!(Gpt::random(config, 5).err().is_some_and(|e| e.is_invalid()));
         let model = Gpt::random(GptConfig { width: 16, ..config }, 5).unwrap();
         let one = [1i32];
-        assert!(model.hidden(&Ngrams::new(2, [(&one[..], 0)].into_iter()), &[0]).unwrap_err().is_shape());
+        assert!(
+            model
+                .hidden(&Ngrams::new(2, [(&one[..], 0)].into_iter()), &[0])
+                .unwrap_err()
+                .is_shape()
+        );
         let outside = [9i32];
         let outside = Ngrams::new(3, [(&outside[..], 0)].into_iter());
         assert!(model.hidden(&outside, &[0]).unwrap_err().is_index());

@@ -160,11 +160,7 @@ impl Rule {
                 about: format!("{}; learning rate {rate}", self.about),
                 start: self.start,
             },
-            method: Method {
-                learning_rate: rate,
-                retire: self.retire,
-                replaying: self.replaying,
-            },
+            method: Method { learning_rate: rate, retire: self.retire, replaying: self.replaying },
         }
     }
 }

@@ -145,8 +145,8 @@ impl Run<'_> {
         )?;
         let solved: Vec<bool> = rewards.iter().map(|reward| *reward > 0.5).collect();
         let fresh_rows = || rows.iter().zip(&solved).filter(|(row, _)| !row.replayed);
-        let share =
-            fresh_rows().filter(|(_, solved)| **solved).count() as f64 / fresh_rows().count() as f64;
+        let share = fresh_rows().filter(|(_, solved)| **solved).count() as f64
+            / fresh_rows().count() as f64;
         let only_replayed = offsets.windows(2).filter(|bounds| {
             let members = bounds[0] as usize..bounds[1] as usize;
             members.clone().any(|i| rows[i].replayed && solved[i])
