@@ -64,17 +64,6 @@ fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
         .collect();
     let Sampled { correct, correctly_refused, hallucinated, .. } =
         sampled(&model, &others, 1.0, seed)?;
-    if std::env::var("DBG").is_ok() {
-        let s = sampled(&model, &others, 1.0, seed)?;
-        eprintln!(
-            "base T=1: C {:.3} H {:.3} I {:.3} ref {:?} U {:.3} S3 {:.3}",
-            s.correct,
-            s.hallucinated,
-            s.refused,
-            s.refused_of.map(|x| (x * 100.0).round()),
-            s.unsupported,
-            s.third_step
-        );
     let baseline = Baseline { correct: correct + correctly_refused, hallucinated }.at_least(0.01);
     Ok(Base { model, task, baseline })
 }
@@ -105,13 +94,6 @@ fn imitate(
         let half = imitation.steps as f64 / 2.0;
         let past = ((step as f64 - half) / half).max(0.0);
         learner.imitate(&sequences, 1.0 - 0.9 * past)?;
-        if std::env::var("DBG").is_ok() && (step + 1) % 50 == 0 {
-            eprintln!(
-                "clean {step} loss {loss:.3} C {:.3} H {:.3} ref {:?} U {:.3}",
-                s.correct,
-                s.hallucinated,
-                s.refused_of.map(|x| (x * 100.0).round()),
-                s.unsupported
     }
     Ok(learner.model)
 }
