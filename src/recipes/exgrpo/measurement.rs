@@ -8,8 +8,8 @@ use crate::tasks::permutation_chain::{LEVELS, PermutationChain, RESPONSE};
 /// Draws for measurement are none that training uses.
 const MEASUREMENT: u64 = 1 << 62;
 
-/// Responses to each held-out question.
-const RESPONSES: usize = 2;
+/// Responses to each held-out question of the easiest level, which has few; the others get one.
+const RESPONSES_OF_THE_FIRST: usize = 5;
 
 /// Accuracy at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -123,11 +123,9 @@ pub(super) fn accuracy(model: &Gpt, task: &PermutationChain, seed: u64) -> Resul
     for (i, part) in questions.chunks(128).enumerate() {
         let prompts: Vec<Vec<i32>> = part.iter().map(|question| task.prompt(question)).collect();
         let prompts: Vec<&[i32]> = prompts.iter().map(|prompt| &prompt[..]).collect();
-        // The easiest level has few questions: more responses to each.
-        let counts: Vec<usize> = part
-            .iter()
-            .map(|question| RESPONSES * if question.operations.len() == 1 { 4 } else { 1 })
-            .collect();
+        let responses = |level: usize| if level == 1 { RESPONSES_OF_THE_FIRST } else { 1 };
+        let counts: Vec<usize> =
+            part.iter().map(|question| responses(question.operations.len())).collect();
         let drawing = Drawing {
             temperature: 1.0,
             max_new_tokens: RESPONSE,

@@ -371,6 +371,25 @@ fn stress_claims() -> Vec<Claim> {
     ]
 }
 
-const ABOUT: &str = "TODO";
-const RATES_ABOUT: &str = "TODO";
-const STRESS_ABOUT: &str = "TODO";
+const ABOUT: &str = "\
+A question gives a permutation of four symbols and one to five transpositions (levels 1 to 5); a response writes the \
+state after each and is right when all are. The base policy imitates chains in which the rarer transpositions mostly go \
+wrong, so that it is unsure on the harder levels and reinforcement can improve it. The whole chain is checked: where only \
+the last state is, lucky successes fill the pool with wrong chains.
+
+Every arm runs at its own best learning rate, chosen on seeds 11 to 13 (`gradstone reproduce exgrpo --tune`), which are \
+not reported. A mixed batch generates 224 rollouts where an on-policy batch generates 256, so 0.875 of the rollouts an \
+update is arithmetic; rollouts and updates are both reported. *Re-scaled* is not the released ExGRPO: it has flat buckets \
+and a gain that gives a replayed token at ratio 1 the gradient of a fresh one, where the released constants give it a \
+twelfth. Successes are counted on fresh rollouts alone (the released code counts the replayed one too), and entropy is \
+averaged over the response's own tokens.
+
+With one right answer a question has one trajectory, so there is nothing for the choice by entropy to choose from; the arms \
+with two spellings of every state have several. Held-out questions occur neither in training nor among the examples.";
+const RATES_ABOUT: &str = "\
+Every arm at every learning rate, on seeds that are not reported. The rate of an arm in the reproduction is the one with \
+the fewest rollouts to an accuracy of 0.5 (mean over these seeds, a run that never gets there counted at its whole \
+budget); of equal ones the lower.";
+const STRESS_ABOUT: &str = "\
+A weaker base policy, half the batch, and one learning rate for all arms, between the one at which nothing collapses and \
+the one at which nearly everything does. Nothing is asserted.";

@@ -51,9 +51,9 @@ impl Default for ExGrpoSettings {
             layers: 2,
             heads: 4,
             task: ChainConfig::default(),
-            imitation_steps: 400,
-            imitation_batch: 128,
-            imitation_rate: 2e-3,
+            imitation_steps: 800,
+            imitation_batch: 64,
+            imitation_rate: 3e-3,
             prompts: 64,
             group: 4,
             rollouts: 32_000,
@@ -63,7 +63,7 @@ impl Default for ExGrpoSettings {
             clip: 0.2,
             replayed: 0.5,
             kept: 8,
-            measured_every: 1500,
+            measured_every: 1600,
         }
     }
 }
