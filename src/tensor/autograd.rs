@@ -104,7 +104,11 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-fn with_grad<R>(f: impl FnOnce() -> R) -> R {
+/// Runs `f` with recording, on this thread.
+///
+/// What is handed to a thread pool should begin with it: a thread that waits inside its own [`no_grad`] may be given the
+/// work meanwhile, and would go on without recording.
+pub fn with_grad<R>(f: impl FnOnce() -> R) -> R {
     let _restore = Restore(ENABLED.replace(true));
     f()
 }

@@ -29,7 +29,7 @@ use crate::tasks::arithmetic::Arithmetic;
 use crate::tasks::jsonl::Jsonl;
 use crate::tasks::{Problem, Task, Verifier};
 use crate::tensor::Gradients;
-use crate::tensor::autograd::no_grad;
+use crate::tensor::autograd::{no_grad, with_grad};
 use crate::text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -261,11 +261,13 @@ impl Session {
             let next = self.state.step + 1;
             // Inside the pool from here on: an operation then costs no hand-over.
             let (mut metrics, tokens) = pool::install(|| {
-                if next <= self.settings.warmup.steps {
-                    self.warmup_step(next)
-                } else {
-                    self.policy_step(next, &mut logs)
-                }
+                with_grad(|| {
+                    if next <= self.settings.warmup.steps {
+                        self.warmup_step(next)
+                    } else {
+                        self.policy_step(next, &mut logs)
+                    }
+                })
             })?;
             self.state.step = next;
             if next == self.settings.warmup.steps {
