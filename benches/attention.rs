@@ -19,7 +19,11 @@ fn packed(options: &Options, flop: f64, shape: [usize; 5]) {
 }
 
 /// Two copies of sequences of one length in blocks of four, noised and clean: the same shapes.
-fn two_copies(options: &Options, flop: f64, [sequences, n, query_heads, kv_heads, head_dim]: [usize; 5]) {
+fn two_copies(
+    options: &Options,
+    flop: f64,
+    [sequences, n, query_heads, kv_heads, head_dim]: [usize; 5],
+) {
     let block = 4;
     let spec = Attention {
         mask: Mask::BlockDiffusion { block },
@@ -30,14 +34,7 @@ fn two_copies(options: &Options, flop: f64, [sequences, n, query_heads, kv_heads
 }
 
 /// Forward and backward, `seen` pairs a head and sequence being let through.
-fn run(
-    options: &Options,
-    flop: f64,
-    name: &str,
-    spec: Attention,
-    shape: [usize; 5],
-    seen: usize,
-) {
+fn run(options: &Options, flop: f64, name: &str, spec: Attention, shape: [usize; 5], seen: usize) {
     let [sequences, length, query_heads, kv_heads, head_dim] = shape;
     let tokens = sequences * length;
     let segments: Vec<usize> = (0..=sequences).map(|s| s * length).collect();

@@ -8,7 +8,8 @@ use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::Objective;
 use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
-use gradstone::rl::block_decoding::{Decoding, Filled, fill, fill_watched};
+use gradstone::rl::block_decoding::{fill, fill_watched};
+use gradstone::rl::filling::{Decoding, Filled};
 use gradstone::rl::masked_policy::{Likelihood, Masked, logprobs};
 use gradstone::rl::scoring::Scored;
 use gradstone::rl::unmasking::{Confidence, Selection};
@@ -341,7 +342,9 @@ fn likelihoods_are_what_they_say() {
 /// Fine-tuned on two answers, with prompts that end anywhere in a block, the model writes them and ends.
 #[test]
 fn a_fine_tuned_model_answers_and_ends() {
-    for (packing, shift) in [(Packing::Separate, false), (Packing::Separate, true), (Packing::Visible, false)] {
+    for (packing, shift) in
+        [(Packing::Separate, false), (Packing::Separate, true), (Packing::Visible, false)]
+    {
         let diffusion = Diffusion { mask_id: MASK, block: 4, shift };
         let mut model = model(Architecture::Llama, diffusion, 1.0);
         let settings = AdamWSettings { learning_rate: 1e-2, ..AdamWSettings::default() };
@@ -374,7 +377,10 @@ fn a_fine_tuned_model_answers_and_ends() {
         let filled = fill(&model, &prompts, 1, &decoding(0.0)).unwrap();
         for (filled, answer) in filled.iter().zip(&answers) {
             assert_eq!(filled.tokens[..answer.len()], answer[..], "{packing:?} {shift}");
-            assert_eq!((filled.tokens[answer.len()..].to_vec(), filled.truncated), (vec![STOP], false));
+            assert_eq!(
+                (filled.tokens[answer.len()..].to_vec(), filled.truncated),
+                (vec![STOP], false)
+            );
         }
     }
 }
