@@ -1,12 +1,13 @@
-//! GRPO loss of `[256, 4096]` tokens: loss, gradient and all metrics, with and without k3 to a reference.
+//! Policy losses of `[256, 4096]` tokens: loss, gradient and all metrics of PPO's clip (with and without k3 to a reference),
+//! GSPO, CISPO and GMPO.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod timing;
 
 use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::{
-    Advantages, Aggregation, Clamp, Gradients, Inputs, Kl, KlEstimator, Objective, Rows, Surrogate,
-    Totals, forward_backward,
+    Advantages, Aggregation, Gradients, ImportanceLevel, Inputs, Kl, KlEstimator, LogRatio,
+    Objective, Rows, Surrogate, forward_backward,
 };
 use std::hint::black_box;
 use timing::{Memory, Options, Work};
@@ -32,41 +33,16 @@ fn main() {
     for threads in &options.threads {
         pool::set_threads(*threads).unwrap();
         let memory = Memory::measure();
-        for (op, with_kl) in [("grpo_loss_fwd_bwd", false), ("grpo_loss_kl_fwd_bwd", true)] {
+        for (op, objective) in objectives() {
             if !options.wants(op) {
                 continue;
             }
-            let objective = Objective {
-                surrogate: Surrogate::PpoClip {
-                    clip_low: 0.2,
-                    clip_high: 0.28,
-                    dual_clip: None,
-                    delta: None,
-                },
-                aggregation: Aggregation::SequenceMeanTokenMean { rows: Rows::All },
-                kl: with_kl.then_some(Kl {
-                    estimator: KlEstimator::K3,
-                    coefficient: 0.04,
-                    clamp: Clamp::Clamped,
-                    bias_correction: false,
-                    straight_through: false,
-                }),
-                ..Objective::default()
-            };
+            let with_kl = objective.kl.is_some();
             let time = options.time(|| {
+                let advantage = Advantages::PerSequence(&advantage);
                 let inputs = Inputs {
-                    logprob: &logprob,
-                    old_logprob: &old_logprob,
-                    advantage: Advantages::PerSequence(&advantage),
-                    mask: &mask,
-                    offsets: &offsets,
                     reference_logprob: with_kl.then_some(&reference[..]),
-                    entropy: None,
-                    weight: None,
-                    sampler_logprob: None,
-                    off_policy: None,
-                    selected: None,
-                    totals: Totals::default(),
+                    ..Inputs::new(&logprob, &old_logprob, advantage, &mask, &offsets)
                 };
                 let gradients = Gradients { logprob: &mut dlogprob, entropy: None };
                 black_box(forward_backward(&objective, &inputs, gradients).unwrap());
@@ -77,4 +53,34 @@ fn main() {
             timing::print(op, &[ROWS, LENGTH], "f32", time, bound, &work);
         }
     }
+}
+
+/// The peer script computes the same.
+fn objectives() -> Vec<(&'static str, Objective)> {
+    let grpo = Objective {
+        surrogate: Surrogate::clip(0.2, 0.28),
+        log_ratio: LogRatio::Unclamped,
+        aggregation: Aggregation::SequenceMeanTokenMean { rows: Rows::All },
+        ..Objective::default()
+    };
+    let gspo = Objective {
+        surrogate: Surrogate::clip(3e-4, 4e-4),
+        importance_level: ImportanceLevel::Sequence,
+        ..grpo.clone()
+    };
+    let cispo = Objective {
+        surrogate: Surrogate::Cispo { least: Some(0.8), most: 1.28 },
+        aggregation: Aggregation::TokenMean {},
+        ..grpo.clone()
+    };
+    let gmpo =
+        Objective { surrogate: Surrogate::Gmpo { clip_low: 0.4, clip_high: 0.4 }, ..grpo.clone() };
+    let with_kl = Objective { kl: Some(Kl::new(KlEstimator::K3, 0.04)), ..grpo.clone() };
+    vec![
+        ("grpo_loss_fwd_bwd", grpo),
+        ("grpo_loss_kl_fwd_bwd", with_kl),
+        ("gspo_loss_fwd_bwd", gspo),
+        ("cispo_loss_fwd_bwd", cispo),
+        ("gmpo_loss_fwd_bwd", gmpo),
+    ]
 }

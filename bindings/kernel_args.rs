@@ -208,23 +208,47 @@ const _: () = {
         [::core::mem::offset_of!(AdamWArgs, correction2) - 56usize];
     ["Offset of field: AdamWArgs::epsilon"][::core::mem::offset_of!(AdamWArgs, epsilon) - 60usize];
 };
+pub const ADVANTAGE_MEAN: AdvantageCenter = 0;
+pub const ADVANTAGE_LENGTH_MEAN: AdvantageCenter = 1;
+pub const ADVANTAGE_NO_CENTER: AdvantageCenter = 2;
+pub const ADVANTAGE_GREEDY: AdvantageCenter = 3;
+pub type AdvantageCenter = ::core::ffi::c_uint;
 pub const ADVANTAGE_ONE: AdvantageFactor = 0;
 pub const ADVANTAGE_LEAVE_ONE_OUT: AdvantageFactor = 1;
 pub const ADVANTAGE_OVER_STD: AdvantageFactor = 2;
+pub const ADVANTAGE_OF_BATCH: AdvantageFactor = 3;
 pub type AdvantageFactor = ::core::ffi::c_uint;
 pub const ADVANTAGE_DEGENERATE: AdvantageFlag = 1;
 pub const ADVANTAGE_SINGLETON: AdvantageFlag = 2;
 pub const ADVANTAGE_NAN: AdvantageFlag = 4;
 pub type AdvantageFlag = ::core::ffi::c_uint;
 pub const ADVANTAGE_WARP_GROUP: AdvantageShape = 256;
+pub const ADVANTAGE_BLOCK: AdvantageShape = 2048;
 pub type AdvantageShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageBatch {
+    pub std: f64,
+    pub scale: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageBatch"][::core::mem::size_of::<AdvantageBatch>() - 16usize];
+    ["Alignment of AdvantageBatch"][::core::mem::align_of::<AdvantageBatch>() - 8usize];
+    ["Offset of field: AdvantageBatch::std"][::core::mem::offset_of!(AdvantageBatch, std) - 0usize];
+    ["Offset of field: AdvantageBatch::scale"]
+        [::core::mem::offset_of!(AdvantageBatch, scale) - 8usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdvantageArgs {
     pub rewards: *const f32,
     pub offsets: *const i64,
     pub order: *const i32,
-    pub batch_std: *const f64,
+    pub basis: *const u8,
+    pub greedy: *const f32,
+    pub lengths: *const i64,
+    pub batch: *const AdvantageBatch,
     pub advantage: *mut f32,
     pub mean: *mut f32,
     pub std: *mut f32,
@@ -235,12 +259,20 @@ pub struct AdvantageArgs {
     pub groups: i64,
     pub epsilon: f64,
     pub least_std: f64,
+    pub variance_threshold: f64,
+    pub length_bonus: f64,
+    pub correct_above: f64,
+    pub scale: f64,
+    pub center: u32,
     pub factor: u32,
     pub singleton_reward: u32,
+    pub batch_std: u32,
+    pub best_only: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 120usize];
+    ["Size of AdvantageArgs"][::core::mem::size_of::<AdvantageArgs>() - 192usize];
     ["Alignment of AdvantageArgs"][::core::mem::align_of::<AdvantageArgs>() - 8usize];
     ["Offset of field: AdvantageArgs::rewards"]
         [::core::mem::offset_of!(AdvantageArgs, rewards) - 0usize];
@@ -248,37 +280,59 @@ const _: () = {
         [::core::mem::offset_of!(AdvantageArgs, offsets) - 8usize];
     ["Offset of field: AdvantageArgs::order"]
         [::core::mem::offset_of!(AdvantageArgs, order) - 16usize];
-    ["Offset of field: AdvantageArgs::batch_std"]
-        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 24usize];
+    ["Offset of field: AdvantageArgs::basis"]
+        [::core::mem::offset_of!(AdvantageArgs, basis) - 24usize];
+    ["Offset of field: AdvantageArgs::greedy"]
+        [::core::mem::offset_of!(AdvantageArgs, greedy) - 32usize];
+    ["Offset of field: AdvantageArgs::lengths"]
+        [::core::mem::offset_of!(AdvantageArgs, lengths) - 40usize];
+    ["Offset of field: AdvantageArgs::batch"]
+        [::core::mem::offset_of!(AdvantageArgs, batch) - 48usize];
     ["Offset of field: AdvantageArgs::advantage"]
-        [::core::mem::offset_of!(AdvantageArgs, advantage) - 32usize];
+        [::core::mem::offset_of!(AdvantageArgs, advantage) - 56usize];
     ["Offset of field: AdvantageArgs::mean"]
-        [::core::mem::offset_of!(AdvantageArgs, mean) - 40usize];
-    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 48usize];
+        [::core::mem::offset_of!(AdvantageArgs, mean) - 64usize];
+    ["Offset of field: AdvantageArgs::std"][::core::mem::offset_of!(AdvantageArgs, std) - 72usize];
     ["Offset of field: AdvantageArgs::flags"]
-        [::core::mem::offset_of!(AdvantageArgs, flags) - 56usize];
+        [::core::mem::offset_of!(AdvantageArgs, flags) - 80usize];
     ["Offset of field: AdvantageArgs::counts"]
-        [::core::mem::offset_of!(AdvantageArgs, counts) - 64usize];
+        [::core::mem::offset_of!(AdvantageArgs, counts) - 88usize];
     ["Offset of field: AdvantageArgs::status"]
-        [::core::mem::offset_of!(AdvantageArgs, status) - 72usize];
+        [::core::mem::offset_of!(AdvantageArgs, status) - 96usize];
     ["Offset of field: AdvantageArgs::responses"]
-        [::core::mem::offset_of!(AdvantageArgs, responses) - 80usize];
+        [::core::mem::offset_of!(AdvantageArgs, responses) - 104usize];
     ["Offset of field: AdvantageArgs::groups"]
-        [::core::mem::offset_of!(AdvantageArgs, groups) - 88usize];
+        [::core::mem::offset_of!(AdvantageArgs, groups) - 112usize];
     ["Offset of field: AdvantageArgs::epsilon"]
-        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 96usize];
+        [::core::mem::offset_of!(AdvantageArgs, epsilon) - 120usize];
     ["Offset of field: AdvantageArgs::least_std"]
-        [::core::mem::offset_of!(AdvantageArgs, least_std) - 104usize];
+        [::core::mem::offset_of!(AdvantageArgs, least_std) - 128usize];
+    ["Offset of field: AdvantageArgs::variance_threshold"]
+        [::core::mem::offset_of!(AdvantageArgs, variance_threshold) - 136usize];
+    ["Offset of field: AdvantageArgs::length_bonus"]
+        [::core::mem::offset_of!(AdvantageArgs, length_bonus) - 144usize];
+    ["Offset of field: AdvantageArgs::correct_above"]
+        [::core::mem::offset_of!(AdvantageArgs, correct_above) - 152usize];
+    ["Offset of field: AdvantageArgs::scale"]
+        [::core::mem::offset_of!(AdvantageArgs, scale) - 160usize];
+    ["Offset of field: AdvantageArgs::center"]
+        [::core::mem::offset_of!(AdvantageArgs, center) - 168usize];
     ["Offset of field: AdvantageArgs::factor"]
-        [::core::mem::offset_of!(AdvantageArgs, factor) - 112usize];
+        [::core::mem::offset_of!(AdvantageArgs, factor) - 172usize];
     ["Offset of field: AdvantageArgs::singleton_reward"]
-        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 116usize];
+        [::core::mem::offset_of!(AdvantageArgs, singleton_reward) - 176usize];
+    ["Offset of field: AdvantageArgs::batch_std"]
+        [::core::mem::offset_of!(AdvantageArgs, batch_std) - 180usize];
+    ["Offset of field: AdvantageArgs::best_only"]
+        [::core::mem::offset_of!(AdvantageArgs, best_only) - 184usize];
+    ["Offset of field: AdvantageArgs::unused"]
+        [::core::mem::offset_of!(AdvantageArgs, unused) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdvantageBatchArgs {
     pub rewards: *const f32,
-    pub std: *mut f64,
+    pub batch: *mut AdvantageBatch,
     pub responses: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -287,10 +341,313 @@ const _: () = {
     ["Alignment of AdvantageBatchArgs"][::core::mem::align_of::<AdvantageBatchArgs>() - 8usize];
     ["Offset of field: AdvantageBatchArgs::rewards"]
         [::core::mem::offset_of!(AdvantageBatchArgs, rewards) - 0usize];
-    ["Offset of field: AdvantageBatchArgs::std"]
-        [::core::mem::offset_of!(AdvantageBatchArgs, std) - 8usize];
+    ["Offset of field: AdvantageBatchArgs::batch"]
+        [::core::mem::offset_of!(AdvantageBatchArgs, batch) - 8usize];
     ["Offset of field: AdvantageBatchArgs::responses"]
         [::core::mem::offset_of!(AdvantageBatchArgs, responses) - 16usize];
+};
+pub const ADVANTAGE_WHITEN: AdvantageFinish = 0;
+pub const ADVANTAGE_STANDARDIZE: AdvantageFinish = 1;
+pub const ADVANTAGE_FILTER_SCALE: AdvantageFinish = 2;
+pub type AdvantageFinish = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageFinishArgs {
+    pub rewards: *const f32,
+    pub lengths: *const i64,
+    pub advantage: *mut f32,
+    pub counts: *const u64,
+    pub std: *mut f64,
+    pub responses: i64,
+    pub epsilon: f64,
+    pub cap: f64,
+    pub finish: u32,
+    pub per_responses: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageFinishArgs"][::core::mem::size_of::<AdvantageFinishArgs>() - 72usize];
+    ["Alignment of AdvantageFinishArgs"][::core::mem::align_of::<AdvantageFinishArgs>() - 8usize];
+    ["Offset of field: AdvantageFinishArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageFinishArgs::lengths"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, lengths) - 8usize];
+    ["Offset of field: AdvantageFinishArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, advantage) - 16usize];
+    ["Offset of field: AdvantageFinishArgs::counts"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, counts) - 24usize];
+    ["Offset of field: AdvantageFinishArgs::std"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, std) - 32usize];
+    ["Offset of field: AdvantageFinishArgs::responses"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, responses) - 40usize];
+    ["Offset of field: AdvantageFinishArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, epsilon) - 48usize];
+    ["Offset of field: AdvantageFinishArgs::cap"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, cap) - 56usize];
+    ["Offset of field: AdvantageFinishArgs::finish"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, finish) - 64usize];
+    ["Offset of field: AdvantageFinishArgs::per_responses"]
+        [::core::mem::offset_of!(AdvantageFinishArgs, per_responses) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageRewardsArgs {
+    pub rewards: *const f32,
+    pub weights: *const f64,
+    pub scores: *const f32,
+    pub columns: *mut f32,
+    pub sums: *mut f32,
+    pub responses: i64,
+    pub functions: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageRewardsArgs"][::core::mem::size_of::<AdvantageRewardsArgs>() - 56usize];
+    ["Alignment of AdvantageRewardsArgs"][::core::mem::align_of::<AdvantageRewardsArgs>() - 8usize];
+    ["Offset of field: AdvantageRewardsArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageRewardsArgs::weights"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, weights) - 8usize];
+    ["Offset of field: AdvantageRewardsArgs::scores"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, scores) - 16usize];
+    ["Offset of field: AdvantageRewardsArgs::columns"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, columns) - 24usize];
+    ["Offset of field: AdvantageRewardsArgs::sums"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, sums) - 32usize];
+    ["Offset of field: AdvantageRewardsArgs::responses"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, responses) - 40usize];
+    ["Offset of field: AdvantageRewardsArgs::functions"]
+        [::core::mem::offset_of!(AdvantageRewardsArgs, functions) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageScanArgs {
+    pub rewards: *const f32,
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub advantage: *mut f32,
+    pub returns: *mut f32,
+    pub means: *const f32,
+    pub relative: *const f32,
+    pub bonus: *const f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub gamma: f64,
+    pub lambda: f64,
+    pub critic_lambda: f64,
+    pub length_alpha: f64,
+    pub reset: u32,
+    pub carried: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageScanArgs"][::core::mem::size_of::<AdvantageScanArgs>() - 136usize];
+    ["Alignment of AdvantageScanArgs"][::core::mem::align_of::<AdvantageScanArgs>() - 8usize];
+    ["Offset of field: AdvantageScanArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageScanArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageScanArgs::values"]
+        [::core::mem::offset_of!(AdvantageScanArgs, values) - 8usize];
+    ["Offset of field: AdvantageScanArgs::mask"]
+        [::core::mem::offset_of!(AdvantageScanArgs, mask) - 16usize];
+    ["Offset of field: AdvantageScanArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageScanArgs, offsets) - 24usize];
+    ["Offset of field: AdvantageScanArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageScanArgs, advantage) - 32usize];
+    ["Offset of field: AdvantageScanArgs::returns"]
+        [::core::mem::offset_of!(AdvantageScanArgs, returns) - 40usize];
+    ["Offset of field: AdvantageScanArgs::means"]
+        [::core::mem::offset_of!(AdvantageScanArgs, means) - 48usize];
+    ["Offset of field: AdvantageScanArgs::relative"]
+        [::core::mem::offset_of!(AdvantageScanArgs, relative) - 56usize];
+    ["Offset of field: AdvantageScanArgs::bonus"]
+        [::core::mem::offset_of!(AdvantageScanArgs, bonus) - 64usize];
+    ["Offset of field: AdvantageScanArgs::status"]
+        [::core::mem::offset_of!(AdvantageScanArgs, status) - 72usize];
+    ["Offset of field: AdvantageScanArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageScanArgs, tokens) - 80usize];
+    ["Offset of field: AdvantageScanArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageScanArgs, sequences) - 88usize];
+    ["Offset of field: AdvantageScanArgs::gamma"]
+        [::core::mem::offset_of!(AdvantageScanArgs, gamma) - 96usize];
+    ["Offset of field: AdvantageScanArgs::lambda"]
+        [::core::mem::offset_of!(AdvantageScanArgs, lambda) - 104usize];
+    ["Offset of field: AdvantageScanArgs::critic_lambda"]
+        [::core::mem::offset_of!(AdvantageScanArgs, critic_lambda) - 112usize];
+    ["Offset of field: AdvantageScanArgs::length_alpha"]
+        [::core::mem::offset_of!(AdvantageScanArgs, length_alpha) - 120usize];
+    ["Offset of field: AdvantageScanArgs::reset"]
+        [::core::mem::offset_of!(AdvantageScanArgs, reset) - 128usize];
+    ["Offset of field: AdvantageScanArgs::carried"]
+        [::core::mem::offset_of!(AdvantageScanArgs, carried) - 132usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageMeansArgs {
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub means: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageMeansArgs"][::core::mem::size_of::<AdvantageMeansArgs>() - 56usize];
+    ["Alignment of AdvantageMeansArgs"][::core::mem::align_of::<AdvantageMeansArgs>() - 8usize];
+    ["Offset of field: AdvantageMeansArgs::values"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, values) - 0usize];
+    ["Offset of field: AdvantageMeansArgs::mask"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, mask) - 8usize];
+    ["Offset of field: AdvantageMeansArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, offsets) - 16usize];
+    ["Offset of field: AdvantageMeansArgs::means"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, means) - 24usize];
+    ["Offset of field: AdvantageMeansArgs::status"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, status) - 32usize];
+    ["Offset of field: AdvantageMeansArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, tokens) - 40usize];
+    ["Offset of field: AdvantageMeansArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageMeansArgs, sequences) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageMoments {
+    pub count: f64,
+    pub mean: f64,
+    pub squares: f64,
+    pub least: f32,
+    pub most: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageMoments"][::core::mem::size_of::<AdvantageMoments>() - 32usize];
+    ["Alignment of AdvantageMoments"][::core::mem::align_of::<AdvantageMoments>() - 8usize];
+    ["Offset of field: AdvantageMoments::count"]
+        [::core::mem::offset_of!(AdvantageMoments, count) - 0usize];
+    ["Offset of field: AdvantageMoments::mean"]
+        [::core::mem::offset_of!(AdvantageMoments, mean) - 8usize];
+    ["Offset of field: AdvantageMoments::squares"]
+        [::core::mem::offset_of!(AdvantageMoments, squares) - 16usize];
+    ["Offset of field: AdvantageMoments::least"]
+        [::core::mem::offset_of!(AdvantageMoments, least) - 24usize];
+    ["Offset of field: AdvantageMoments::most"]
+        [::core::mem::offset_of!(AdvantageMoments, most) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageWhitenArgs {
+    pub mask: *const u8,
+    pub values: *mut f32,
+    pub moments: *mut AdvantageMoments,
+    pub tokens: i64,
+    pub epsilon: f64,
+    pub carried: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageWhitenArgs"][::core::mem::size_of::<AdvantageWhitenArgs>() - 48usize];
+    ["Alignment of AdvantageWhitenArgs"][::core::mem::align_of::<AdvantageWhitenArgs>() - 8usize];
+    ["Offset of field: AdvantageWhitenArgs::mask"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, mask) - 0usize];
+    ["Offset of field: AdvantageWhitenArgs::values"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, values) - 8usize];
+    ["Offset of field: AdvantageWhitenArgs::moments"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, moments) - 16usize];
+    ["Offset of field: AdvantageWhitenArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, tokens) - 24usize];
+    ["Offset of field: AdvantageWhitenArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, epsilon) - 32usize];
+    ["Offset of field: AdvantageWhitenArgs::carried"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, carried) - 40usize];
+    ["Offset of field: AdvantageWhitenArgs::unused"]
+        [::core::mem::offset_of!(AdvantageWhitenArgs, unused) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdvantageTokenBaselineArgs {
+    pub rewards: *const f32,
+    pub logprob: *const f32,
+    pub sum_squares: *const f32,
+    pub weight: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub groups: *const i64,
+    pub order: *const i32,
+    pub to_go: *mut f64,
+    pub energy: *mut f64,
+    pub place: *mut i32,
+    pub slots: *mut i32,
+    pub live: *mut i32,
+    pub advantage: *mut f32,
+    pub returns: *mut f32,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub group_count: i64,
+    pub epsilon: f64,
+    pub compact: u32,
+    pub zero_tail: u32,
+    pub carried: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdvantageTokenBaselineArgs"]
+        [::core::mem::size_of::<AdvantageTokenBaselineArgs>() - 176usize];
+    ["Alignment of AdvantageTokenBaselineArgs"]
+        [::core::mem::align_of::<AdvantageTokenBaselineArgs>() - 8usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::rewards"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, rewards) - 0usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::logprob"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, logprob) - 8usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::sum_squares"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, sum_squares) - 16usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::weight"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, weight) - 24usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::mask"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, mask) - 32usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::offsets"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, offsets) - 40usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::groups"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, groups) - 48usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::order"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, order) - 56usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::to_go"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, to_go) - 64usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::energy"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, energy) - 72usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::place"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, place) - 80usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::slots"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, slots) - 88usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::live"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, live) - 96usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::advantage"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, advantage) - 104usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::returns"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, returns) - 112usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::status"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, status) - 120usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::tokens"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, tokens) - 128usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::sequences"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, sequences) - 136usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::group_count"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, group_count) - 144usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::epsilon"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, epsilon) - 152usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::compact"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, compact) - 160usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::zero_tail"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, zero_tail) - 164usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::carried"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, carried) - 168usize];
+    ["Offset of field: AdvantageTokenBaselineArgs::unused"]
+        [::core::mem::offset_of!(AdvantageTokenBaselineArgs, unused) - 172usize];
 };
 pub const MASK_CAUSAL: AttentionMask = 0;
 pub const MASK_FULL: AttentionMask = 1;
@@ -1150,8 +1507,38 @@ const _: () = {
     ["Offset of field: LogprobBothArgs::dentropy"]
         [::core::mem::offset_of!(LogprobBothArgs, dentropy) - 136usize];
 };
-pub const SURROGATE_PPO_CLIP: Surrogate = 0;
+pub const SURROGATE_CLIP: Surrogate = 0;
+pub const SURROGATE_CISPO: Surrogate = 1;
+pub const SURROGATE_GMPO: Surrogate = 2;
+pub const SURROGATE_SAPO: Surrogate = 3;
+pub const SURROGATE_REINFORCE: Surrogate = 4;
+pub const SURROGATE_CPGD: Surrogate = 5;
+pub const SURROGATE_VESPO: Surrogate = 6;
+pub const SURROGATE_VALUE: Surrogate = 7;
 pub type Surrogate = ::core::ffi::c_uint;
+pub const RATIO_PLAIN: RatioShape = 0;
+pub const RATIO_LOGARITHM: RatioShape = 1;
+pub const RATIO_PLUS_LOGARITHM: RatioShape = 2;
+pub const RATIO_POWER: RatioShape = 3;
+pub const RATIO_PROBABILITY: RatioShape = 4;
+pub type RatioShape = ::core::ffi::c_uint;
+pub const REPLAY_NONE: ReplayShape = 0;
+pub const REPLAY_PLAIN: ReplayShape = 1;
+pub const REPLAY_LOGPROB: ReplayShape = 2;
+pub const REPLAY_RATIO_PLUS_LOGPROB: ReplayShape = 3;
+pub const REPLAY_POWER: ReplayShape = 4;
+pub const REPLAY_SIGMOID: ReplayShape = 5;
+pub type ReplayShape = ::core::ffi::c_uint;
+pub const WEIGHTING_TOKEN: Weighting = 0;
+pub const WEIGHTING_MEAN: Weighting = 1;
+pub const WEIGHTING_GEOMETRIC: Weighting = 2;
+pub const WEIGHTING_CONSUMED: Weighting = 3;
+pub type Weighting = ::core::ffi::c_uint;
+pub const PICK_NOTHING: Pick = 0;
+pub const PICK_DROP: Pick = 1;
+pub const PICK_KEEP: Pick = 2;
+pub const PICK_PENALISE: Pick = 3;
+pub type Pick = ::core::ffi::c_uint;
 pub const KL_NONE: KlEstimator = 0;
 pub const KL_K1: KlEstimator = 1;
 pub const KL_K2: KlEstimator = 2;
@@ -1191,11 +1578,10 @@ pub struct ClipBounds {
     pub high_negative: f32,
     pub report_high: f32,
     pub report_low: f32,
-    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ClipBounds"][::core::mem::size_of::<ClipBounds>() - 24usize];
+    ["Size of ClipBounds"][::core::mem::size_of::<ClipBounds>() - 20usize];
     ["Alignment of ClipBounds"][::core::mem::align_of::<ClipBounds>() - 4usize];
     ["Offset of field: ClipBounds::high_positive"]
         [::core::mem::offset_of!(ClipBounds, high_positive) - 0usize];
@@ -1207,47 +1593,180 @@ const _: () = {
         [::core::mem::offset_of!(ClipBounds, report_high) - 12usize];
     ["Offset of field: ClipBounds::report_low"]
         [::core::mem::offset_of!(ClipBounds, report_low) - 16usize];
-    ["Offset of field: ClipBounds::unused"][::core::mem::offset_of!(ClipBounds, unused) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SurrogateNumbers {
+    pub low: f32,
+    pub high: f32,
+    pub positive: f32,
+    pub negative: f32,
+    pub lambda_positive: f32,
+    pub lambda_negative: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SurrogateNumbers"][::core::mem::size_of::<SurrogateNumbers>() - 24usize];
+    ["Alignment of SurrogateNumbers"][::core::mem::align_of::<SurrogateNumbers>() - 4usize];
+    ["Offset of field: SurrogateNumbers::low"]
+        [::core::mem::offset_of!(SurrogateNumbers, low) - 0usize];
+    ["Offset of field: SurrogateNumbers::high"]
+        [::core::mem::offset_of!(SurrogateNumbers, high) - 4usize];
+    ["Offset of field: SurrogateNumbers::positive"]
+        [::core::mem::offset_of!(SurrogateNumbers, positive) - 8usize];
+    ["Offset of field: SurrogateNumbers::negative"]
+        [::core::mem::offset_of!(SurrogateNumbers, negative) - 12usize];
+    ["Offset of field: SurrogateNumbers::lambda_positive"]
+        [::core::mem::offset_of!(SurrogateNumbers, lambda_positive) - 16usize];
+    ["Offset of field: SurrogateNumbers::lambda_negative"]
+        [::core::mem::offset_of!(SurrogateNumbers, lambda_negative) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ReplayRule {
+    pub shape: u32,
+    pub probability: u32,
+    pub number: f32,
+    pub gain: f32,
+    pub least: f32,
+    pub most: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ReplayRule"][::core::mem::size_of::<ReplayRule>() - 24usize];
+    ["Alignment of ReplayRule"][::core::mem::align_of::<ReplayRule>() - 4usize];
+    ["Offset of field: ReplayRule::shape"][::core::mem::offset_of!(ReplayRule, shape) - 0usize];
+    ["Offset of field: ReplayRule::probability"]
+        [::core::mem::offset_of!(ReplayRule, probability) - 4usize];
+    ["Offset of field: ReplayRule::number"][::core::mem::offset_of!(ReplayRule, number) - 8usize];
+    ["Offset of field: ReplayRule::gain"][::core::mem::offset_of!(ReplayRule, gain) - 12usize];
+    ["Offset of field: ReplayRule::least"][::core::mem::offset_of!(ReplayRule, least) - 16usize];
+    ["Offset of field: ReplayRule::most"][::core::mem::offset_of!(ReplayRule, most) - 20usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ObjectiveRule {
-    pub clip: ClipBounds,
     pub of_loss: AggregationRule,
+    pub of_kl: AggregationRule,
     pub of_entropy: AggregationRule,
+    pub clip: ClipBounds,
+    pub numbers: SurrogateNumbers,
+    pub replay: ReplayRule,
+    pub surrogate: u32,
+    pub of_sequence: u32,
+    pub ratio_shape: u32,
+    pub ratio_number: f32,
     pub log_ratio_limit: f32,
+    pub sequence_limit: f32,
+    pub weighting: u32,
+    pub pick: u32,
+    pub pick_coefficient: f32,
+    pub has_off_policy_threshold: u32,
+    pub off_policy_threshold: f32,
+    pub drift_coefficient: f32,
+    pub drift_cap: f32,
+    pub has_drift: u32,
     pub kl_coefficient: f32,
     pub kl_argument_limit: f32,
     pub kl_value_limit: f32,
-    pub entropy_coefficient: f32,
-    pub surrogate: u32,
     pub kl: u32,
     pub kl_bias_correction: u32,
+    pub kl_straight_through: u32,
+    pub entropy_coefficient: f32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ObjectiveRule"][::core::mem::size_of::<ObjectiveRule>() - 88usize];
+    ["Size of ObjectiveRule"][::core::mem::size_of::<ObjectiveRule>() - 208usize];
     ["Alignment of ObjectiveRule"][::core::mem::align_of::<ObjectiveRule>() - 8usize];
-    ["Offset of field: ObjectiveRule::clip"][::core::mem::offset_of!(ObjectiveRule, clip) - 0usize];
     ["Offset of field: ObjectiveRule::of_loss"]
-        [::core::mem::offset_of!(ObjectiveRule, of_loss) - 24usize];
+        [::core::mem::offset_of!(ObjectiveRule, of_loss) - 0usize];
+    ["Offset of field: ObjectiveRule::of_kl"]
+        [::core::mem::offset_of!(ObjectiveRule, of_kl) - 16usize];
     ["Offset of field: ObjectiveRule::of_entropy"]
-        [::core::mem::offset_of!(ObjectiveRule, of_entropy) - 40usize];
-    ["Offset of field: ObjectiveRule::log_ratio_limit"]
-        [::core::mem::offset_of!(ObjectiveRule, log_ratio_limit) - 56usize];
-    ["Offset of field: ObjectiveRule::kl_coefficient"]
-        [::core::mem::offset_of!(ObjectiveRule, kl_coefficient) - 60usize];
-    ["Offset of field: ObjectiveRule::kl_argument_limit"]
-        [::core::mem::offset_of!(ObjectiveRule, kl_argument_limit) - 64usize];
-    ["Offset of field: ObjectiveRule::kl_value_limit"]
-        [::core::mem::offset_of!(ObjectiveRule, kl_value_limit) - 68usize];
-    ["Offset of field: ObjectiveRule::entropy_coefficient"]
-        [::core::mem::offset_of!(ObjectiveRule, entropy_coefficient) - 72usize];
+        [::core::mem::offset_of!(ObjectiveRule, of_entropy) - 32usize];
+    ["Offset of field: ObjectiveRule::clip"]
+        [::core::mem::offset_of!(ObjectiveRule, clip) - 48usize];
+    ["Offset of field: ObjectiveRule::numbers"]
+        [::core::mem::offset_of!(ObjectiveRule, numbers) - 68usize];
+    ["Offset of field: ObjectiveRule::replay"]
+        [::core::mem::offset_of!(ObjectiveRule, replay) - 92usize];
     ["Offset of field: ObjectiveRule::surrogate"]
-        [::core::mem::offset_of!(ObjectiveRule, surrogate) - 76usize];
-    ["Offset of field: ObjectiveRule::kl"][::core::mem::offset_of!(ObjectiveRule, kl) - 80usize];
+        [::core::mem::offset_of!(ObjectiveRule, surrogate) - 116usize];
+    ["Offset of field: ObjectiveRule::of_sequence"]
+        [::core::mem::offset_of!(ObjectiveRule, of_sequence) - 120usize];
+    ["Offset of field: ObjectiveRule::ratio_shape"]
+        [::core::mem::offset_of!(ObjectiveRule, ratio_shape) - 124usize];
+    ["Offset of field: ObjectiveRule::ratio_number"]
+        [::core::mem::offset_of!(ObjectiveRule, ratio_number) - 128usize];
+    ["Offset of field: ObjectiveRule::log_ratio_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, log_ratio_limit) - 132usize];
+    ["Offset of field: ObjectiveRule::sequence_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, sequence_limit) - 136usize];
+    ["Offset of field: ObjectiveRule::weighting"]
+        [::core::mem::offset_of!(ObjectiveRule, weighting) - 140usize];
+    ["Offset of field: ObjectiveRule::pick"]
+        [::core::mem::offset_of!(ObjectiveRule, pick) - 144usize];
+    ["Offset of field: ObjectiveRule::pick_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, pick_coefficient) - 148usize];
+    ["Offset of field: ObjectiveRule::has_off_policy_threshold"]
+        [::core::mem::offset_of!(ObjectiveRule, has_off_policy_threshold) - 152usize];
+    ["Offset of field: ObjectiveRule::off_policy_threshold"]
+        [::core::mem::offset_of!(ObjectiveRule, off_policy_threshold) - 156usize];
+    ["Offset of field: ObjectiveRule::drift_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, drift_coefficient) - 160usize];
+    ["Offset of field: ObjectiveRule::drift_cap"]
+        [::core::mem::offset_of!(ObjectiveRule, drift_cap) - 164usize];
+    ["Offset of field: ObjectiveRule::has_drift"]
+        [::core::mem::offset_of!(ObjectiveRule, has_drift) - 168usize];
+    ["Offset of field: ObjectiveRule::kl_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_coefficient) - 172usize];
+    ["Offset of field: ObjectiveRule::kl_argument_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_argument_limit) - 176usize];
+    ["Offset of field: ObjectiveRule::kl_value_limit"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_value_limit) - 180usize];
+    ["Offset of field: ObjectiveRule::kl"][::core::mem::offset_of!(ObjectiveRule, kl) - 184usize];
     ["Offset of field: ObjectiveRule::kl_bias_correction"]
-        [::core::mem::offset_of!(ObjectiveRule, kl_bias_correction) - 84usize];
+        [::core::mem::offset_of!(ObjectiveRule, kl_bias_correction) - 188usize];
+    ["Offset of field: ObjectiveRule::kl_straight_through"]
+        [::core::mem::offset_of!(ObjectiveRule, kl_straight_through) - 192usize];
+    ["Offset of field: ObjectiveRule::entropy_coefficient"]
+        [::core::mem::offset_of!(ObjectiveRule, entropy_coefficient) - 196usize];
+    ["Offset of field: ObjectiveRule::unused"]
+        [::core::mem::offset_of!(ObjectiveRule, unused) - 200usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SequenceFactors {
+    pub ratio: f32,
+    pub phi_positive: f32,
+    pub phi_negative: f32,
+    pub weight: f32,
+    pub stopped: u32,
+    pub drop_negative: u32,
+    pub live: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SequenceFactors"][::core::mem::size_of::<SequenceFactors>() - 32usize];
+    ["Alignment of SequenceFactors"][::core::mem::align_of::<SequenceFactors>() - 4usize];
+    ["Offset of field: SequenceFactors::ratio"]
+        [::core::mem::offset_of!(SequenceFactors, ratio) - 0usize];
+    ["Offset of field: SequenceFactors::phi_positive"]
+        [::core::mem::offset_of!(SequenceFactors, phi_positive) - 4usize];
+    ["Offset of field: SequenceFactors::phi_negative"]
+        [::core::mem::offset_of!(SequenceFactors, phi_negative) - 8usize];
+    ["Offset of field: SequenceFactors::weight"]
+        [::core::mem::offset_of!(SequenceFactors, weight) - 12usize];
+    ["Offset of field: SequenceFactors::stopped"]
+        [::core::mem::offset_of!(SequenceFactors, stopped) - 16usize];
+    ["Offset of field: SequenceFactors::drop_negative"]
+        [::core::mem::offset_of!(SequenceFactors, drop_negative) - 20usize];
+    ["Offset of field: SequenceFactors::live"]
+        [::core::mem::offset_of!(SequenceFactors, live) - 24usize];
+    ["Offset of field: SequenceFactors::unused"]
+        [::core::mem::offset_of!(SequenceFactors, unused) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1256,21 +1775,36 @@ pub struct PolicyLossMetrics {
     pub policy_loss: f64,
     pub kl_loss: f64,
     pub entropy_loss: f64,
+    pub drift_loss: f64,
     pub clip_fraction: f64,
     pub clip_fraction_high: f64,
     pub clip_fraction_low: f64,
     pub dual_clip_fraction: f64,
+    pub dropped_fraction: f64,
+    pub selected_fraction: f64,
     pub approx_kl: f64,
+    pub absolute_log_ratio: f64,
     pub kl: f64,
     pub ratio_mean: f64,
+    pub ratio_variance: f64,
     pub ratio_max: f64,
     pub entropy: f64,
+    pub fresh_loss: f64,
+    pub replay_loss: f64,
+    pub shaped_mean: f64,
+    pub shaped_variance: f64,
+    pub replay_clip_high: f64,
+    pub replay_clip_low: f64,
+    pub replay_ratio_max: f64,
+    pub replay_probability: f64,
+    pub fresh_probability: f64,
+    pub replay_tokens: u64,
     pub live_tokens: u64,
     pub live_sequences: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PolicyLossMetrics"][::core::mem::size_of::<PolicyLossMetrics>() - 120usize];
+    ["Size of PolicyLossMetrics"][::core::mem::size_of::<PolicyLossMetrics>() - 240usize];
     ["Alignment of PolicyLossMetrics"][::core::mem::align_of::<PolicyLossMetrics>() - 8usize];
     ["Offset of field: PolicyLossMetrics::loss"]
         [::core::mem::offset_of!(PolicyLossMetrics, loss) - 0usize];
@@ -1280,28 +1814,58 @@ const _: () = {
         [::core::mem::offset_of!(PolicyLossMetrics, kl_loss) - 16usize];
     ["Offset of field: PolicyLossMetrics::entropy_loss"]
         [::core::mem::offset_of!(PolicyLossMetrics, entropy_loss) - 24usize];
+    ["Offset of field: PolicyLossMetrics::drift_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, drift_loss) - 32usize];
     ["Offset of field: PolicyLossMetrics::clip_fraction"]
-        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction) - 32usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction) - 40usize];
     ["Offset of field: PolicyLossMetrics::clip_fraction_high"]
-        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_high) - 40usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_high) - 48usize];
     ["Offset of field: PolicyLossMetrics::clip_fraction_low"]
-        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_low) - 48usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, clip_fraction_low) - 56usize];
     ["Offset of field: PolicyLossMetrics::dual_clip_fraction"]
-        [::core::mem::offset_of!(PolicyLossMetrics, dual_clip_fraction) - 56usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, dual_clip_fraction) - 64usize];
+    ["Offset of field: PolicyLossMetrics::dropped_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, dropped_fraction) - 72usize];
+    ["Offset of field: PolicyLossMetrics::selected_fraction"]
+        [::core::mem::offset_of!(PolicyLossMetrics, selected_fraction) - 80usize];
     ["Offset of field: PolicyLossMetrics::approx_kl"]
-        [::core::mem::offset_of!(PolicyLossMetrics, approx_kl) - 64usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, approx_kl) - 88usize];
+    ["Offset of field: PolicyLossMetrics::absolute_log_ratio"]
+        [::core::mem::offset_of!(PolicyLossMetrics, absolute_log_ratio) - 96usize];
     ["Offset of field: PolicyLossMetrics::kl"]
-        [::core::mem::offset_of!(PolicyLossMetrics, kl) - 72usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, kl) - 104usize];
     ["Offset of field: PolicyLossMetrics::ratio_mean"]
-        [::core::mem::offset_of!(PolicyLossMetrics, ratio_mean) - 80usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_mean) - 112usize];
+    ["Offset of field: PolicyLossMetrics::ratio_variance"]
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_variance) - 120usize];
     ["Offset of field: PolicyLossMetrics::ratio_max"]
-        [::core::mem::offset_of!(PolicyLossMetrics, ratio_max) - 88usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, ratio_max) - 128usize];
     ["Offset of field: PolicyLossMetrics::entropy"]
-        [::core::mem::offset_of!(PolicyLossMetrics, entropy) - 96usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, entropy) - 136usize];
+    ["Offset of field: PolicyLossMetrics::fresh_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, fresh_loss) - 144usize];
+    ["Offset of field: PolicyLossMetrics::replay_loss"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_loss) - 152usize];
+    ["Offset of field: PolicyLossMetrics::shaped_mean"]
+        [::core::mem::offset_of!(PolicyLossMetrics, shaped_mean) - 160usize];
+    ["Offset of field: PolicyLossMetrics::shaped_variance"]
+        [::core::mem::offset_of!(PolicyLossMetrics, shaped_variance) - 168usize];
+    ["Offset of field: PolicyLossMetrics::replay_clip_high"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_clip_high) - 176usize];
+    ["Offset of field: PolicyLossMetrics::replay_clip_low"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_clip_low) - 184usize];
+    ["Offset of field: PolicyLossMetrics::replay_ratio_max"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_ratio_max) - 192usize];
+    ["Offset of field: PolicyLossMetrics::replay_probability"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_probability) - 200usize];
+    ["Offset of field: PolicyLossMetrics::fresh_probability"]
+        [::core::mem::offset_of!(PolicyLossMetrics, fresh_probability) - 208usize];
+    ["Offset of field: PolicyLossMetrics::replay_tokens"]
+        [::core::mem::offset_of!(PolicyLossMetrics, replay_tokens) - 216usize];
     ["Offset of field: PolicyLossMetrics::live_tokens"]
-        [::core::mem::offset_of!(PolicyLossMetrics, live_tokens) - 104usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, live_tokens) - 224usize];
     ["Offset of field: PolicyLossMetrics::live_sequences"]
-        [::core::mem::offset_of!(PolicyLossMetrics, live_sequences) - 112usize];
+        [::core::mem::offset_of!(PolicyLossMetrics, live_sequences) - 232usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1309,18 +1873,25 @@ pub struct PolicyLossSums {
     pub policy_loss: f64,
     pub kl_loss: f64,
     pub entropy_loss: f64,
+    pub drift_loss: f64,
     pub log_ratio: f64,
+    pub absolute_log_ratio: f64,
     pub kl: f64,
-    pub ratio: f64,
-    pub ratio_max: f64,
     pub entropy: f64,
-    pub clipped_high: u64,
-    pub clipped_low: u64,
-    pub clipped_dual: u64,
+    pub surrogate: f64,
+    pub ratio: f64,
+    pub ratio_squared: f64,
+    pub ratio_max: f64,
+    pub clipped: u32,
+    pub clipped_high: u32,
+    pub clipped_low: u32,
+    pub clipped_dual: u32,
+    pub dropped: u32,
+    pub selected: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PolicyLossSums"][::core::mem::size_of::<PolicyLossSums>() - 88usize];
+    ["Size of PolicyLossSums"][::core::mem::size_of::<PolicyLossSums>() - 120usize];
     ["Alignment of PolicyLossSums"][::core::mem::align_of::<PolicyLossSums>() - 8usize];
     ["Offset of field: PolicyLossSums::policy_loss"]
         [::core::mem::offset_of!(PolicyLossSums, policy_loss) - 0usize];
@@ -1328,21 +1899,71 @@ const _: () = {
         [::core::mem::offset_of!(PolicyLossSums, kl_loss) - 8usize];
     ["Offset of field: PolicyLossSums::entropy_loss"]
         [::core::mem::offset_of!(PolicyLossSums, entropy_loss) - 16usize];
+    ["Offset of field: PolicyLossSums::drift_loss"]
+        [::core::mem::offset_of!(PolicyLossSums, drift_loss) - 24usize];
     ["Offset of field: PolicyLossSums::log_ratio"]
-        [::core::mem::offset_of!(PolicyLossSums, log_ratio) - 24usize];
-    ["Offset of field: PolicyLossSums::kl"][::core::mem::offset_of!(PolicyLossSums, kl) - 32usize];
-    ["Offset of field: PolicyLossSums::ratio"]
-        [::core::mem::offset_of!(PolicyLossSums, ratio) - 40usize];
-    ["Offset of field: PolicyLossSums::ratio_max"]
-        [::core::mem::offset_of!(PolicyLossSums, ratio_max) - 48usize];
+        [::core::mem::offset_of!(PolicyLossSums, log_ratio) - 32usize];
+    ["Offset of field: PolicyLossSums::absolute_log_ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, absolute_log_ratio) - 40usize];
+    ["Offset of field: PolicyLossSums::kl"][::core::mem::offset_of!(PolicyLossSums, kl) - 48usize];
     ["Offset of field: PolicyLossSums::entropy"]
         [::core::mem::offset_of!(PolicyLossSums, entropy) - 56usize];
+    ["Offset of field: PolicyLossSums::surrogate"]
+        [::core::mem::offset_of!(PolicyLossSums, surrogate) - 64usize];
+    ["Offset of field: PolicyLossSums::ratio"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio) - 72usize];
+    ["Offset of field: PolicyLossSums::ratio_squared"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio_squared) - 80usize];
+    ["Offset of field: PolicyLossSums::ratio_max"]
+        [::core::mem::offset_of!(PolicyLossSums, ratio_max) - 88usize];
+    ["Offset of field: PolicyLossSums::clipped"]
+        [::core::mem::offset_of!(PolicyLossSums, clipped) - 96usize];
     ["Offset of field: PolicyLossSums::clipped_high"]
-        [::core::mem::offset_of!(PolicyLossSums, clipped_high) - 64usize];
+        [::core::mem::offset_of!(PolicyLossSums, clipped_high) - 100usize];
     ["Offset of field: PolicyLossSums::clipped_low"]
-        [::core::mem::offset_of!(PolicyLossSums, clipped_low) - 72usize];
+        [::core::mem::offset_of!(PolicyLossSums, clipped_low) - 104usize];
     ["Offset of field: PolicyLossSums::clipped_dual"]
-        [::core::mem::offset_of!(PolicyLossSums, clipped_dual) - 80usize];
+        [::core::mem::offset_of!(PolicyLossSums, clipped_dual) - 108usize];
+    ["Offset of field: PolicyLossSums::dropped"]
+        [::core::mem::offset_of!(PolicyLossSums, dropped) - 112usize];
+    ["Offset of field: PolicyLossSums::selected"]
+        [::core::mem::offset_of!(PolicyLossSums, selected) - 116usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ReplaySums {
+    pub surrogate: f64,
+    pub shaped: f64,
+    pub shaped_squared: f64,
+    pub ratio_max: f64,
+    pub probability: f64,
+    pub fresh_probability: f64,
+    pub tokens: u32,
+    pub clipped_high: u32,
+    pub clipped_low: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ReplaySums"][::core::mem::size_of::<ReplaySums>() - 64usize];
+    ["Alignment of ReplaySums"][::core::mem::align_of::<ReplaySums>() - 8usize];
+    ["Offset of field: ReplaySums::surrogate"]
+        [::core::mem::offset_of!(ReplaySums, surrogate) - 0usize];
+    ["Offset of field: ReplaySums::shaped"][::core::mem::offset_of!(ReplaySums, shaped) - 8usize];
+    ["Offset of field: ReplaySums::shaped_squared"]
+        [::core::mem::offset_of!(ReplaySums, shaped_squared) - 16usize];
+    ["Offset of field: ReplaySums::ratio_max"]
+        [::core::mem::offset_of!(ReplaySums, ratio_max) - 24usize];
+    ["Offset of field: ReplaySums::probability"]
+        [::core::mem::offset_of!(ReplaySums, probability) - 32usize];
+    ["Offset of field: ReplaySums::fresh_probability"]
+        [::core::mem::offset_of!(ReplaySums, fresh_probability) - 40usize];
+    ["Offset of field: ReplaySums::tokens"][::core::mem::offset_of!(ReplaySums, tokens) - 48usize];
+    ["Offset of field: ReplaySums::clipped_high"]
+        [::core::mem::offset_of!(ReplaySums, clipped_high) - 52usize];
+    ["Offset of field: ReplaySums::clipped_low"]
+        [::core::mem::offset_of!(ReplaySums, clipped_low) - 56usize];
+    ["Offset of field: ReplaySums::unused"][::core::mem::offset_of!(ReplaySums, unused) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1355,11 +1976,15 @@ pub struct PolicyLossArgs {
     pub reference: *const f32,
     pub entropy: *const f32,
     pub weight: *const f32,
+    pub sampler: *const f32,
+    pub off_policy: *const u8,
+    pub selected: *const u8,
     pub dlogprob: *mut f32,
     pub dentropy: *mut f32,
-    pub live: *mut u32,
+    pub factors: *mut SequenceFactors,
     pub counts: *mut u64,
     pub sums: *mut PolicyLossSums,
+    pub replay_sums: *mut ReplaySums,
     pub metrics: *mut PolicyLossMetrics,
     pub status: *mut u32,
     pub tokens: i64,
@@ -1373,7 +1998,7 @@ pub struct PolicyLossArgs {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PolicyLossArgs"][::core::mem::size_of::<PolicyLossArgs>() - 256usize];
+    ["Size of PolicyLossArgs"][::core::mem::size_of::<PolicyLossArgs>() - 408usize];
     ["Alignment of PolicyLossArgs"][::core::mem::align_of::<PolicyLossArgs>() - 8usize];
     ["Offset of field: PolicyLossArgs::logprob"]
         [::core::mem::offset_of!(PolicyLossArgs, logprob) - 0usize];
@@ -1391,36 +2016,44 @@ const _: () = {
         [::core::mem::offset_of!(PolicyLossArgs, entropy) - 48usize];
     ["Offset of field: PolicyLossArgs::weight"]
         [::core::mem::offset_of!(PolicyLossArgs, weight) - 56usize];
+    ["Offset of field: PolicyLossArgs::sampler"]
+        [::core::mem::offset_of!(PolicyLossArgs, sampler) - 64usize];
+    ["Offset of field: PolicyLossArgs::off_policy"]
+        [::core::mem::offset_of!(PolicyLossArgs, off_policy) - 72usize];
+    ["Offset of field: PolicyLossArgs::selected"]
+        [::core::mem::offset_of!(PolicyLossArgs, selected) - 80usize];
     ["Offset of field: PolicyLossArgs::dlogprob"]
-        [::core::mem::offset_of!(PolicyLossArgs, dlogprob) - 64usize];
+        [::core::mem::offset_of!(PolicyLossArgs, dlogprob) - 88usize];
     ["Offset of field: PolicyLossArgs::dentropy"]
-        [::core::mem::offset_of!(PolicyLossArgs, dentropy) - 72usize];
-    ["Offset of field: PolicyLossArgs::live"]
-        [::core::mem::offset_of!(PolicyLossArgs, live) - 80usize];
+        [::core::mem::offset_of!(PolicyLossArgs, dentropy) - 96usize];
+    ["Offset of field: PolicyLossArgs::factors"]
+        [::core::mem::offset_of!(PolicyLossArgs, factors) - 104usize];
     ["Offset of field: PolicyLossArgs::counts"]
-        [::core::mem::offset_of!(PolicyLossArgs, counts) - 88usize];
+        [::core::mem::offset_of!(PolicyLossArgs, counts) - 112usize];
     ["Offset of field: PolicyLossArgs::sums"]
-        [::core::mem::offset_of!(PolicyLossArgs, sums) - 96usize];
+        [::core::mem::offset_of!(PolicyLossArgs, sums) - 120usize];
+    ["Offset of field: PolicyLossArgs::replay_sums"]
+        [::core::mem::offset_of!(PolicyLossArgs, replay_sums) - 128usize];
     ["Offset of field: PolicyLossArgs::metrics"]
-        [::core::mem::offset_of!(PolicyLossArgs, metrics) - 104usize];
+        [::core::mem::offset_of!(PolicyLossArgs, metrics) - 136usize];
     ["Offset of field: PolicyLossArgs::status"]
-        [::core::mem::offset_of!(PolicyLossArgs, status) - 112usize];
+        [::core::mem::offset_of!(PolicyLossArgs, status) - 144usize];
     ["Offset of field: PolicyLossArgs::tokens"]
-        [::core::mem::offset_of!(PolicyLossArgs, tokens) - 120usize];
+        [::core::mem::offset_of!(PolicyLossArgs, tokens) - 152usize];
     ["Offset of field: PolicyLossArgs::sequences"]
-        [::core::mem::offset_of!(PolicyLossArgs, sequences) - 128usize];
+        [::core::mem::offset_of!(PolicyLossArgs, sequences) - 160usize];
     ["Offset of field: PolicyLossArgs::total_tokens"]
-        [::core::mem::offset_of!(PolicyLossArgs, total_tokens) - 136usize];
+        [::core::mem::offset_of!(PolicyLossArgs, total_tokens) - 168usize];
     ["Offset of field: PolicyLossArgs::total_sequences"]
-        [::core::mem::offset_of!(PolicyLossArgs, total_sequences) - 144usize];
+        [::core::mem::offset_of!(PolicyLossArgs, total_sequences) - 176usize];
     ["Offset of field: PolicyLossArgs::scale"]
-        [::core::mem::offset_of!(PolicyLossArgs, scale) - 152usize];
+        [::core::mem::offset_of!(PolicyLossArgs, scale) - 184usize];
     ["Offset of field: PolicyLossArgs::advantage_per_token"]
-        [::core::mem::offset_of!(PolicyLossArgs, advantage_per_token) - 160usize];
+        [::core::mem::offset_of!(PolicyLossArgs, advantage_per_token) - 192usize];
     ["Offset of field: PolicyLossArgs::unused"]
-        [::core::mem::offset_of!(PolicyLossArgs, unused) - 164usize];
+        [::core::mem::offset_of!(PolicyLossArgs, unused) - 196usize];
     ["Offset of field: PolicyLossArgs::objective"]
-        [::core::mem::offset_of!(PolicyLossArgs, objective) - 168usize];
+        [::core::mem::offset_of!(PolicyLossArgs, objective) - 200usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1610,6 +2243,168 @@ const _: () = {
         [::core::mem::offset_of!(RmsNormWeightArgs, rows) - 32usize];
     ["Offset of field: RmsNormWeightArgs::width"]
         [::core::mem::offset_of!(RmsNormWeightArgs, width) - 40usize];
+};
+pub const ROLLOUT_LEVEL_NONE: RolloutCorrectionLevel = 0;
+pub const ROLLOUT_LEVEL_TOKEN: RolloutCorrectionLevel = 1;
+pub const ROLLOUT_LEVEL_SEQUENCE: RolloutCorrectionLevel = 2;
+pub const ROLLOUT_LEVEL_GEOMETRIC: RolloutCorrectionLevel = 3;
+pub type RolloutCorrectionLevel = ::core::ffi::c_uint;
+pub const ROLLOUT_OVER_TOKEN: RolloutCorrectionOver = 0;
+pub const ROLLOUT_OVER_SUM: RolloutCorrectionOver = 1;
+pub const ROLLOUT_OVER_MEAN: RolloutCorrectionOver = 2;
+pub const ROLLOUT_OVER_MAX: RolloutCorrectionOver = 3;
+pub type RolloutCorrectionOver = ::core::ffi::c_uint;
+pub const ROLLOUT_K1: RolloutCorrectionStatistic = 0;
+pub const ROLLOUT_K2: RolloutCorrectionStatistic = 1;
+pub const ROLLOUT_K3: RolloutCorrectionStatistic = 2;
+pub type RolloutCorrectionStatistic = ::core::ffi::c_uint;
+pub const ROLLOUT_REJECTIONS: RolloutCorrectionShape = 8;
+pub type RolloutCorrectionShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutRejection {
+    pub low: f64,
+    pub high: f64,
+    pub over: u32,
+    pub statistic: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutRejection"][::core::mem::size_of::<RolloutRejection>() - 24usize];
+    ["Alignment of RolloutRejection"][::core::mem::align_of::<RolloutRejection>() - 8usize];
+    ["Offset of field: RolloutRejection::low"]
+        [::core::mem::offset_of!(RolloutRejection, low) - 0usize];
+    ["Offset of field: RolloutRejection::high"]
+        [::core::mem::offset_of!(RolloutRejection, high) - 8usize];
+    ["Offset of field: RolloutRejection::over"]
+        [::core::mem::offset_of!(RolloutRejection, over) - 16usize];
+    ["Offset of field: RolloutRejection::statistic"]
+        [::core::mem::offset_of!(RolloutRejection, statistic) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionSums {
+    pub divergence: f64,
+    pub k3: f64,
+    pub ratio: f64,
+    pub ratio_squared: f64,
+    pub weight: f64,
+    pub weight_squared: f64,
+    pub weight_max: f64,
+    pub sequence_weight: f64,
+    pub perplexity: f64,
+    pub chi_squared: f64,
+    pub tokens: u64,
+    pub sequences: u64,
+    pub dropped: u64,
+    pub high: u64,
+    pub low: u64,
+    pub rejected: u64,
+    pub rejected_sequences: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionSums"][::core::mem::size_of::<RolloutCorrectionSums>() - 136usize];
+    ["Alignment of RolloutCorrectionSums"]
+        [::core::mem::align_of::<RolloutCorrectionSums>() - 8usize];
+    ["Offset of field: RolloutCorrectionSums::divergence"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, divergence) - 0usize];
+    ["Offset of field: RolloutCorrectionSums::k3"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, k3) - 8usize];
+    ["Offset of field: RolloutCorrectionSums::ratio"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio) - 16usize];
+    ["Offset of field: RolloutCorrectionSums::ratio_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, ratio_squared) - 24usize];
+    ["Offset of field: RolloutCorrectionSums::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionSums::weight_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_squared) - 40usize];
+    ["Offset of field: RolloutCorrectionSums::weight_max"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, weight_max) - 48usize];
+    ["Offset of field: RolloutCorrectionSums::sequence_weight"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequence_weight) - 56usize];
+    ["Offset of field: RolloutCorrectionSums::perplexity"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, perplexity) - 64usize];
+    ["Offset of field: RolloutCorrectionSums::chi_squared"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, chi_squared) - 72usize];
+    ["Offset of field: RolloutCorrectionSums::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, tokens) - 80usize];
+    ["Offset of field: RolloutCorrectionSums::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, sequences) - 88usize];
+    ["Offset of field: RolloutCorrectionSums::dropped"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, dropped) - 96usize];
+    ["Offset of field: RolloutCorrectionSums::high"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, high) - 104usize];
+    ["Offset of field: RolloutCorrectionSums::low"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, low) - 112usize];
+    ["Offset of field: RolloutCorrectionSums::rejected"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected) - 120usize];
+    ["Offset of field: RolloutCorrectionSums::rejected_sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionSums, rejected_sequences) - 128usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RolloutCorrectionArgs {
+    pub policy: *const f32,
+    pub sampler: *const f32,
+    pub mask: *const u8,
+    pub offsets: *const i64,
+    pub weight: *mut f32,
+    pub kept: *mut u8,
+    pub sums: *mut RolloutCorrectionSums,
+    pub total: *mut RolloutCorrectionSums,
+    pub status: *mut u32,
+    pub tokens: i64,
+    pub sequences: i64,
+    pub least: f64,
+    pub most: f64,
+    pub level: u32,
+    pub masks: u32,
+    pub rejections: u32,
+    pub unused: u32,
+    pub reject: [RolloutRejection; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RolloutCorrectionArgs"][::core::mem::size_of::<RolloutCorrectionArgs>() - 312usize];
+    ["Alignment of RolloutCorrectionArgs"]
+        [::core::mem::align_of::<RolloutCorrectionArgs>() - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::policy"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, policy) - 0usize];
+    ["Offset of field: RolloutCorrectionArgs::sampler"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sampler) - 8usize];
+    ["Offset of field: RolloutCorrectionArgs::mask"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, mask) - 16usize];
+    ["Offset of field: RolloutCorrectionArgs::offsets"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, offsets) - 24usize];
+    ["Offset of field: RolloutCorrectionArgs::weight"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, weight) - 32usize];
+    ["Offset of field: RolloutCorrectionArgs::kept"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, kept) - 40usize];
+    ["Offset of field: RolloutCorrectionArgs::sums"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sums) - 48usize];
+    ["Offset of field: RolloutCorrectionArgs::total"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, total) - 56usize];
+    ["Offset of field: RolloutCorrectionArgs::status"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, status) - 64usize];
+    ["Offset of field: RolloutCorrectionArgs::tokens"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, tokens) - 72usize];
+    ["Offset of field: RolloutCorrectionArgs::sequences"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, sequences) - 80usize];
+    ["Offset of field: RolloutCorrectionArgs::least"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, least) - 88usize];
+    ["Offset of field: RolloutCorrectionArgs::most"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, most) - 96usize];
+    ["Offset of field: RolloutCorrectionArgs::level"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, level) - 104usize];
+    ["Offset of field: RolloutCorrectionArgs::masks"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, masks) - 108usize];
+    ["Offset of field: RolloutCorrectionArgs::rejections"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, rejections) - 112usize];
+    ["Offset of field: RolloutCorrectionArgs::unused"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, unused) - 116usize];
+    ["Offset of field: RolloutCorrectionArgs::reject"]
+        [::core::mem::offset_of!(RolloutCorrectionArgs, reject) - 120usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2188,4 +2983,97 @@ const _: () = {
         [::core::mem::offset_of!(VqQuantizeArgs, channel_last) - 56usize];
     ["Offset of field: VqQuantizeArgs::unused"]
         [::core::mem::offset_of!(VqQuantizeArgs, unused) - 60usize];
+};
+pub const SELECT_CLIP_COV: TokenSelectionKind = 0;
+pub const SELECT_KL_COV: TokenSelectionKind = 1;
+pub const SELECT_TOP_ENTROPY: TokenSelectionKind = 2;
+pub type TokenSelectionKind = ::core::ffi::c_uint;
+pub const TOKEN_SELECTION_BLOCK: TokenSelectionShape = 1024;
+pub type TokenSelectionShape = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenSelectionReport {
+    pub live: u64,
+    pub candidates: u64,
+    pub picked: u64,
+    pub threshold: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenSelectionReport"][::core::mem::size_of::<TokenSelectionReport>() - 32usize];
+    ["Alignment of TokenSelectionReport"][::core::mem::align_of::<TokenSelectionReport>() - 8usize];
+    ["Offset of field: TokenSelectionReport::live"]
+        [::core::mem::offset_of!(TokenSelectionReport, live) - 0usize];
+    ["Offset of field: TokenSelectionReport::candidates"]
+        [::core::mem::offset_of!(TokenSelectionReport, candidates) - 8usize];
+    ["Offset of field: TokenSelectionReport::picked"]
+        [::core::mem::offset_of!(TokenSelectionReport, picked) - 16usize];
+    ["Offset of field: TokenSelectionReport::threshold"]
+        [::core::mem::offset_of!(TokenSelectionReport, threshold) - 24usize];
+    ["Offset of field: TokenSelectionReport::unused"]
+        [::core::mem::offset_of!(TokenSelectionReport, unused) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct TokenSelectionArgs {
+    pub logprob: *const f32,
+    pub old_logprob: *const f32,
+    pub advantage: *const f32,
+    pub entropy: *const f32,
+    pub mask: *const u8,
+    pub selected: *mut u8,
+    pub keys: *mut u32,
+    pub report: *mut TokenSelectionReport,
+    pub tokens: i64,
+    pub seed: u64,
+    pub number: u64,
+    pub share: f64,
+    pub least: f32,
+    pub most: f32,
+    pub clip_low: f32,
+    pub clip_high: f32,
+    pub kind: u32,
+    pub stream: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TokenSelectionArgs"][::core::mem::size_of::<TokenSelectionArgs>() - 120usize];
+    ["Alignment of TokenSelectionArgs"][::core::mem::align_of::<TokenSelectionArgs>() - 8usize];
+    ["Offset of field: TokenSelectionArgs::logprob"]
+        [::core::mem::offset_of!(TokenSelectionArgs, logprob) - 0usize];
+    ["Offset of field: TokenSelectionArgs::old_logprob"]
+        [::core::mem::offset_of!(TokenSelectionArgs, old_logprob) - 8usize];
+    ["Offset of field: TokenSelectionArgs::advantage"]
+        [::core::mem::offset_of!(TokenSelectionArgs, advantage) - 16usize];
+    ["Offset of field: TokenSelectionArgs::entropy"]
+        [::core::mem::offset_of!(TokenSelectionArgs, entropy) - 24usize];
+    ["Offset of field: TokenSelectionArgs::mask"]
+        [::core::mem::offset_of!(TokenSelectionArgs, mask) - 32usize];
+    ["Offset of field: TokenSelectionArgs::selected"]
+        [::core::mem::offset_of!(TokenSelectionArgs, selected) - 40usize];
+    ["Offset of field: TokenSelectionArgs::keys"]
+        [::core::mem::offset_of!(TokenSelectionArgs, keys) - 48usize];
+    ["Offset of field: TokenSelectionArgs::report"]
+        [::core::mem::offset_of!(TokenSelectionArgs, report) - 56usize];
+    ["Offset of field: TokenSelectionArgs::tokens"]
+        [::core::mem::offset_of!(TokenSelectionArgs, tokens) - 64usize];
+    ["Offset of field: TokenSelectionArgs::seed"]
+        [::core::mem::offset_of!(TokenSelectionArgs, seed) - 72usize];
+    ["Offset of field: TokenSelectionArgs::number"]
+        [::core::mem::offset_of!(TokenSelectionArgs, number) - 80usize];
+    ["Offset of field: TokenSelectionArgs::share"]
+        [::core::mem::offset_of!(TokenSelectionArgs, share) - 88usize];
+    ["Offset of field: TokenSelectionArgs::least"]
+        [::core::mem::offset_of!(TokenSelectionArgs, least) - 96usize];
+    ["Offset of field: TokenSelectionArgs::most"]
+        [::core::mem::offset_of!(TokenSelectionArgs, most) - 100usize];
+    ["Offset of field: TokenSelectionArgs::clip_low"]
+        [::core::mem::offset_of!(TokenSelectionArgs, clip_low) - 104usize];
+    ["Offset of field: TokenSelectionArgs::clip_high"]
+        [::core::mem::offset_of!(TokenSelectionArgs, clip_high) - 108usize];
+    ["Offset of field: TokenSelectionArgs::kind"]
+        [::core::mem::offset_of!(TokenSelectionArgs, kind) - 112usize];
+    ["Offset of field: TokenSelectionArgs::stream"]
+        [::core::mem::offset_of!(TokenSelectionArgs, stream) - 116usize];
 };

@@ -15,6 +15,7 @@
 #include "args/policy_loss.h"
 #include "args/reduce.h"
 #include "args/rms_norm.h"
+#include "args/rollout_correction.h"
 #include "args/rope.h"
 #include "args/row_walk.h"
 #include "args/rows.h"
@@ -22,4 +23,5 @@
 #include "args/softmax.h"
 #include "args/step_credit.h"
 #include "args/token_decode.h"
+#include "args/token_selection.h"
 #endif

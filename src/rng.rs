@@ -85,6 +85,8 @@ pub enum Stream {
     HeldOut = 7,
     /// Which tokens block diffusion masks.
     Noise = 8,
+    /// Which of the candidate tokens Clip-Cov picks.
+    Select = 16,
 }
 
 /// 128 random bits for position `(a, b)` of a stream: `a` is e.g. a global sequence number, `b` a position in it.

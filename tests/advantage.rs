@@ -36,7 +36,7 @@ fn run(estimator: &Estimator, rewards: &[f32], groups: Groups<'_>) -> Got {
 }
 
 fn grpo(epsilon: f64, scale: Scale, singleton: Singleton) -> Estimator {
-    Estimator::Grpo { epsilon, scale, singleton, variance_floor: 0.0 }
+    Estimator::Grpo { epsilon, scale, singleton, variance_floor: 0.0, variance_threshold: 0.0 }
 }
 
 fn close(got: &[f32], want: &[f64]) {
@@ -144,6 +144,7 @@ fn oracle(estimator: &Estimator, rewards: &[f32], ids: &[i32]) -> Vec<f64> {
                 (Estimator::Grpo { epsilon, .. }, _) => (reward - mean) / (batch_std + epsilon),
                 (Estimator::DrGrpo { .. }, _) => reward - mean,
                 (Estimator::Rloo { .. }, _) => reward - (mean * n - reward) / (n - 1.0),
+                (other, _) => panic!("{other:?} is tested with the whole field"),
             }
         })
         .collect()

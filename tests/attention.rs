@@ -466,16 +466,17 @@ fn a_truncated_cache_goes_on_with_the_same_bits() {
     let all = Case::<f32>::new(spec, &[72], 41);
     let tried = Case::<f32>::new(spec, &[72], 42);
     let width = 16;
-    let attend = |cache: &mut KvCache, from: &Case<f32>, tokens: std::ops::Range<usize>| -> Vec<f32> {
-        let part = tokens.start * width..tokens.end * width;
-        let count = tokens.len();
-        let (k, v) = (f32::view(&from.k[part.clone()]), f32::view(&from.v[part]));
-        cache.append(0, k, v, &[0, count]).unwrap();
-        let q = f32::view(&from.q[tokens.start * 2 * width..tokens.end * 2 * width]);
-        let mut out = vec![0f32; count * 2 * width];
-        cache.attend(&spec, 0, q, &[0, count], f32::view_mut(&mut out)).unwrap();
-        out
-    };
+    let attend =
+        |cache: &mut KvCache, from: &Case<f32>, tokens: std::ops::Range<usize>| -> Vec<f32> {
+            let part = tokens.start * width..tokens.end * width;
+            let count = tokens.len();
+            let (k, v) = (f32::view(&from.k[part.clone()]), f32::view(&from.v[part]));
+            cache.append(0, k, v, &[0, count]).unwrap();
+            let q = f32::view(&from.q[tokens.start * 2 * width..tokens.end * 2 * width]);
+            let mut out = vec![0f32; count * 2 * width];
+            cache.attend(&spec, 0, q, &[0, count], f32::view_mut(&mut out)).unwrap();
+            out
+        };
     let new = || KvCache::new(DType::F32, 1, 1, 1, width, 100).unwrap();
     let (mut plain, mut tidied) = (new(), new());
     for first in (0..72).step_by(4) {

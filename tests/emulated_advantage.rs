@@ -76,6 +76,7 @@ fn estimators() -> Vec<Estimator> {
         scale,
         singleton,
         variance_floor,
+        variance_threshold: 0.0,
     };
     vec![
         grpo(Scale::Group, Singleton::Zero, 0.0),
@@ -181,6 +182,7 @@ fn bad_input_is_named_or_left_out() {
         scale: Scale::Group,
         singleton: Singleton::Zero,
         variance_floor: 0.0,
+        variance_threshold: 0.0,
     };
     assert!(run(&device, &bad, &[1.0, 2.0, 3.0], &pair).unwrap_err().is_invalid());
     let falls = DeviceGroups::upload(&device, Groups::Offsets(&[0, 2, 1, 3]), 3);

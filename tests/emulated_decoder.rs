@@ -155,6 +155,7 @@ fn a_step_of_training_is_the_cpus() {
             clamp: Clamp::Clamped,
             bias_correction: false,
             straight_through: false,
+            aggregation: None,
         }),
         entropy_coefficient: 0.01,
         ..Objective::default()
@@ -176,10 +177,12 @@ fn a_step_of_training_is_the_cpus() {
         let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
         let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
         let mut losses = Vec::new();
+        let draw = update::Draw { seed: 1, number: 0 };
         for _ in 0..2 {
             let mut gradients = Gradients::new();
             let done =
-                update::gradients(&model, &samples, &objective, 1.0, 12, &mut gradients).unwrap();
+                update::gradients(&model, &samples, &objective, 1.0, 12, draw, &mut gradients)
+                    .unwrap();
             let step = optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
             assert!(step.skipped.is_none());
             losses.extend([done.metrics.loss as f32, done.metrics.kl as f32, step.grad_norm]);

@@ -14,14 +14,24 @@ mod case;
 mod causal_lm;
 #[path = "golden/config.rs"]
 mod config;
+#[path = "golden/faithrl.rs"]
+mod faithrl;
 #[path = "golden/group_advantage.rs"]
 mod group_advantage;
 #[path = "golden/linear_logprob.rs"]
 mod linear_logprob;
+#[path = "golden/linear_policy_loss.rs"]
+mod linear_policy_loss;
 #[path = "golden/logprob.rs"]
 mod logprob;
+#[path = "golden/peer_objective.rs"]
+mod peer_objective;
 #[path = "golden/policy_loss.rs"]
 mod policy_loss;
+#[path = "golden/replay.rs"]
+mod replay;
+#[path = "golden/rollout_correction.rs"]
+mod rollout_correction;
 #[path = "golden/runner_tests.rs"]
 mod runner_tests;
 #[path = "golden/suite.rs"]

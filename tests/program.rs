@@ -64,7 +64,7 @@ fn wrong_usage_is_status_two() {
         (&["generate", "--run", "a", "--model", "b"], "--model"),
         (&["generate", "--model", "b", "--prompt", "-1", "--temperature", "-1"], "temperature -1"),
         (&["list", "everything"], "everything"),
-        (&["report"], "<DIR>"),
+        (&["report"], "<DIRS>"),
     ] {
         refused(args, 2, says);
     }

@@ -54,6 +54,11 @@ fn faithrl_runs() {
 }
 
 #[test]
+fn exgrpo_runs() {
+    runs_quickly("exgrpo");
+}
+
+#[test]
 fn wrong_usage_is_refused() {
     for args in [&["nobody"][..], &["faithrl", "--seeds", "5..3"], &["faithrl", "--tune"]] {
         let output = reproduce(args);

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use gradstone::device::Device;
-use gradstone::kernels::policy_loss::{Kl, KlEstimator};
+use gradstone::kernels::advantage::Estimator;
+use gradstone::kernels::policy_loss::{Kl, KlEstimator, PRESETS};
 use gradstone::models::Architecture;
 use gradstone::recipes;
+use gradstone::rl::dynamic_sampling::{Criterion, DynamicSampling};
+use gradstone::rl::length::OverlongShaping;
 use gradstone::train::session::{Outcome, Session};
 use gradstone::train::settings::{ModelSettings, Settings};
 use gradstone::train::{Observer, RunDir, StepMetrics, config};
@@ -157,4 +160,67 @@ fn settings_that_make_no_sense_are_refused() {
     refused(|s| s.update.minibatches = 3, "minibatches");
     refused(|s| s.optimizer.beta2 = 1.0, "beta2");
     refused(|s| s.warmup.optimizer.learning_rate = f64::NAN, "learning_rate");
+}
+
+#[test]
+fn every_objective_trains_by_its_name() {
+    for preset in PRESETS {
+        let mut settings = tiny(Architecture::Llama, "f32");
+        settings.steps = 2;
+        settings.objective = preset.objective();
+        let steps = trained(&settings);
+        let last = steps.last().unwrap();
+        assert!(last.loss.unwrap().is_finite() && last.mismatch == Some(0.0), "{}", preset.name);
+        assert!(last.grad_norm.unwrap().is_finite(), "{}", preset.name);
+        assert_eq!(last.more["groups_drawn"], 4.0);
+        let selects = settings.objective.selection.is_some();
+        assert_eq!(last.more.contains_key("selected_fraction"), selects, "{}", preset.name);
+    }
+}
+
+#[test]
+fn every_advantage_of_outcomes_trains_by_its_name() {
+    for name in ["grpo", "dr_grpo", "rloo", "grpo_trl", "batch_std", "pass_k", "gpg"] {
+        let mut settings = tiny(Architecture::Llama, "f32");
+        settings.steps = 2;
+        settings.advantage = Estimator::preset(name).unwrap();
+        assert!(trained(&settings).last().unwrap().loss.unwrap().is_finite(), "{name}");
+    }
+}
+
+#[test]
+fn names_are_settings_and_parts_of_them_can_be_changed() {
+    let set = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        config::load(&recipes::arithmetic(), None, &sets)
+    };
+    let settings = set(&["objective=gspo", "objective.entropy_coefficient=0.5", "advantage=rloo"]);
+    let settings = settings.unwrap();
+    let gspo = PRESETS.iter().find(|preset| preset.name == "gspo").unwrap().objective();
+    assert_eq!(settings.objective.surrogate, gspo.surrogate);
+    assert_eq!(settings.objective.importance_level, gspo.importance_level);
+    assert_eq!(settings.objective.entropy_coefficient, 0.5);
+    assert_eq!(settings.advantage, Estimator::preset("rloo").unwrap());
+    let error = set(&["objective=gpso"]).unwrap_err().to_string();
+    assert!(error.contains("gpso") && error.contains("gspo"), "{error}");
+    assert!(set(&["advantage=nothing"]).is_err());
+}
+
+#[test]
+fn groups_that_teach_nothing_are_drawn_again() {
+    let mut settings = tiny(Architecture::Llama, "f32");
+    settings.warmup.steps = 30;
+    settings.rollout.dynamic_sampling =
+        Some(DynamicSampling { criterion: Criterion::DifferentRewards {}, max_rounds: 50 });
+    settings.rollout.overlong = Some(OverlongShaping { max_length: 6, buffer: 5, factor: 0.1 });
+    settings.rollout.mask_truncated = true;
+    let steps = trained(&settings);
+    let again = trained(&settings);
+    for (a, b) in steps.iter().zip(&again).filter(|(a, _)| a.mismatch.is_some()) {
+        assert_eq!(a.reward.map(f32::to_bits), b.reward.map(f32::to_bits));
+        assert!(a.more["groups_drawn"] >= 4.0 && a.loss.unwrap().is_finite());
+    }
+    settings.rollout.dynamic_sampling =
+        Some(DynamicSampling { criterion: Criterion::default(), max_rounds: 0 });
+    assert!(settings.check().unwrap_err().to_string().contains("max_rounds"));
 }

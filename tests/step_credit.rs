@@ -345,8 +345,7 @@ fn a_later_span_wins() {
 fn process_scores_add_up_toward_the_start() {
     let step = |sequence, end, reward| Step { group: 7, sequence, end, reward };
     let steps = [step(0, 2, 1.0), step(1, 3, 0.0), step(0, 5, 0.0), step(1, 4, f32::NAN)];
-    let spans =
-        step_advantages(&Estimator::DrGrpo { singleton: Default::default() }, &steps).unwrap();
+    let spans = step_advantages(&Estimator::preset("dr_grpo").unwrap(), &steps).unwrap();
     let third = 1.0f32 / 3.0;
     let close = |got: &Span, start, end, want: f32| {
         assert_eq!((got.start, got.end), (start, end));

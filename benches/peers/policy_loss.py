@@ -1,4 +1,4 @@
-"""GRPO loss of [256, 4096] tokens with metrics in PyTorch: eager and torch.compile. One JSON line a measurement.
+"""Policy losses of [256, 4096] tokens with metrics in PyTorch: eager and torch.compile. One JSON line a measurement.
 
     THP_MEM_ALLOC_ENABLE=1 python benches/peers/policy_loss.py --threads 1,2
 """
@@ -13,7 +13,21 @@ import torch
 ROWS, LENGTH = 256, 4096
 
 
-def loss_and_metrics(logprob, old, reference, advantage, mask, low, high, beta):
+def ratio_metrics(ratio, log_ratio, mask, live):
+    return [
+        (-log_ratio * mask).sum() / live,
+        (ratio * mask).sum() / live,
+        (ratio * mask).amax(),
+    ]
+
+
+def clip_metrics(ratio, advantage, mask, live, low, high):
+    is_low = (ratio < 1 - low) & (advantage < 0)
+    is_high = (ratio > 1 + high) & (advantage > 0)
+    return [(is_low * mask).sum() / live, (is_high * mask).sum() / live]
+
+
+def grpo(logprob, old, reference, advantage, mask, low=0.2, high=0.28, beta=0.04):
     log_ratio = logprob - old
     ratio = torch.exp(log_ratio)
     clipped = torch.clamp(ratio, 1 - low, 1 + high)
@@ -28,15 +42,54 @@ def loss_and_metrics(logprob, old, reference, advantage, mask, low, high, beta):
         kl = (k3 * mask).sum() / live
     loss = ((token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     with torch.no_grad():
-        is_low = (ratio < 1 - low) & (advantage < 0)
-        is_high = (ratio > 1 + high) & (advantage > 0)
+        clips = clip_metrics(ratio, advantage, mask, live, low, high)
+        metrics = torch.stack(clips + ratio_metrics(ratio, log_ratio, mask, live) + [kl.detach()])
+    return loss, metrics
+
+
+def gspo(logprob, old, reference, advantage, mask, low=3e-4, high=4e-4):
+    log_ratio = logprob - old
+    lengths = mask.sum(1).clamp(min=1)
+    ratio = torch.exp(((log_ratio * mask).sum(1) / lengths)[:, None])
+    clipped = torch.clamp(ratio, 1 - low, 1 + high)
+    token_loss = -torch.minimum(ratio * advantage, clipped * advantage)
+    loss = ((token_loss * mask).sum(1) / lengths).mean()
+    with torch.no_grad():
+        live = mask.sum()
+        clips = clip_metrics(ratio, advantage, mask, live, low, high)
+        metrics = torch.stack(clips + ratio_metrics(ratio, log_ratio, mask, live))
+    return loss, metrics
+
+
+def cispo(logprob, old, reference, advantage, mask, least=0.8, most=1.28):
+    log_ratio = logprob - old
+    ratio = torch.exp(log_ratio)
+    weight = torch.clamp(ratio, least, most).detach()
+    live = mask.sum()
+    loss = (-weight * advantage * logprob * mask).sum() / live
+    with torch.no_grad():
+        clipped = ((ratio < least) | (ratio > most)) * mask
+        metrics = torch.stack([clipped.sum() / live] + ratio_metrics(ratio, log_ratio, mask, live))
+    return loss, metrics
+
+
+def gmpo(logprob, old, reference, advantage, mask, low=0.4, high=0.4):
+    log_ratio = logprob - old
+    sign = torch.sign(advantage)
+    clipped = torch.clamp(log_ratio, -low, high)
+    kept = sign * torch.minimum(sign * log_ratio, sign * clipped)
+    lengths = mask.sum(1).clamp(min=1)
+    ratio = torch.exp((kept * mask).sum(1) / lengths)
+    loss = (-advantage[:, 0] * ratio).mean()
+    with torch.no_grad():
+        live = mask.sum()
+        outside = (log_ratio != clipped) * mask
         metrics = torch.stack([
-            (is_low * mask).sum() / live,
-            (is_high * mask).sum() / live,
+            (outside * (advantage > 0)).sum() / live,
+            (outside * (advantage < 0)).sum() / live,
             (-log_ratio * mask).sum() / live,
-            (ratio * mask).sum() / live,
-            (ratio * mask).amax(),
-            kl.detach(),
+            (ratio * lengths).sum() / live,
+            ratio.amax(),
         ])
     return loss, metrics
 
@@ -44,7 +97,7 @@ def loss_and_metrics(logprob, old, reference, advantage, mask, low, high, beta):
 def step(function, inputs):
     logprob = inputs[0]
     logprob.grad = None
-    loss, metrics = function(*inputs, 0.2, 0.28, 0.04)
+    loss, metrics = function(*inputs)
     loss.backward()
     return loss, metrics
 
@@ -76,11 +129,17 @@ def main():
     mask = (torch.arange(LENGTH)[None] < ends[:, None]).float()
     for threads in map(int, options.threads.split(",")):
         torch.set_num_threads(threads)
-        for op, ref in [("grpo_loss_fwd_bwd", None), ("grpo_loss_kl_fwd_bwd", reference)]:
+        for op, formula, ref in [
+            ("grpo_loss_fwd_bwd", grpo, None),
+            ("grpo_loss_kl_fwd_bwd", grpo, reference),
+            ("gspo_loss_fwd_bwd", gspo, None),
+            ("cispo_loss_fwd_bwd", cispo, None),
+            ("gmpo_loss_fwd_bwd", gmpo, None),
+        ]:
             torch._dynamo.reset()
             for who, function in [
-                ("torch eager", loss_and_metrics),
-                ("torch.compile", torch.compile(loss_and_metrics)),
+                ("torch eager", formula),
+                ("torch.compile", torch.compile(formula)),
             ]:
                 inputs = [logprob, old, ref, advantage, mask]
                 wall, cpu = measure(lambda: step(function, inputs), options.seconds)

@@ -8,7 +8,6 @@ use crate::device::cpu::pool;
 use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::Result;
 use crate::ops;
-use rayon::prelude::*;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,7 +62,7 @@ fn on_cpu(work: &mut dyn Work, seconds: f64, flushed: usize) -> Result<Time> {
     let mut once = |flush: bool, byte: u8| {
         work.refresh()?;
         if flush {
-            pool::install(|| scratch.par_chunks_mut(1 << 16).for_each(|part| part.fill(byte)));
+            pool::blocks(&mut scratch, 1 << 16, |_, part| part.fill(byte));
             std::hint::black_box(&scratch);
         }
         let start = Instant::now();
@@ -151,8 +150,8 @@ fn copy_gb_s(device: &Device, quick: bool) -> Result<f64> {
             let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
             best(|| {
                 let start = Instant::now();
-                let parts = to.par_chunks_mut(1 << 18).zip(from.par_chunks(1 << 18));
-                pool::install(|| parts.for_each(|(to, from)| to.copy_from_slice(from)));
+                let parts = to.chunks_mut(1 << 18).zip(from.chunks(1 << 18));
+                pool::each(parts, 1, |_, (to, from)| to.copy_from_slice(from));
                 std::hint::black_box(&to);
                 Ok(milliseconds(start))
             })?

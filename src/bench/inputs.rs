@@ -8,7 +8,6 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Number `i` of a sequence: the sum of four uniform ones, scaled to variance 1.
@@ -24,12 +23,10 @@ fn normal_at(seed: u64, i: usize) -> f32 {
 /// Standard normal numbers.
 pub(super) fn normal(len: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0f32; len];
-    pool::install(|| {
-        values.par_chunks_mut(1 << 14).enumerate().for_each(|(part, values)| {
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = normal_at(seed, (part << 14) + i);
-            }
-        });
+    pool::blocks(&mut values, 1 << 14, |part, values| {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = normal_at(seed, (part << 14) + i);
+        }
     });
     values
 }

@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::kernels::linear_logprob::{self, Head, launch};
 use crate::kernels::logprob;
 use crate::kernels::logprob::launch as logits;
-use rayon::prelude::*;
 use std::sync::Arc;
 
 struct LinearLogprob {
@@ -214,9 +213,8 @@ impl Work for LinearLogprob {
         let mut largest = 0f64;
         for row in (0..self.rows).step_by((self.rows / COMPARED).max(1)) {
             let hidden = self.hidden(row);
-            let row_logits: Vec<f32> = pool::install(|| {
-                (0..self.vocab).into_par_iter().map(|v| self.logit(hidden, v) as f32).collect()
-            });
+            let mut row_logits = vec![0f32; self.vocab];
+            pool::each(row_logits.iter_mut(), 64, |v, logit| *logit = self.logit(hidden, v) as f32);
             let target = self.targets[row] as usize;
             let truth = Truth::of(&row_logits, target);
             let mut want = vec![0f64; width];

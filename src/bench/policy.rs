@@ -66,6 +66,9 @@ impl OnGpu {
             reference_logprob: None,
             entropy: None,
             weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
             totals: Totals::default(),
         };
         let gradients = launch::Gradients { logprob: self.gradient.whole_mut(), entropy: None };

@@ -1,5 +1,6 @@
 //! `gradstone list`: what is built in.
 
+use crate::kernels::{advantage, policy_loss, rollout_correction};
 use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -13,14 +14,18 @@ pub(super) enum Listed {
     Models,
     /// What a policy is optimised for
     Objectives,
+    /// How rewards become advantages
+    Advantages,
+    /// How tokens of another policy are corrected for
+    Corrections,
     /// Kernel families
     Kernels,
 }
 
 type Entries = &'static [(&'static str, &'static str)];
 
-/// Recipes come from their own table.
-const LISTS: [(Listed, Entries); 4] = [
+/// Recipes, objectives, advantages and corrections come from their own tables.
+const LISTS: [(Listed, Entries); 6] = [
     (Listed::Recipes, &[]),
     (
         Listed::Models,
@@ -29,17 +34,11 @@ const LISTS: [(Listed, Entries); 4] = [
             ("qwen2", "Qwen 2 and 2.5"),
             ("qwen3", "Qwen 3 (dense), with QK-norm"),
             ("gemma2", "Gemma 2, with softcaps and sliding windows"),
-            ("llada", "LLaDA: a Llama that fills masks, everything seeing everything"),
-            ("sdar", "SDAR: a Qwen 3 that fills masked blocks"),
         ],
     ),
-    (
-        Listed::Objectives,
-        &[(
-            "ppo_clip",
-            "clipped ratio: PPO, GRPO, Dr.GRPO, DAPO's asymmetric bounds, dual clip; KL k1, k2, k3; entropy bonus",
-        )],
-    ),
+    (Listed::Objectives, &[]),
+    (Listed::Advantages, &[]),
+    (Listed::Corrections, &[]),
     (
         Listed::Kernels,
         &[
@@ -51,10 +50,25 @@ const LISTS: [(Listed, Entries); 4] = [
                 "linear_logprob",
                 "the same from hidden states and lm_head, without the matrix of logits",
             ),
-            ("advantage", "group statistics: GRPO, Dr.GRPO, leave-one-out"),
+            (
+                "advantage",
+                "estimators of outcomes in groups and of tokens, several rewards, whitening",
+            ),
+            (
+                "step_credit",
+                "verdicts about steps painted on tokens: modulation, masks, step advantages",
+            ),
+            (
+                "rollout_correction",
+                "weights and rejections between sampler and policy, with diagnostics",
+            ),
             (
                 "policy_loss",
                 "loss, gradients and metrics of an objective in one pass over packed sequences",
+            ),
+            (
+                "token_selection",
+                "tokens that an objective treats apart: Clip-Cov, KL-Cov, the top entropies",
             ),
             ("sample", "temperature, top-k, top-p with Philox keyed by sequence and position"),
             ("adamw", "fused AdamW with f32 master weights; global gradient norm"),
@@ -62,6 +76,11 @@ const LISTS: [(Listed, Entries); 4] = [
         ],
     ),
 ];
+
+/// A name and what it stands for, with its source.
+fn sourced<'a>(name: &'a str, summary: &str, source: &str) -> (&'a str, String) {
+    (name, format!("{summary} [{source}]"))
+}
 
 /// One list, or all of them under their names.
 pub(super) fn text(what: Option<Listed>) -> String {
@@ -74,9 +93,23 @@ pub(super) fn text(what: Option<Listed>) -> String {
             let _ = writeln!(out, "{gap}{}", format!("{listed:?}").to_lowercase());
         }
         let indent = if what.is_none() { "  " } else { "" };
-        let recipes = RECIPES.iter().filter(|_| *listed == Listed::Recipes);
-        for (name, about) in recipes.map(|r| (r.name, r.summary)).chain(entries.iter().copied()) {
-            let _ = writeln!(out, "{indent}{name:<16}{about}");
+        let entries: Vec<(&str, String)> = match listed {
+            Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
+            Listed::Objectives => {
+                policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            Listed::Advantages => {
+                advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            Listed::Corrections => {
+                let presets = rollout_correction::PRESETS.iter();
+                presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
+            }
+            _ => entries.iter().map(|(name, about)| (*name, about.to_string())).collect(),
+        };
+        let width = entries.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(16);
+        for (name, about) in entries {
+            let _ = writeln!(out, "{indent}{name:<width$}{about}");
         }
     }
     out
@@ -89,9 +122,14 @@ mod tests {
     #[test]
     fn one_list_or_all() {
         assert!(text(Some(Listed::Models)).starts_with("llama "));
+        let objectives = text(Some(Listed::Objectives));
+        assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
+        assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
         let all = text(None);
         assert!(
             all.starts_with("recipes\n  arithmetic") && all.contains("\n\nkernels\n  logprob ")
         );
+        assert!(all.contains("\n  reinforce_plus_plus_baseline  reward minus group mean"));
+        assert!(all.contains("\n  trl_sequence_mask"));
     }
 }

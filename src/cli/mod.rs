@@ -16,6 +16,7 @@ mod train;
 
 use crate::device::Device;
 use crate::error::Error;
+use crate::train::RunDir;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -35,10 +36,14 @@ enum Command {
     Train(train::TrainArgs),
     /// Let a trained model complete prompts
     Generate(generate::GenerateArgs),
-    /// Write report.html of a run and print where it is
+    /// Write report.html of a run, or a page that compares several, and print where it is
     Report {
-        /// The run directory
-        dir: PathBuf,
+        /// The run directory; several are laid side by side
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Where the comparison of several goes
+        #[arg(long, default_value = "comparison.html", value_name = "FILE")]
+        out: PathBuf,
     },
     /// Run a paper's recipe over several seeds and judge its claims
     Reproduce(reproduce::ReproduceArgs),
@@ -106,7 +111,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
-        Command::Report { dir } => report(&dir),
+        Command::Report { dirs, out } => report(&dirs, &out),
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
@@ -123,8 +128,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn report(dir: &std::path::Path) -> Result<(), Failure> {
-    let path = crate::train::report::write(&crate::train::RunDir::open(dir)?)?;
+fn report(dirs: &[PathBuf], out: &std::path::Path) -> Result<(), Failure> {
+    let runs = dirs.iter().map(|dir| RunDir::open(dir)).collect::<crate::Result<Vec<_>>>()?;
+    let path = match &runs[..] {
+        [run] => crate::train::report::write(run)?,
+        several => {
+            crate::train::comparison::write(several, out).map_err(Failure::usage)?;
+            out.to_path_buf()
+        }
+    };
     Ok(terminal::print(&format!("{}\n", path.display()))?)
 }
 

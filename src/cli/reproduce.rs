@@ -4,6 +4,7 @@ use super::progress::Count;
 use super::{Failure, terminal};
 use crate::error::{Error, Result};
 use crate::files::atomic;
+use crate::recipes::exgrpo::{ExGrpo, Study};
 use crate::recipes::faithrl::FaithRl;
 use crate::recipes::reproduction::{Paper, Report, Seeds, figure, page, run as run_paper};
 use crate::recipes::stable_diffcoder::StableDiffCoder;
@@ -56,7 +57,14 @@ pub(super) fn run(args: &ReproduceArgs) -> Result<(), Failure> {
             Err(Failure::usage(Error::invalid("faithrl has no --tune and no --stress")))
         }
         Named::Faithrl => reproduce(&FaithRl::new(args.quick), args),
-        Named::Exgrpo => Ok(()),
+        Named::Exgrpo => {
+            let study = match (args.tune, args.stress) {
+                (true, _) => Study::Rates,
+                (_, true) => Study::Stress,
+                _ => Study::Claims,
+            };
+            reproduce(&ExGrpo::new(study, args.quick), args)
+        }
         Named::StableDiffcoder if args.tune || args.stress => {
             Err(Failure::usage(Error::invalid("stable-diffcoder has no --tune and no --stress")))
         }

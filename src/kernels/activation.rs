@@ -6,7 +6,6 @@ use crate::device::cpu::math::{fma, sigmoid, tanh};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Elements handled by one task.
 const BLOCK: usize = 8 * 1024;
@@ -101,7 +100,12 @@ macro_rules! for_each_function {
 simd_fn! {
     fn value_block(f: Activation, x: &[f32], up: Option<&[f32]>, y: &mut [f32]) {
         for_each_function!(f, |f| match up {
-            None => y.iter_mut().zip(x).for_each(|(y, x)| *y = evaluate::<FMA>(f, *x).0),
+            // A loop: a closure would be compiled without the instructions that this function has.
+            None => {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = evaluate::<FMA>(f, *x).0;
+                }
+            }
             Some(up) => {
                 for ((y, x), up) in y.iter_mut().zip(x).zip(up) {
                     *y = evaluate::<FMA>(f, *x).0 * up;
@@ -180,16 +184,14 @@ pub fn gated_backward(
     dup: &mut [f32],
 ) -> Result<()> {
     same("activation backward", &[gate.len(), up.len(), dy.len(), dgate.len(), dup.len()])?;
-    pool::install(|| {
-        dgate
-            .par_chunks_mut(BLOCK)
-            .zip(dup.par_chunks_mut(BLOCK))
-            .zip(gate.par_chunks(BLOCK))
-            .zip(up.par_chunks(BLOCK))
-            .zip(dy.par_chunks(BLOCK))
-            .for_each(|((((dgate, dup), gate), up), dy)| {
-                gated_slope_block(f, gate, up, dy, dgate, dup);
-            });
+    let parts = dgate
+        .chunks_mut(BLOCK)
+        .zip(dup.chunks_mut(BLOCK))
+        .zip(gate.chunks(BLOCK))
+        .zip(up.chunks(BLOCK))
+        .zip(dy.chunks(BLOCK));
+    pool::each(parts, 1, |_, ((((dgate, dup), gate), up), dy)| {
+        gated_slope_block(f, gate, up, dy, dgate, dup);
     });
     Ok(())
 }

@@ -14,7 +14,6 @@ use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::with_float;
-use rayon::prelude::*;
 
 /// What the update is made of. The default is PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,22 +104,21 @@ pub fn step(hyper: &Hyper, step: u64, gradient_scale: f32, parameter: Parameter<
     let factors = Factors::new(hyper, step, gradient_scale);
     let Parameter { weight, mean, variance, gradient, copy } = parameter;
     let blocks = weight
-        .par_chunks_mut(BLOCK)
-        .zip(mean.par_chunks_mut(BLOCK))
-        .zip(variance.par_chunks_mut(BLOCK))
-        .zip(gradient.par_chunks(BLOCK));
-    pool::install(|| match copy {
-        None => blocks.for_each(|(((weight, mean), variance), gradient)| {
+        .chunks_mut(BLOCK)
+        .zip(mean.chunks_mut(BLOCK))
+        .zip(variance.chunks_mut(BLOCK))
+        .zip(gradient.chunks(BLOCK));
+    match copy {
+        None => pool::each(blocks, 1, |_, (((weight, mean), variance), gradient)| {
             update::<f32>(&factors, weight, mean, variance, gradient, None);
         }),
         Some(copy) => with_float!(FloatSliceMut, copy, |copy| {
-            blocks.zip(copy.par_chunks_mut(BLOCK)).for_each(
-                |((((weight, mean), variance), gradient), copy)| {
-                    update(&factors, weight, mean, variance, gradient, Some(copy));
-                },
-            );
+            let blocks = blocks.zip(copy.chunks_mut(BLOCK));
+            pool::each(blocks, 1, |_, ((((weight, mean), variance), gradient), copy)| {
+                update(&factors, weight, mean, variance, gradient, Some(copy));
+            });
         }),
-    });
+    }
     Ok(())
 }
 
@@ -249,9 +247,10 @@ pub fn global_norm(gradients: &[&[f32]]) -> Norm {
     let mut total = 0f64;
     let mut non_finite = None;
     for (index, gradient) in gradients.iter().enumerate() {
-        let blocks: Vec<f64> = pool::install(|| {
-            let min_blocks = pool::rows_per_task(4 * BLOCK);
-            gradient.par_chunks(BLOCK).with_min_len(min_blocks).map(sum_of_squares).collect()
+        let mut blocks = vec![0f64; gradient.len().div_ceil(BLOCK)];
+        let parts = blocks.iter_mut().zip(gradient.chunks(BLOCK));
+        pool::each(parts, pool::rows_per_task(4 * BLOCK), |_, (sum, block)| {
+            *sum = sum_of_squares(block);
         });
         let sum: f64 = blocks.iter().sum();
         // Squares of f32 do not overflow f64, so the sum is finite exactly when every element is.

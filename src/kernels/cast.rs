@@ -7,7 +7,6 @@ use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::with_float;
-use rayon::prelude::*;
 
 simd_fn! {
     /// `into[i] = from[i]`, exactly, over the shorter of the two.
@@ -45,11 +44,8 @@ pub fn cast(from: FloatSlice<'_>, into: FloatSliceMut<'_>) -> Result<()> {
         )));
     }
     with_float!(FloatSlice, from, |source| with_float!(FloatSliceMut, into, |target| {
-        pool::install(|| {
-            target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK)).for_each(|(to, from)| {
-                convert(from, to);
-            });
-        });
+        let parts = target.chunks_mut(CHUNK).zip(source.chunks(CHUNK));
+        pool::each(parts, 1, |_, (to, from)| convert(from, to));
     }));
     Ok(())
 }

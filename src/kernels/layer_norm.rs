@@ -8,7 +8,6 @@ use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::error::Result;
-use rayon::prelude::*;
 
 /// Rows whose parameter gradients form one partial sum.
 const ROWS: usize = 64;
@@ -55,11 +54,9 @@ pub fn forward(
         return Ok(());
     }
     let rows = pool::rows_per_task(8 * width);
-    pool::install(|| {
-        y.par_chunks_mut(rows * width)
-            .zip(x.par_chunks(rows * width))
-            .zip(statistics.par_chunks_mut(rows))
-            .for_each(|((y, x), statistics)| forward_rows(x, weight, bias, epsilon, y, statistics));
+    let parts = y.chunks_mut(rows * width).zip(x.chunks(rows * width));
+    pool::each(parts.zip(statistics.chunks_mut(rows)), 1, |_, ((y, x), statistics)| {
+        forward_rows(x, weight, bias, epsilon, y, statistics);
     });
     Ok(())
 }
@@ -123,16 +120,14 @@ pub fn backward(
         return Ok(());
     }
     let mut partial = Buffer::<f32>::zeroed(statistics.len().div_ceil(ROWS) * 2 * width);
-    pool::install(|| {
-        partial
-            .par_chunks_mut(2 * width)
-            .zip(dx.par_chunks_mut(ROWS * width))
-            .zip(x.par_chunks(ROWS * width))
-            .zip(dy.par_chunks(ROWS * width))
-            .zip(statistics.par_chunks(ROWS))
-            .for_each(|((((sums, dx), x), dy), statistics)| {
-                backward_rows(x, weight, statistics, dy, dx, sums);
-            });
+    let parts = partial
+        .chunks_mut(2 * width)
+        .zip(dx.chunks_mut(ROWS * width))
+        .zip(x.chunks(ROWS * width))
+        .zip(dy.chunks(ROWS * width))
+        .zip(statistics.chunks(ROWS));
+    pool::each(parts, 1, |_, ((((sums, dx), x), dy), statistics)| {
+        backward_rows(x, weight, statistics, dy, dx, sums);
     });
     for sums in partial.chunks(2 * width) {
         let (w, b) = sums.split_at(width);

@@ -10,7 +10,6 @@ use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 const LANES: usize = 32;
 /// Rows whose weight gradients form one partial sum.
@@ -82,15 +81,9 @@ pub fn forward(
         return Ok(());
     }
     let rows = pool::rows_per_task(8 * width);
-    if inverse.len() <= rows {
+    let parts = y.chunks_mut(rows * width).zip(x.chunks(rows * width));
+    pool::each(parts.zip(inverse.chunks_mut(rows)), 1, |_, ((y, x), inverse)| {
         forward_rows(x, weight, norm, y, inverse);
-        return Ok(());
-    }
-    pool::install(|| {
-        y.par_chunks_mut(rows * width)
-            .zip(x.par_chunks(rows * width))
-            .zip(inverse.par_chunks_mut(rows))
-            .for_each(|((y, x), inverse)| forward_rows(x, weight, norm, y, inverse));
     });
     Ok(())
 }
@@ -166,16 +159,14 @@ pub fn backward(
         Some(dx) => dx.chunks_mut(ROWS * width).map(Some).collect(),
         None => (0..blocks).map(|_| None).collect(),
     };
-    pool::install(|| {
-        partial
-            .par_chunks_mut(width)
-            .zip(parts.par_iter_mut())
-            .zip(x.par_chunks(ROWS * width))
-            .zip(dy.par_chunks(ROWS * width))
-            .zip(inverse.par_chunks(ROWS))
-            .for_each(|((((sum, dx), x), dy), inverse)| {
-                backward_rows(x, weight, offset, inverse, dy, dx.as_deref_mut(), sum);
-            });
+    let parts = partial
+        .chunks_mut(width)
+        .zip(parts.iter_mut())
+        .zip(x.chunks(ROWS * width))
+        .zip(dy.chunks(ROWS * width))
+        .zip(inverse.chunks(ROWS));
+    pool::each(parts, 1, |_, ((((sum, dx), x), dy), inverse)| {
+        backward_rows(x, weight, offset, inverse, dy, dx.as_deref_mut(), sum);
     });
     for sum in partial.chunks(width) {
         dweight.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum);

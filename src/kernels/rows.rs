@@ -4,7 +4,6 @@ pub mod launch;
 
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Checks every id against the table.
 ///
@@ -74,13 +73,11 @@ pub fn scatter_add(dtable: &mut [f32], ids: &[i32], width: usize, dy: &[f32]) ->
         rest = after;
         done = id + 1;
     }
-    pool::install(|| {
-        runs.par_iter_mut().with_min_len(16).for_each(|(row, run)| {
-            for place in *run {
-                let dy = &dy[place * width..(place + 1) * width];
-                row.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
-            }
-        });
+    pool::each(runs.into_iter(), 16, |_, (row, run)| {
+        for place in run {
+            let dy = &dy[place * width..(place + 1) * width];
+            row.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+        }
     });
     Ok(())
 }

@@ -243,13 +243,16 @@ impl Gpt {
         )
     }
 
-    /// The hidden states of whole sequences after the last norm, `[T, width]`.
+    /// The hidden states after the last norm of some tokens of whole sequences, `[rows, width]`: what predicts nothing
+    /// is left out of all that follows the last attention.
     ///
     /// # Errors
-    /// [`Error::is_index`] for an id outside the vocabulary or a position outside the context.
-    pub fn hidden(&self, tokens: &Ngrams) -> Result<Tensor> {
+    /// [`Error::is_index`] for an id outside the vocabulary, a position outside the context or a row that is not there.
+    pub fn hidden(&self, tokens: &Ngrams, rows: &[usize]) -> Result<Tensor> {
         let spec = self.attention();
-        self.run(tokens, &mut |_, q, k, v| ops::attention(q, k, v, &spec, &tokens.segments))
+        self.run(tokens, Some(rows), &mut |_, q, k, v| {
+            ops::attention(q, k, v, &spec, &tokens.segments)
+        })
     }
 
     /// The hidden states of new tokens that continue the cached sequences. No gradients.
@@ -259,7 +262,7 @@ impl Gpt {
     pub fn continued(&self, tokens: &Ngrams, cache: &mut KvCache) -> Result<Tensor> {
         let spec = self.attention();
         no_grad(|| {
-            self.run(tokens, &mut |layer, q, k, v| {
+            self.run(tokens, None, &mut |layer, q, k, v| {
                 ops::append_to_cache(cache, layer, k, v, &tokens.segments)?;
                 ops::cached_attention(q, &spec, cache, layer, &tokens.segments)
             })
@@ -288,6 +291,7 @@ impl Gpt {
     fn run(
         &self,
         tokens: &Ngrams,
+        wanted: Option<&[usize]>,
         attend: &mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let get = |index: usize| self.parameters.get(index);
@@ -315,7 +319,10 @@ impl Gpt {
             let layers = std::array::from_fn(|i| (&tensors[i].0, Some(&tensors[i].1)));
             let [q, k, v] = ops::linears(&normed, layers)?;
             let attended = attend(layer, &split(&q)?, &split(&k)?, &split(&v)?)?;
-            let attended = ops::reshape(&attended, &[rows, width])?;
+            let mut attended = ops::reshape(&attended, &[rows, width])?;
+            if let Some(wanted) = wanted.filter(|_| layer + 1 == self.blocks.len()) {
+                (x, attended) = (ops::gather(&x, wanted)?, ops::gather(&attended, wanted)?);
+            }
             x = ops::add(&x, &linear(&attended, block.out)?)?;
             let up = ops::gelu_tanh(&linear(&norm(&x, block.mlp_norm)?, block.up)?)?;
             x = ops::add(&x, &linear(&up, block.down)?)?;
@@ -334,7 +341,9 @@ mod tests {
         let model = Gpt::random(config, 5).unwrap();
         let sequences = [vec![1, 2, 3, 4, 5, 6], vec![7, 8, 0, 1, 2, 3]];
         let whole = Ngrams::new(3, sequences.iter().map(|s| (&s[..], 0)));
-        let hidden = model.hidden(&whole).unwrap();
+        let hidden = model.hidden(&whole, &(0..12).collect::<Vec<_>>()).unwrap();
+        let some = model.hidden(&whole, &[7, 2]).unwrap();
+        assert_eq!(some.f32s().unwrap()[16..], hidden.f32s().unwrap()[2 * 16..3 * 16]);
         let mut cache = model.cache(2).unwrap();
         let head = Ngrams::new(3, sequences.iter().map(|s| (&s[..4], 0)));
         model.continued(&head, &mut cache).unwrap();
@@ -357,9 +366,14 @@ mod tests {
         assert!(Gpt::random(config, 5).err().is_some_and(|e| e.is_invalid()));
         let model = Gpt::random(GptConfig { width: 16, ..config }, 5).unwrap();
         let one = [1i32];
-        assert!(model.hidden(&Ngrams::new(2, [(&one[..], 0)].into_iter())).unwrap_err().is_shape());
+        assert!(
+            model
+                .hidden(&Ngrams::new(2, [(&one[..], 0)].into_iter()), &[0])
+                .unwrap_err()
+                .is_shape()
+        );
         let outside = [9i32];
         let outside = Ngrams::new(3, [(&outside[..], 0)].into_iter());
-        assert!(model.hidden(&outside).unwrap_err().is_index());
+        assert!(model.hidden(&outside, &[0]).unwrap_err().is_index());
     }
 }

@@ -10,7 +10,6 @@ use crate::kernels::elementwise::launch::accumulate;
 use crate::kernels::{elementwise, matmul as device, reduce};
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record, record_one};
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// `y = x · weightᵀ + bias`: every linear layer, with the weight stored as published models store it.
@@ -305,14 +304,9 @@ fn products(
         c.fill(0.0);
         return Ok(());
     }
-    pool::install(|| {
-        c.par_chunks_mut(m * n)
-            .zip(a.par_chunks(m * k))
-            .zip(b.par_chunks(k * n))
-            .with_min_len((1 << 16) / (m * n * k).max(1) + 1)
-            .try_for_each(|((c, a), b)| {
-                gemm::matmul(c, operand(a, ta), operand(b, tb), [m, n, k], false)
-            })
+    let parts = c.chunks_mut(m * n).zip(a.chunks(m * k)).zip(b.chunks(k * n));
+    pool::try_each(parts, (1 << 16) / (m * n * k).max(1) + 1, |_, ((c, a), b)| {
+        gemm::matmul(c, operand(a, ta), operand(b, tb), [m, n, k], false)
     })
 }
 

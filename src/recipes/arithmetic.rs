@@ -41,6 +41,9 @@ pub fn arithmetic() -> Settings {
             max_new_tokens: 6,
             batch: 512,
             logged: 8,
+            mask_truncated: false,
+            dynamic_sampling: None,
+            overlong: None,
         },
         advantage: Estimator::default(),
         // The upper bound is wider than the lower (DAPO): entropy lasts longer.

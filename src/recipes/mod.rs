@@ -1,6 +1,7 @@
 //! Recipes: complete settings of a run, by name. A TOML file or `--set` changes any of them.
 
 mod arithmetic;
+pub mod exgrpo;
 pub mod faithrl;
 mod jsonl;
 pub mod reproduction;

@@ -18,7 +18,6 @@ use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// How completions are drawn.
@@ -152,10 +151,8 @@ impl Batch<'_> {
             self.decode(0, &mut done, &mut |_, _| {})?;
             return Ok(done);
         }
-        pool::install(|| {
-            done.par_chunks_mut(share)
-                .enumerate()
-                .try_for_each(|(i, part)| no_grad(|| self.decode(i * share, part, &mut |_, _| {})))
+        pool::try_each(done.chunks_mut(share), 1, |i, part| {
+            no_grad(|| self.decode(i * share, part, &mut |_, _| {}))
         })?;
         Ok(done)
     }

@@ -203,7 +203,7 @@ pub fn logprobs(model: &Gpt, batch: &[Sequence<'_>]) -> Result<(Tensor, Tensor)>
         predicting.extend(first..first + own);
         targets.extend_from_slice(&sequence.tokens[sequence.prompt..]);
     }
-    let hidden = ops::gather(&model.hidden(&packed)?, &predicting)?;
+    let hidden = model.hidden(&packed, &predicting)?;
     ops::linear_logprob(&hidden, &model.head(), None, &targets, &ops::SoftmaxOptions::default())
 }
 

@@ -21,6 +21,8 @@ pub enum Mark {
     Noisy,
     /// Points with a line between them: a value now and then.
     Points,
+    /// The moving mean alone: several runs over each other.
+    Mean,
 }
 
 /// Values over steps. A NaN is a gap, marked on the axis.
@@ -241,6 +243,14 @@ impl Series {
                 let _ = write!(
                     out,
                     r#"<path class="raw c{colour}" d="{faint}"/><path class="line c{colour}" d="{strong}"/>"#
+                );
+            }
+            Mark::Mean => {
+                let strong = path(&thinned(&moving_mean(&self.points)), frame);
+                let _ = write!(
+                    out,
+                    r#"<path class="line c{colour}" d="{strong}"><title>{}</title></path>"#,
+                    escape(&self.name)
                 );
             }
             Mark::Points => {

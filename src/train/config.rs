@@ -2,7 +2,8 @@
 //!
 //! A recipe is any struct with serde's `deny_unknown_fields` at every level. Tables are merged key by key over the
 //! defaults, except that a table whose `kind` differs from the default's replaces it whole: another kind has other
-//! keys. A key that does not exist is an error that names it and the nearest one that does.
+//! keys. So does a table with a `preset`, or the name of one where a table was: what a preset does not say is not the
+//! default's to fill in. A key that does not exist is an error that names it and the nearest one that does.
 
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -12,6 +13,8 @@ use toml::{Table, Value};
 
 /// The key that tells which of several shapes a table has.
 const KIND: &str = "kind";
+/// The key that names what the other keys of a table start from.
+const PRESET: &str = "preset";
 
 /// `defaults` with a TOML file and `key=value` overrides over them. Keys are dotted (`optimizer.learning_rate=1e-4`);
 /// a value is TOML, and one that is not (`name=abc`) is taken as a string.
@@ -24,8 +27,7 @@ pub fn load<T: Serialize + DeserializeOwned>(
     file: Option<&Path>,
     overrides: &[String],
 ) -> Result<T> {
-    let mut settings = Table::try_from(defaults)
-        .map_err(|e| Error::invalid(format!("the defaults cannot be written as TOML: {e}")))?;
+    let mut settings = table(defaults)?;
     if let Some(path) = file {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
@@ -39,9 +41,17 @@ pub fn load<T: Serialize + DeserializeOwned>(
         };
         let over = nested(key.trim(), parse_value(value.trim())).map_err(|e| e.at(&place))?;
         merge(&mut settings, over);
-        read::<T>(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        let whole: T =
+            read(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        // What was given as a name is a table from here on, so that the next override can change a part of it.
+        settings = table(&whole)?;
     }
     read(&settings).map_err(|e| Error::invalid(explain(&e)))
+}
+
+fn table<T: Serialize>(settings: &T) -> Result<Table> {
+    Table::try_from(settings)
+        .map_err(|e| Error::invalid(format!("settings cannot be written as TOML: {e}")))
 }
 
 /// Every setting as TOML, as `config.toml` holds it.
@@ -61,11 +71,15 @@ pub fn from_toml<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
     read(&settings).map_err(|e| located(&e, text, place))
 }
 
-fn with_text<T: DeserializeOwned>(mut settings: Table, text: &str, place: &str) -> Result<Table> {
+fn with_text<T: Serialize + DeserializeOwned>(
+    mut settings: Table,
+    text: &str,
+    place: &str,
+) -> Result<Table> {
     let over: Table = text.parse().map_err(|e| syntax(&e, text, place))?;
     merge(&mut settings, over);
-    read::<T>(&settings).map_err(|e| located(&e, text, place))?;
-    Ok(settings)
+    let whole: T = read(&settings).map_err(|e| located(&e, text, place))?;
+    table(&whole)
 }
 
 fn read<T: DeserializeOwned>(settings: &Table) -> Result<T, toml::de::Error> {
@@ -76,9 +90,20 @@ fn merge(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {
             (Some(Value::Table(under)), Value::Table(over))
-                if over.get(KIND).is_none_or(|kind| under.get(KIND) == Some(kind)) =>
+                // A preset begins afresh: beside the fields that were there it would mean nothing.
+                if !over.contains_key(PRESET)
+                    && over.get(KIND).is_none_or(|kind| under.get(KIND) == Some(kind)) =>
             {
                 merge(under, over);
+            }
+            // A name that stands for a table is its preset: what is given later replaces single fields of it.
+            (Some(Value::String(name)), Value::Table(over))
+                if !over.contains_key(PRESET) && !over.contains_key(KIND) =>
+            {
+                let name = Value::String(std::mem::take(name));
+                let mut table = Table::from_iter([(PRESET.to_string(), name)]);
+                merge(&mut table, over);
+                under.insert(key, Value::Table(table));
             }
             (_, value) => {
                 under.insert(key, value);

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::models::Decoder;
+use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Sampling, rollouts};
 use crate::rng::Stream;
 use crate::tasks::{Problem, Verifier};
@@ -52,7 +53,9 @@ impl Evaluation<'_> {
                     step,
                     prompt: problem.prompt.clone(),
                     answer: problem.answer.clone(),
-                    reward: self.verifier.reward(problem, &completion, drawn.truncated),
+                    reward: guarded_reward(|| {
+                        self.verifier.reward(problem, &completion, drawn.truncated)
+                    }),
                     advantage: None,
                     tokens: drawn.tokens.len(),
                     truncated: drawn.truncated,

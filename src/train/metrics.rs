@@ -113,7 +113,8 @@ pub struct Rollout {
     pub completion: String,
     /// The right answer.
     pub answer: String,
-    /// What the verifier gave.
+    /// What the verifier gave; NaN (`null` in the file) where it gave nothing.
+    #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
     /// Its advantage in its group; absent for an evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +123,10 @@ pub struct Rollout {
     pub tokens: usize,
     /// It was cut off at the length limit.
     pub truncated: bool,
+}
+
+fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f32, D::Error> {
+    Ok(<Option<f32> as serde::Deserialize>::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
 /// Appends objects to a JSONL file; each line is in the file when the call returns.

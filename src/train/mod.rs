@@ -9,6 +9,7 @@
 
 pub mod chart;
 pub mod checkpoint;
+pub mod comparison;
 pub mod config;
 pub mod diffusion;
 pub mod evaluate;

@@ -18,15 +18,15 @@ const SAMPLED_EACH: usize = 4;
 const SHOWN: usize = 600;
 
 /// One kind of chart: a field of `metrics.jsonl` and how it is shown.
-struct Shown {
-    field: &'static str,
-    title: &'static str,
-    about: &'static str,
-    unit: Unit,
-    mark: Mark,
+pub(super) struct Shown {
+    pub field: &'static str,
+    pub title: &'static str,
+    pub about: &'static str,
+    pub unit: Unit,
+    pub mark: Mark,
     colour: usize,
     /// Only the steps of this phase; all where absent.
-    phase: Option<&'static str>,
+    pub phase: Option<&'static str>,
 }
 
 const fn shown(
@@ -38,7 +38,7 @@ const fn shown(
     Shown { field, title, about, unit: Unit::Plain, mark: Mark::Noisy, colour, phase: None }
 }
 
-const CHARTS: [Shown; 16] = [
+pub(super) const CHARTS: [Shown; 16] = [
     Shown {
         unit: Unit::Percent,
         mark: Mark::Points,
@@ -93,26 +93,14 @@ pub fn write(run: &RunDir) -> Result<PathBuf> {
     } else {
         vec![]
     };
-    let root = run.root().canonicalize().unwrap_or_else(|_| run.root().to_path_buf());
-    let name = root.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
-    atomic::write_file(
-        &run.report_path(),
-        html(&name, &run.config()?, &records, &rollouts).as_bytes(),
-    )?;
+    let page = html(&name_of(run), &run.config()?, &records, &rollouts);
+    atomic::write_file(&run.report_path(), page.as_bytes())?;
     Ok(run.report_path())
 }
 
 /// The page: `name` of the run, its `config.toml`, its metrics and some rollouts.
 pub fn html(name: &str, config: &str, records: &[Record], rollouts: &[Rollout]) -> String {
-    let mut out = String::new();
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{name} · gradstone</title>\n\
-         <style>{STYLE}{PAGE}</style>\n</head>\n<body>\n<main>\n<header>\n<p class=\"brand\">gradstone run</p>\n<h1>{name}</h1>\n",
-        name = escape(name)
-    );
+    let mut out = page("gradstone run", name);
     settings(&mut out, config);
     out.push_str("</header>\n");
     tiles(&mut out, records);
@@ -153,7 +141,24 @@ pub fn picture(records: &[Record]) -> String {
     chart.standalone("gradstone train: supervised warm-up, then GRPO")
 }
 
-fn points(records: &[Record], field: &str, phase: Option<&str>) -> Vec<(f64, f64)> {
+/// The beginning of a page, up to its heading inside `<header>`.
+pub(super) fn page(brand: &str, title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · gradstone</title>\n\
+         <style>{STYLE}{PAGE}</style>\n</head>\n<body>\n<main>\n<header>\n<p class=\"brand\">{brand}</p>\n<h1>{title}</h1>\n",
+        title = escape(title)
+    )
+}
+
+/// The name of a run: that of its folder.
+pub(super) fn name_of(run: &RunDir) -> String {
+    let root = run.root().canonicalize().unwrap_or_else(|_| run.root().to_path_buf());
+    root.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned())
+}
+
+pub(super) fn points(records: &[Record], field: &str, phase: Option<&str>) -> Vec<(f64, f64)> {
     let of_phase = records.iter().filter(|record| phase.is_none_or(|phase| record.phase == phase));
     of_phase.filter_map(|record| Some((record.step as f64, *record.values.get(field)?))).collect()
 }
@@ -263,12 +268,12 @@ fn tiles(out: &mut String, records: &[Record]) {
 }
 
 /// The figure in a heading: the end of the strong line.
-fn latest(points: &[(f64, f64)], mark: Mark) -> f64 {
-    let line = if mark == Mark::Noisy { moving_mean(points) } else { points.to_vec() };
+pub(super) fn latest(points: &[(f64, f64)], mark: Mark) -> f64 {
+    let line = if mark == Mark::Points { points.to_vec() } else { moving_mean(points) };
     line.last().map_or(f64::NAN, |point| point.1)
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..=99 => format!("{seconds:.1} s"),
@@ -300,13 +305,19 @@ fn figure(out: &mut String, about: &str, unit: Unit, series: Series, records: &[
     );
 }
 
-/// What an objective measured beyond the documented fields.
-fn others(out: &mut String, records: &[Record]) {
+/// The names of what an objective measured beyond the documented fields.
+pub(super) fn undocumented<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a String> {
     let known = |name: &str| name == "seconds" || CHARTS.iter().any(|shown| shown.field == name);
-    let mut names: Vec<&String> =
-        records.iter().flat_map(|r| r.values.keys()).filter(|name| !known(name)).collect();
+    let keys = records.into_iter().flat_map(|record| record.values.keys());
+    let mut names: Vec<&String> = keys.filter(|name| !known(name)).collect();
     names.sort();
     names.dedup();
+    names
+}
+
+/// What an objective measured beyond the documented fields.
+fn others(out: &mut String, records: &[Record]) {
+    let names = undocumented(records);
     if names.is_empty() {
         return;
     }
@@ -345,7 +356,11 @@ fn samples(out: &mut String, rollouts: &[Rollout]) {
                 excerpt(&rollout.prompt),
                 excerpt(&rollout.completion),
                 excerpt(&rollout.answer),
-                number(f64::from(rollout.reward), Unit::Plain),
+                if rollout.reward.is_nan() {
+                    "not scored".into()
+                } else {
+                    number(f64::from(rollout.reward), Unit::Plain)
+                },
                 rollout.tokens
             );
         }

@@ -11,15 +11,17 @@ use super::observer::Observer;
 use super::run_dir::{Logs, RunDir};
 use super::settings::{ModelSettings, Settings, TaskSettings};
 use super::supervised;
-use super::update::{self, Sample, Updated};
+use super::update::{self, Draw, Sample, Updated};
 use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Groups};
-use crate::kernels::policy_loss::Metrics;
+use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
 use crate::models::{Architecture, Decoder, DecoderConfig};
 use crate::optim::{AdamW, Update};
+use crate::rl::dynamic_sampling::{Next, Refill};
+use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Rollout, Sampling, rollouts};
 use crate::rl::scoring::{Scored, logprobs};
 use crate::rng::Stream;
@@ -395,6 +397,9 @@ impl Session {
             .rollouts
             .iter()
             .enumerate()
+            // What could not be scored teaches nothing: neither the objective nor a penalty sees it.
+            .filter(|(i, _)| !batch.rewards[*i].is_nan())
+            .filter(|(_, rollout)| !(self.settings.rollout.mask_truncated && rollout.truncated))
             .map(|(i, rollout)| Sample {
                 scored: Scored {
                     prompt: &batch.prompts[rollout.prompt],
@@ -408,6 +413,14 @@ impl Session {
         let updates = self.settings.update.clone();
         let phase_updates = self.settings.steps * (updates.epochs * updates.minibatches) as u64;
         let share = samples.len().div_ceil(updates.minibatches).max(1);
+        if samples.is_empty() && batch.rewards.iter().all(|reward| reward.is_nan()) {
+            return Err(Error::numeric(format!(
+                "step {step}: verifier {} gave no reward to any of {} completions (it panicked, or its reward was \
+                 not finite)",
+                self.verifier.name(),
+                batch.rollouts.len()
+            )));
+        }
         let mut sums: Option<Metrics> = None;
         let mut mismatch = None;
         let mut grad_norm = 0f32;
@@ -415,6 +428,9 @@ impl Session {
         let mut tokens = batch.rollouts.iter().map(|r| r.tokens.len()).sum::<usize>();
         for epoch in 0..updates.epochs {
             for (i, part) in samples.chunks(share).enumerate() {
+                let before = (step - 1 - self.settings.warmup.steps)
+                    * (updates.epochs * updates.minibatches) as u64;
+                let number = before + (epoch * updates.minibatches + i) as u64;
                 let mut gradients = Gradients::new();
                 let done: Updated = update::gradients(
                     &self.model,
@@ -422,15 +438,13 @@ impl Session {
                     &self.settings.objective,
                     self.settings.rollout.temperature,
                     updates.micro_batch_tokens,
+                    Draw { seed: self.settings.seed, number },
                     &mut gradients,
                 )?;
                 // Only before the first update are these the weights that sampled.
                 if epoch == 0 && i == 0 {
                     mismatch = Some(done.mismatch);
                 }
-                let before = (step - 1 - self.settings.warmup.steps)
-                    * (updates.epochs * updates.minibatches) as u64;
-                let number = before + (epoch * updates.minibatches + i) as u64;
                 let factor = self.settings.schedule.factor(number, phase_updates);
                 let update = if done.metrics.loss.is_finite() {
                     self.optimizer.step(self.model.parameters_mut(), &gradients, factor)?
@@ -464,17 +478,48 @@ impl Session {
                 ("ratio_mean", sums.ratio_mean),
                 ("zero_advantage_groups", batch.degenerate),
                 ("truncated", batch.truncated),
+                ("unscored", (batch.rewards.len() - scored) as f64),
+                ("groups_drawn", batch.drawn as f64),
                 ("skipped_updates", f64::from(skipped)),
             ];
             metrics.more.extend(more.map(|(name, value)| (name.to_owned(), value as f32)));
+            let of_objective = measured_by(&self.settings.objective, &sums);
+            metrics.more.extend(of_objective.map(|(name, value)| (name.to_owned(), value as f32)));
         }
         Ok((metrics, tokens))
     }
 
-    /// Asks the next problems and scores the completions.
+    /// The step's groups, scored: the next problems, or, with dynamic sampling, as many as it takes.
     fn collect(&mut self) -> Result<Batch> {
+        let wanted = self.settings.rollout.prompts;
+        let Some(sampling) = self.settings.rollout.dynamic_sampling else {
+            let groups = self.groups(wanted)?;
+            return self.batch(groups, wanted);
+        };
+        let mut refill = Refill::new(sampling, wanted)?;
+        while let Next::Draw(missing) = refill.next() {
+            let drawn = self.groups(missing)?;
+            refill.add_round(drawn.into_iter().map(|group| {
+                let rewards = group.rewards.clone();
+                (group, rewards)
+            }));
+        }
+        let (rounds, drawn) = (refill.rounds(), refill.drawn());
+        let kept = refill.into_groups();
+        if kept.is_empty() {
+            return Err(Error::numeric(format!(
+                "dynamic sampling: none of {drawn} groups in {rounds} rounds has both right and wrong answers \
+                 (all problems may be solved, or none; rollout.dynamic_sampling.max_rounds = {})",
+                sampling.max_rounds
+            )));
+        }
+        self.batch(kept, drawn)
+    }
+
+    /// Asks the next `count` problems and scores the completions.
+    fn groups(&mut self, count: usize) -> Result<Vec<Group>> {
         let settings = &self.settings.rollout;
-        let problems: Vec<Problem> = (0..settings.prompts as u64)
+        let problems: Vec<Problem> = (0..count as u64)
             .map(|i| self.task.problem(self.settings.seed, self.state.problem + i))
             .collect();
         let prompts = problems
@@ -493,42 +538,66 @@ impl Session {
         };
         let mut drawn: Vec<Rollout> = Vec::with_capacity(prompts.len() * settings.group);
         let together = (settings.batch / settings.group).max(1);
-        for (i, part) in prompts.chunks(together).enumerate() {
+        for part in prompts.chunks(together) {
             let mut some = rollouts(&self.model, part, settings.group, &sampling)?;
-            some.iter_mut().for_each(|rollout| rollout.prompt += i * together);
             sampling.first_sequence += some.len() as u64;
             drawn.append(&mut some);
         }
-        let completions =
-            drawn.iter().map(|r| self.tokenizer.decode(&r.tokens)).collect::<Result<Vec<_>>>()?;
-        let rewards: Vec<f32> = drawn
-            .iter()
-            .zip(&completions)
-            .map(|(r, text)| self.verifier.reward(&problems[r.prompt], text, r.truncated))
-            .collect();
-        let offsets: Vec<i64> = (0..=prompts.len()).map(|i| (i * settings.group) as i64).collect();
-        let mut advantages = vec![0f32; rewards.len()];
-        let outputs =
-            advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let counts = advantage::forward(
-            &self.settings.advantage,
-            &rewards,
-            Groups::Offsets(&offsets),
-            outputs,
-        )?;
         self.state.problem += problems.len() as u64;
         self.state.sequence += drawn.len() as u64;
-        let cut = drawn.iter().filter(|r| r.truncated).count();
-        Ok(Batch {
-            degenerate: counts.degenerate as f64 / counts.groups.max(1) as f64,
-            truncated: cut as f64 / drawn.len().max(1) as f64,
-            problems,
-            prompts,
-            rollouts: drawn,
-            completions,
-            rewards,
-            advantages,
-        })
+        let mut drawn = drawn.into_iter();
+        let mut groups = Vec::with_capacity(count);
+        for (problem, prompt) in problems.into_iter().zip(prompts) {
+            let rollouts: Vec<Rollout> = drawn.by_ref().take(settings.group).collect();
+            let completions = rollouts
+                .iter()
+                .map(|r| self.tokenizer.decode(&r.tokens))
+                .collect::<Result<Vec<_>>>()?;
+            let reward = |(r, text): (&Rollout, &String)| {
+                guarded_reward(|| self.verifier.reward(&problem, text, r.truncated))
+            };
+            let rewards = rollouts.iter().zip(&completions).map(reward).collect();
+            groups.push(Group { problem, prompt, rollouts, completions, rewards });
+        }
+        Ok(groups)
+    }
+
+    /// Groups side by side, with their advantages. `drawn`: how many were generated for it.
+    fn batch(&self, groups: Vec<Group>, drawn: usize) -> Result<Batch> {
+        let mut batch = Batch { drawn, ..Batch::default() };
+        let mut offsets = vec![0i64];
+        for (i, group) in groups.into_iter().enumerate() {
+            batch.problems.push(group.problem);
+            batch.prompts.push(group.prompt);
+            let numbered = group.rollouts.into_iter().map(|r| Rollout { prompt: i, ..r });
+            batch.rollouts.extend(numbered);
+            batch.completions.extend(group.completions);
+            batch.rewards.extend(group.rewards);
+            offsets.push(batch.rewards.len() as i64);
+        }
+        let shaping = self.settings.rollout.overlong;
+        let shaped: Vec<f32> = batch
+            .rewards
+            .iter()
+            .zip(&batch.rollouts)
+            .map(|(reward, rollout)| {
+                let penalty = shaping.map_or(0.0, |shaping| shaping.penalty(rollout.tokens.len()));
+                reward + penalty as f32
+            })
+            .collect();
+        batch.advantages = vec![0f32; shaped.len()];
+        let outputs = advantage::Outputs {
+            advantage: &mut batch.advantages,
+            mean: None,
+            std: None,
+            flags: None,
+        };
+        let estimator = &self.settings.advantage;
+        let counts = advantage::forward(estimator, &shaped, Groups::Offsets(&offsets), outputs)?;
+        let cut = batch.rollouts.iter().filter(|r| r.truncated).count();
+        batch.degenerate = counts.degenerate as f64 / counts.groups.max(1) as f64;
+        batch.truncated = cut as f64 / batch.rollouts.len().max(1) as f64;
+        Ok(batch)
     }
 
     /// Log-probs under the reference policy, one list a rollout; `None` when the objective has no KL term.
@@ -576,8 +645,41 @@ impl Session {
     }
 }
 
+/// What an objective measures beyond the fields that every step has.
+fn measured_by<'a>(
+    objective: &Objective,
+    sums: &'a Metrics,
+) -> impl Iterator<Item = (&'static str, f64)> + use<'a> {
+    let clips = matches!(objective.surrogate, Surrogate::PpoClip { .. });
+    let dual = matches!(objective.surrogate, Surrogate::PpoClip { dual_clip: Some(_), .. });
+    [
+        ("clip_fraction_high", sums.clip_fraction_high, clips),
+        ("clip_fraction_low", sums.clip_fraction_low, clips),
+        ("dual_clip_fraction", sums.dual_clip_fraction, dual),
+        ("ratio_variance", sums.ratio_variance, true),
+        ("absolute_log_ratio", sums.absolute_log_ratio, true),
+        ("drift_loss", sums.drift_loss, objective.drift.is_some()),
+        ("selected_fraction", sums.selected_fraction, objective.selection.is_some()),
+        ("dropped_fraction", sums.dropped_fraction, objective.off_policy_threshold.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value, wanted)| wanted.then_some((name, value)))
+}
+
+/// The completions of one problem, scored.
+struct Group {
+    problem: Problem,
+    prompt: Vec<i32>,
+    rollouts: Vec<Rollout>,
+    completions: Vec<String>,
+    rewards: Vec<f32>,
+}
+
 /// One step's rollouts, scored.
+#[derive(Default)]
 struct Batch {
+    /// Groups that were generated for it; more than there are where dynamic sampling left some out.
+    drawn: usize,
     problems: Vec<Problem>,
     prompts: Vec<Vec<i32>>,
     rollouts: Vec<Rollout>,

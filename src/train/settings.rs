@@ -1,9 +1,11 @@
 //! The settings of a GRPO run: what a recipe gives defaults for and a TOML file overrides.
 
 use crate::error::{Error, Result};
-use crate::kernels::advantage::Estimator;
+use crate::kernels::advantage::{Estimator, Need};
 use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
+use crate::rl::dynamic_sampling::DynamicSampling;
+use crate::rl::length::OverlongShaping;
 use crate::tasks::arithmetic::ArithmeticConfig;
 use crate::tasks::jsonl::JsonlConfig;
 use serde::{Deserialize, Serialize};
@@ -121,6 +123,17 @@ pub struct RolloutSettings {
     pub batch: usize,
     /// Rollouts of each step that are written to `rollouts.jsonl`.
     pub logged: usize,
+    /// Completions that were cut at the limit count in their group's statistics and not in the loss (TRL
+    /// `mask_truncated_completions`).
+    #[serde(default)]
+    pub mask_truncated: bool,
+    /// Groups whose answers are all right or all wrong are left out and others drawn in their place (DAPO, arXiv
+    /// 2503.14476).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_sampling: Option<DynamicSampling>,
+    /// A penalty for completions near the length limit (DAPO).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlong: Option<OverlongShaping>,
 }
 
 /// How one batch of rollouts becomes optimizer updates.
@@ -190,8 +203,17 @@ impl Settings {
         if self.warmup.steps > 0 && self.warmup.examples == 0 {
             return Err(Error::invalid("warmup.examples is 0; it must be at least 1"));
         }
+        if self.rollout.dynamic_sampling.is_some_and(|sampling| sampling.max_rounds == 0) {
+            return Err(Error::invalid(
+                "rollout.dynamic_sampling.max_rounds is 0; a run would never end once every problem is solved",
+            ));
+        }
+        if let Some(overlong) = &self.rollout.overlong {
+            overlong.check().map_err(|e| e.at("rollout.overlong"))?;
+        }
         self.optimizer.check().map_err(|e| e.at("optimizer"))?;
         self.warmup.optimizer.check().map_err(|e| e.at("warmup.optimizer"))?;
+        self.advantage.check_available(&[Need::Lengths], "the trainer")?;
         self.objective.check()
     }
 

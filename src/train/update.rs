@@ -6,9 +6,13 @@ use crate::device::Device;
 use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::policy_loss::launch::{self, DeviceMetrics};
-use crate::kernels::policy_loss::{self, Advantages, Inputs, Metrics, Objective, Totals};
+use crate::kernels::policy_loss::{
+    self, Advantages, Inputs, Metrics, Objective, Surrogate, Totals,
+};
+use crate::kernels::token_selection::{self, Selection};
 use crate::models::Decoder;
 use crate::rl::scoring::{Scored, logprobs};
+use crate::tensor::autograd::no_grad;
 use crate::tensor::{Gradients, Tensor, autograd};
 use std::sync::Arc;
 
@@ -36,8 +40,20 @@ pub struct Updated {
     pub tokens: usize,
 }
 
+/// What the random choices of a step's tokens depend on: a seed, and a number that no other update of it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// The seed.
+    pub seed: u64,
+    /// The number.
+    pub number: u64,
+}
+
 /// Adds the gradient of the objective over `samples`, `micro_batch_tokens` at a time. How the samples are cut into
 /// micro-batches changes the order of additions, nothing else.
+///
+/// An objective with a selection of tokens (Clip-Cov, KL-Cov, the top of the entropies) looks at the whole batch before
+/// its first token: that is one more forward pass.
 ///
 /// # Errors
 /// As [`logprobs`] and [`policy_loss::forward_backward`].
@@ -47,6 +63,7 @@ pub fn gradients(
     objective: &Objective,
     temperature: f32,
     micro_batch_tokens: usize,
+    draw: Draw,
     gradients: &mut Gradients,
 ) -> Result<Updated> {
     let live: usize = samples.iter().map(|s| s.scored.completion.len()).sum();
@@ -56,12 +73,24 @@ pub fn gradients(
         scale: 1.0,
     };
     let scored: Vec<Scored<'_>> = samples.iter().map(|s| s.scored).collect();
+    let selected = match &objective.selection {
+        Some(selection) => {
+            let parts = micro_batches(&scored, micro_batch_tokens);
+            let clip = clip_of(objective);
+            Some(select(model, samples, parts, selection, clip, temperature, draw)?)
+        }
+        None => None,
+    };
     let mut pending = Vec::new();
-    let mut first = 0;
+    let (mut first, mut token) = (0, 0);
     for part in micro_batches(&scored, micro_batch_tokens) {
         let members = &samples[first..first + part.len()];
         first += part.len();
-        pending.push(micro_batch(model, members, part, objective, temperature, totals, gradients)?);
+        let tokens = token..token + part.iter().map(|one| one.completion.len()).sum::<usize>();
+        token = tokens.end;
+        let what =
+            Minimised { objective, totals, selected: selected.as_ref().map(|all| &all[tokens]) };
+        pending.push(micro_batch(model, members, part, what, temperature, gradients)?);
     }
     // Read when everything has been started: a device is waited for once.
     let mut result: Option<Updated> = None;
@@ -79,6 +108,56 @@ pub fn gradients(
     result.ok_or_else(|| Error::invalid("update: no samples"))
 }
 
+/// The bounds that a clip leaves ratios in; Clip-Cov leaves the others alone.
+fn clip_of(objective: &Objective) -> (f32, f32) {
+    match objective.surrogate {
+        Surrogate::PpoClip { clip_low, clip_high, .. } => (1.0 - clip_low, 1.0 + clip_high),
+        _ => (0.0, f32::INFINITY),
+    }
+}
+
+/// The tokens that a selection picks of the whole batch, from the log-probs and entropies of now.
+fn select(
+    model: &Decoder,
+    samples: &[Sample<'_>],
+    parts: Vec<&[Scored<'_>]>,
+    selection: &Selection,
+    clip: (f32, f32),
+    temperature: f32,
+    draw: Draw,
+) -> Result<Vec<u8>> {
+    let (mut logprob, mut entropy) = (Vec::new(), Vec::new());
+    for part in parts {
+        let (now, of_now) = no_grad(|| logprobs(model, part, temperature))?;
+        logprob.extend_from_slice(now.to_device(&Device::Cpu)?.f32s()?);
+        entropy.extend_from_slice(of_now.to_device(&Device::Cpu)?.f32s()?);
+    }
+    let old: Vec<f32> = samples.iter().flat_map(|s| s.old_logprob).copied().collect();
+    let each = |s: &Sample<'_>| std::iter::repeat_n(s.advantage, s.scored.completion.len());
+    let advantage: Vec<f32> = samples.iter().flat_map(each).collect();
+    let mut selected = vec![0u8; logprob.len()];
+    let inputs = token_selection::Inputs {
+        logprob: &logprob,
+        old_logprob: &old,
+        advantage: &advantage,
+        entropy: &entropy,
+        mask: &vec![1; logprob.len()],
+        clip,
+        draw: (draw.seed, draw.number),
+    };
+    token_selection::select(selection, &inputs, &mut selected)?;
+    Ok(selected)
+}
+
+/// What is minimised over a micro-batch.
+#[derive(Clone, Copy)]
+struct Minimised<'a> {
+    objective: &'a Objective,
+    totals: Totals,
+    /// `[tokens]` of the micro-batch.
+    selected: Option<&'a [u8]>,
+}
+
 /// What a micro-batch gave, where it was computed.
 struct Pending {
     metrics: Computed,
@@ -88,14 +167,14 @@ struct Pending {
 }
 
 enum Computed {
-    Host(Metrics),
+    Host(Box<Metrics>),
     Device(DeviceMetrics),
 }
 
 impl Pending {
     fn read(self) -> Result<Updated> {
         let metrics = match self.metrics {
-            Computed::Host(metrics) => metrics,
+            Computed::Host(metrics) => *metrics,
             Computed::Device(metrics) => metrics.read()?,
         };
         let now = self.logprob.to_device(&Device::Cpu)?;
@@ -113,9 +192,8 @@ fn micro_batch(
     model: &Decoder,
     members: &[Sample<'_>],
     scored: &[Scored<'_>],
-    objective: &Objective,
+    what: Minimised<'_>,
     temperature: f32,
-    totals: Totals,
     gradients: &mut Gradients,
 ) -> Result<Pending> {
     let (logprob, entropy) = logprobs(model, scored, temperature)?;
@@ -142,11 +220,10 @@ fn micro_batch(
         reference,
         advantage: members.iter().map(|s| s.advantage).collect(),
         mask: vec![1u8; tokens],
-        totals,
     };
     let (metrics, dlogprob, dentropy) = match logprob.device() {
-        Device::Cpu => batch.loss(objective, &logprob, &entropy)?,
-        Device::Gpu(gpu) => batch.loss_on(&gpu, objective, &logprob, &entropy)?,
+        Device::Cpu => batch.loss(what, &logprob, &entropy)?,
+        Device::Gpu(gpu) => batch.loss_on(&gpu, what, &logprob, &entropy)?,
     };
     let pending = Pending {
         metrics,
@@ -171,14 +248,14 @@ struct Batch {
     reference: Option<Vec<f32>>,
     advantage: Vec<f32>,
     mask: Vec<u8>,
-    totals: Totals,
 }
 
 /// Metrics, and the loss's gradient by each log-prob and, where the objective has a bonus, by each entropy.
 type Loss = (Computed, Tensor, Option<Tensor>);
 
 impl Batch {
-    fn loss(&self, objective: &Objective, logprob: &Tensor, entropy: &Tensor) -> Result<Loss> {
+    fn loss(&self, what: Minimised<'_>, logprob: &Tensor, entropy: &Tensor) -> Result<Loss> {
+        let objective = what.objective;
         let mut dlogprob = vec![0f32; logprob.len()];
         let mut dentropy = vec![0f32; logprob.len()];
         let wants_entropy = objective.entropy_coefficient != 0.0;
@@ -187,7 +264,10 @@ impl Batch {
             &Inputs {
                 reference_logprob: self.reference.as_deref(),
                 entropy: Some(entropy.f32s()?),
-                totals: self.totals,
+                // The rollouts are the sampler's, and what ratios compare with.
+                sampler_logprob: Some(&self.old_logprob),
+                selected: what.selected,
+                totals: what.totals,
                 ..Inputs::new(
                     logprob.f32s()?,
                     &self.old_logprob,
@@ -203,22 +283,25 @@ impl Batch {
         )?;
         let dlogprob = Tensor::from_f32(dlogprob, logprob.shape())?;
         let dentropy = Tensor::from_f32(dentropy, logprob.shape())?;
-        Ok((Computed::Host(metrics), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
+        Ok((Computed::Host(Box::new(metrics)), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
     }
 
     fn loss_on(
         &self,
         gpu: &Arc<Gpu>,
-        objective: &Objective,
+        what: Minimised<'_>,
         logprob: &Tensor,
         entropy: &Tensor,
     ) -> Result<Loss> {
+        let objective = what.objective;
         let floats =
             |values: &[f32]| DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values));
         let old_logprob = floats(&self.old_logprob)?;
         let advantage = floats(&self.advantage)?;
         let reference = self.reference.as_deref().map(floats).transpose()?;
         let mask = DeviceBuffer::upload(gpu, DType::U8, &self.mask)?;
+        let bytes = |bytes: &[u8]| DeviceBuffer::upload(gpu, DType::U8, bytes);
+        let selected = what.selected.map(bytes).transpose()?;
         let offsets = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&self.offsets))?;
         let device = Device::Gpu(Arc::clone(gpu));
         let fresh = || Tensor::zeros_on(logprob.shape(), DType::F32, &device);
@@ -235,7 +318,10 @@ impl Batch {
                 reference_logprob: reference.as_ref().map(DeviceBuffer::whole),
                 entropy: Some(entropy.device_slice()?),
                 weight: None,
-                totals: self.totals,
+                sampler_logprob: Some(old_logprob.whole()),
+                off_policy: None,
+                selected: selected.as_ref().map(DeviceBuffer::whole),
+                totals: what.totals,
             },
             launch::Gradients {
                 logprob: dlogprob.device_slice_mut()?,

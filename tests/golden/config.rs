@@ -50,6 +50,10 @@ impl Config {
         })
     }
 
+    pub fn object(&mut self, name: &str) -> Result<Option<serde_json::Map<String, Value>>, String> {
+        self.get(name, "an object", |value| value.as_object().cloned())
+    }
+
     /// A number that must be there.
     pub fn need(&mut self, name: &str) -> Result<f64, String> {
         self.number(name)?.ok_or_else(|| format!("config field `{name}` is missing"))

@@ -87,13 +87,7 @@ fn what_is_unknown_fails_by_name() {
 }
 
 #[test]
-fn what_is_not_covered_is_named_and_still_checked() {
-    let config = CONFIG.replace("vanilla", "gspo");
-    let gspo = report("policy_loss", &config, 0.0, None);
-    assert_eq!((gspo.skipped, gspo.failed.len()), (1, 0));
-    assert!(gspo.lines[0].contains("SKIP a.safetensors: surrogate `gspo`"), "{}", gspo.lines[0]);
-    let why = failure("policy_loss", &config.replace("clip_c", "clip_d"), 0.0, None);
-    assert!(why.contains("clip_d"), "{why}");
+fn what_is_not_covered_is_named() {
     let other = report("flow_matching", "{}", 0.0, None);
     assert!(other.lines[0].contains("`flow_matching` is not covered yet"), "{}", other.lines[0]);
 }

@@ -2,21 +2,13 @@
 
 use crate::case::{Case, Outcome};
 use crate::{
-    block_diffusion, causal_lm, group_advantage, linear_logprob, logprob, policy_loss, text_decode,
-    vq,
+    block_diffusion, causal_lm, faithrl, group_advantage, linear_logprob, linear_policy_loss,
+    logprob, policy_loss, replay, text_decode, vq,
 };
 use std::path::Path;
 
 /// Operations that no kernel or model computes yet.
-pub const NOT_COVERED: &[&str] = &[
-    "faithrl_advantage",
-    "faithrl_reward",
-    "faithrl_shaping",
-    "flow_matching",
-    "linear_policy_loss",
-    "replay",
-    "replay_bucket_weights",
-];
+pub const NOT_COVERED: &[&str] = &["flow_matching"];
 
 #[derive(Default)]
 pub struct Report {
@@ -77,8 +69,14 @@ fn run_case(case: &mut Case) -> Result<Outcome, String> {
     let outcome = match case.op.as_str() {
         "logprob" => logprob::run(case)?,
         "linear_logprob" => linear_logprob::run(case)?,
+        "faithrl_advantage" => faithrl::advantage(case)?,
+        "faithrl_reward" => faithrl::reward(case)?,
+        "faithrl_shaping" => faithrl::shaping(case)?,
         "group_advantage" => group_advantage::run(case)?,
         "policy_loss" => policy_loss::run(case)?,
+        "linear_policy_loss" => linear_policy_loss::run(case)?,
+        "replay" => replay::loss(case)?,
+        "replay_bucket_weights" => replay::bucket_weights(case)?,
         "block_diffusion_mask" => block_diffusion::mask(case)?,
         "block_diffusion_loss" => block_diffusion::loss(case)?,
         "vq_quantize" => vq::quantize(case)?,

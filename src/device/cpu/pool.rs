@@ -3,9 +3,8 @@
 //! Private, so that a host program's own rayon pool (PyTorch's, say) is never entered and its size never assumed.
 
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// Bytes of work below which handing a chunk to another thread costs more than it saves.
 pub const GRAIN: usize = 64 * 1024;
@@ -58,7 +57,7 @@ pub fn alone<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(build(1)?.install(work))
 }
 
-/// Runs `work` inside the pool; rayon's parallel iterators in it use the pool's threads.
+/// Runs `work` inside the pool.
 ///
 /// Already inside the pool this is a plain call, so wrap a whole training loop in it to pay the hand-over once.
 pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
@@ -81,10 +80,94 @@ pub fn blocks<T: Send>(data: &mut [T], size: usize, block: impl Fn(usize, &mut [
         }
         return;
     }
-    install(|| data.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| block(i, chunk)));
+    each(data.chunks_mut(size), 1, block);
 }
 
-/// How many rows of `bytes_per_row` bytes make one [`GRAIN`]: the `with_min_len` of a loop over rows.
+/// Runs `work(i, part)` for every part, each on one thread; a thread takes `together` consecutive ones at a time.
+///
+/// Parts come from plain iterators (`chunks_mut`, `zip`), and one function that is no generic starts the threads:
+/// rayon's own iterators compile a splitting tree for every chain, which made up a third of this crate.
+pub fn each<P: Send>(
+    parts: impl ExactSizeIterator<Item = P> + Send,
+    together: usize,
+    work: impl Fn(usize, P) + Sync,
+) {
+    each_with(parts, together, || (), |(), i, part| work(i, part));
+}
+
+/// [`each`], with a state that a thread makes once and keeps for all the parts it works on.
+pub fn each_with<S, P: Send>(
+    parts: impl ExactSizeIterator<Item = P> + Send,
+    together: usize,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize, P) + Sync,
+) {
+    let count = parts.len();
+    let together = together.clamp(1, count.max(1));
+    let tasks = count.div_ceil(together);
+    if tasks <= 1 {
+        let mut state = state();
+        return parts.enumerate().for_each(|(i, part)| work(&mut state, i, part));
+    }
+    let queue = Mutex::new(parts.enumerate());
+    on_threads(tasks, &|| {
+        let mut kept: Option<S> = None;
+        let mut mine = Vec::with_capacity(together);
+        loop {
+            let mut rest = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            mine.extend(rest.by_ref().take(together));
+            drop(rest);
+            if mine.is_empty() {
+                return;
+            }
+            let state = kept.get_or_insert_with(&state);
+            mine.drain(..).for_each(|(i, part)| work(state, i, part));
+        }
+    });
+}
+
+/// [`each`] for work that can fail: the error of the first part that has one. All parts are worked on.
+///
+/// # Errors
+/// The first by the order of the parts, whatever the order they were worked on in.
+pub fn try_each<P: Send>(
+    parts: impl ExactSizeIterator<Item = P> + Send,
+    together: usize,
+    work: impl Fn(usize, P) -> Result<()> + Sync,
+) -> Result<()> {
+    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    each(parts, together, |i, part| {
+        if let Err(error) = work(i, part) {
+            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.as_ref().is_none_or(|(at, _)| i < *at) {
+                *first = Some((i, error));
+            }
+        }
+    });
+    match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Runs `work` on up to `most` threads at once, one of them the caller's.
+fn on_threads(most: usize, work: &(dyn Fn() + Sync)) {
+    install_unit(&mut || {
+        let others = rayon::current_num_threads().min(most) - 1;
+        rayon::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+    });
+}
+
+fn install_unit(work: &mut (dyn FnMut() + Send)) {
+    install(work);
+}
+
+/// How many rows of `bytes_per_row` bytes make one [`GRAIN`]: how many [`each`] is to take together.
 pub fn rows_per_task(bytes_per_row: usize) -> usize {
     (GRAIN / bytes_per_row.max(1)).max(1)
 }

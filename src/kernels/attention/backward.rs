@@ -15,7 +15,6 @@ use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSlice};
 use crate::error::{Error, Result};
 use crate::kernels::cast;
-use rayon::prelude::*;
 use std::f32::consts::LOG2_E;
 
 /// Arguments of [`backward`]: those of [`forward`](super::forward()), what it returned, and the gradients.
@@ -144,14 +143,10 @@ fn run<T: Float>(
             tasks.push(Task { from: bounds[0], to: bounds[1], head, dq, dk, dv });
         }
     }
-    pool::install(|| {
-        tasks.into_par_iter().for_each_init(
-            || Scratch::new(spec.head_dim),
-            |scratch, task| {
-                let sequence = saved.sequence(spec, task.from, task.to);
-                task.run(spec, sequence, scratch);
-            },
-        );
+    let memory = || Scratch::new(spec.head_dim);
+    pool::each_with(tasks.into_iter(), 1, memory, |scratch, _, task| {
+        let sequence = saved.sequence(spec, task.from, task.to);
+        task.run(spec, sequence, scratch);
     });
     for (whole, (by_head, heads)) in [dq, dk, dv].into_iter().zip(heads.iter().zip([
         spec.query_heads,
@@ -172,15 +167,13 @@ fn interleave(by_head: &[f32], whole: &mut [f32], segments: &[usize], [heads, di
         parts.push((&by_head[bounds[0] * width..bounds[1] * width], part));
         rest = after;
     }
-    pool::install(|| {
-        parts.into_par_iter().for_each(|(from, into)| {
-            let length = into.len() / width;
-            for (token, row) in into.chunks_exact_mut(width).enumerate() {
-                for (head, target) in row.chunks_exact_mut(dim).enumerate() {
-                    target.copy_from_slice(&from[(head * length + token) * dim..][..dim]);
-                }
+    pool::each(parts.into_iter(), 1, |_, (from, into)| {
+        let length = into.len() / width;
+        for (token, row) in into.chunks_exact_mut(width).enumerate() {
+            for (head, target) in row.chunks_exact_mut(dim).enumerate() {
+                target.copy_from_slice(&from[(head * length + token) * dim..][..dim]);
             }
-        });
+        }
     });
 }
 

@@ -15,7 +15,6 @@ use crate::device::gpu::{DeviceSlice, DeviceSliceMut, Gpu};
 use crate::dtype::{DType, Float, FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The keys and values of a batch of sequences, for every layer of a model.
@@ -412,14 +411,12 @@ fn append<T: Element>(
 ) {
     let width = heads * dim;
     let per_task = pool::rows_per_task(width * 2 * size_of::<T>());
-    pool::install(|| {
-        sequences.par_iter_mut().with_min_len(per_task).enumerate().for_each(|(row, sequence)| {
-            let Some(layer) = sequence.get_mut(layer) else { return };
-            for token in segments[row]..segments[row + 1] {
-                let at = token * width..(token + 1) * width;
-                layer.push([heads, dim], &k[at.clone()], &v[at]);
-            }
-        });
+    pool::each(sequences.iter_mut(), per_task, |row, sequence| {
+        let Some(layer) = sequence.get_mut(layer) else { return };
+        for token in segments[row]..segments[row + 1] {
+            let at = token * width..(token + 1) * width;
+            layer.push([heads, dim], &k[at.clone()], &v[at]);
+        }
     });
 }
 
@@ -455,17 +452,13 @@ fn attend<T: Float + Element>(
     let longest = sequences.iter().map(|s| s[layer].length).max().unwrap_or(0);
     let most = tasks.iter().map(|task| task.tokens).max().unwrap_or(1);
     let bytes = most * longest * spec.head_dim * 2 * size_of::<T>();
-    pool::install(|| {
-        tasks.into_par_iter().with_min_len(pool::rows_per_task(bytes)).for_each_init(
-            Scratch::default,
-            |scratch, task| {
-                let layer = &sequences[task.sequence][layer];
-                let queries = segments[task.sequence + 1] - segments[task.sequence];
-                let first = layer.length - queries + task.first;
-                let mut tiles = CachedTiles { tiles: &layer.tiles, dim: spec.head_dim };
-                task.run(spec, first, layer.length, &mut tiles, scratch);
-            },
-        );
+    let together = pool::rows_per_task(bytes);
+    pool::each_with(tasks.into_iter(), together, Scratch::default, |scratch, _, task| {
+        let layer = &sequences[task.sequence][layer];
+        let queries = segments[task.sequence + 1] - segments[task.sequence];
+        let first = layer.length - queries + task.first;
+        let mut tiles = CachedTiles { tiles: &layer.tiles, dim: spec.head_dim };
+        task.run(spec, first, layer.length, &mut tiles, scratch);
     });
 }
 

@@ -7,7 +7,6 @@ use crate::device::cpu::pool;
 use crate::dtype::{Float, FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::kernels::cast;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Arguments of [`forward`]. T tokens in all, `Hq` query heads, `Hkv` key-value heads, D the head width.
@@ -83,18 +82,14 @@ fn packed<T: Float>(
 ) {
     let width = spec.kv_heads * spec.head_dim;
     let tasks = tasks(spec, q, segments, out, logsumexp);
-    pool::install(|| {
-        tasks.into_par_iter().for_each_init(
-            || (Scratch::default(), PackedTiles::new(spec, k, v)),
-            |(scratch, tiles), task| {
-                let start = segments[task.sequence];
-                let length = segments[task.sequence + 1] - start;
-                tiles.keys = &k[start * width..(start + length) * width];
-                tiles.values = &v[start * width..(start + length) * width];
-                let first = task.first;
-                task.run(spec, first, length, tiles, scratch);
-            },
-        );
+    let memory = || (Scratch::default(), PackedTiles::new(spec, k, v));
+    pool::each_with(tasks.into_iter(), 1, memory, |(scratch, tiles), _, task| {
+        let start = segments[task.sequence];
+        let length = segments[task.sequence + 1] - start;
+        tiles.keys = &k[start * width..(start + length) * width];
+        tiles.values = &v[start * width..(start + length) * width];
+        let first = task.first;
+        task.run(spec, first, length, tiles, scratch);
     });
 }
 

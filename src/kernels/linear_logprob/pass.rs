@@ -11,7 +11,6 @@ use crate::kernels::logprob::{
     self, Backward, Forward, ForwardBackward, Outputs, Softmax, Temperature, Upstream,
 };
 use crate::with_float;
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -251,10 +250,8 @@ impl<'a> Pass<'a> {
         })?;
         if let Some(bias) = head.bias {
             let bias = bias.to_f32();
-            pool::install(|| {
-                logits.par_chunks_mut(vocab.max(1)).for_each(|row| {
-                    row.iter_mut().zip(&*bias).for_each(|(z, b)| *z += b);
-                });
+            pool::each(logits.chunks_mut(vocab.max(1)), 1, |_, row| {
+                row.iter_mut().zip(&*bias).for_each(|(z, b)| *z += b);
             });
         }
         Ok(())

@@ -3,10 +3,10 @@
 use super::forward;
 use super::row::{self, Gradient, PIECE, Summary};
 use super::{Outputs, Plan, Softmax, check_len, check_logits};
+use crate::device::cpu::pool;
 use crate::dtype::{Float, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::with_float;
-use rayon::prelude::*;
 
 /// Arguments of [`backward`].
 #[derive(Debug)]
@@ -116,7 +116,7 @@ pub fn backward(args: Backward<'_>) -> Result<()> {
         Gradient { logsumexp: args.logsumexp[row], entropy, dlogprob, dentropy }
     };
     with_float!(FloatSliceMut, args.logits, |logits| {
-        let rows = logits.par_chunks_mut(plan.vocab.max(1));
+        let rows = logits.chunks_mut(plan.vocab.max(1));
         plan.each_row(rows, &mut vec![(); plan.rows], |_, row, logits, (), share| {
             match plan.target(row) {
                 Some(target) => one(&plan, logits, [row, target], &gradient(row), share),
@@ -142,7 +142,7 @@ pub fn forward_backward(args: ForwardBackward<'_>, mut out: Outputs<'_>) -> Resu
     let want_argmax = out.argmax.is_some();
     let mut summaries = vec![Summary::IGNORED; plan.rows];
     with_float!(FloatSliceMut, args.logits, |logits| {
-        let rows = logits.par_chunks_mut(plan.vocab.max(1));
+        let rows = logits.chunks_mut(plan.vocab.max(1));
         plan.each_row(rows, &mut summaries, |workspace, row, logits, summary, share| {
             let Some(target) = plan.target(row) else { return logits.fill(Default::default()) };
             *summary = forward::one(&plan, logits, [row, target], workspace, want_argmax, share);
@@ -173,7 +173,7 @@ fn one<T: Float>(
         row::differentiate(part, i * TOGETHER, target, &how, g);
     };
     if share {
-        logits.par_chunks_mut(TOGETHER).enumerate().for_each(work);
+        pool::each(logits.chunks_mut(TOGETHER), 1, |i, part| work((i, part)));
     } else {
         // The end of the row was read last and is the likeliest to be in the cache.
         logits.chunks_mut(TOGETHER).enumerate().rev().for_each(work);

@@ -7,7 +7,6 @@ use super::{Outputs, Plan, Softmax, Workspace, check_logits};
 use crate::dtype::{Float, FloatSlice};
 use crate::error::Result;
 use crate::with_float;
-use rayon::prelude::*;
 
 /// Chooses the target of a row.
 pub(in crate::kernels) trait Choose: Sync {
@@ -39,7 +38,7 @@ pub(in crate::kernels) fn forward_choosing(
     let want_argmax = out.as_ref().is_some_and(|out| out.argmax.is_some());
     let mut chosen = vec![(-1, Summary::IGNORED); rows];
     with_float!(FloatSlice, logits, |logits| {
-        let each = logits.par_chunks(plan.vocab.max(1));
+        let each = logits.chunks(plan.vocab.max(1));
         plan.each_row(each, &mut chosen, |workspace, row, logits, chosen, share| {
             let how = plan.reading(row);
             all_sums(&plan, logits, &how, workspace, share);

@@ -2,10 +2,10 @@
 
 use super::row::{self, Reading, Scratch, Summary};
 use super::{Plan, Softmax, Workspace, check_len, check_logits};
+use crate::device::cpu::pool;
 use crate::dtype::{Float, FloatSlice};
 use crate::error::Result;
 use crate::with_float;
-use rayon::prelude::*;
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +89,7 @@ pub fn forward(args: &Forward<'_>, mut out: Outputs<'_>) -> Result<()> {
     let want_argmax = out.argmax.is_some();
     let mut summaries = vec![Summary::IGNORED; plan.rows];
     with_float!(FloatSlice, args.logits, |logits| {
-        let rows = logits.par_chunks(plan.vocab.max(1));
+        let rows = logits.chunks(plan.vocab.max(1));
         plan.each_row(rows, &mut summaries, |workspace, row, logits, summary, share| {
             if let Some(target) = plan.target(row) {
                 *summary = one(&plan, logits, [row, target], workspace, want_argmax, share);
@@ -125,10 +125,10 @@ pub(super) fn all_sums<T: Float>(
     const TOGETHER: usize = 16;
     let Workspace { pieces, scratch } = workspace;
     if share {
-        pieces.par_chunks_mut(TOGETHER).enumerate().for_each_init(
-            || Scratch::new(plan.vocab),
-            |scratch, (i, out)| row::sums(logits, i * TOGETHER, how, scratch, out),
-        );
+        let memory = || Scratch::new(plan.vocab);
+        pool::each_with(pieces.chunks_mut(TOGETHER), 1, memory, |scratch, i, out| {
+            row::sums(logits, i * TOGETHER, how, scratch, out);
+        });
     } else {
         row::sums(logits, 0, how, scratch, pieces);
     }

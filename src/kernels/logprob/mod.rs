@@ -21,7 +21,6 @@ pub use forward::{Forward, Outputs, forward};
 
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 pub(in crate::kernels) use row::distribution::Distribution;
 use row::{PIECE, Piece, Reading, Scratch};
 
@@ -136,19 +135,16 @@ impl<'a> Plan<'a> {
     /// computes a piece of a row and never which pieces there are.
     fn each_row<Row: Send, Out: Send>(
         &self,
-        rows: impl IndexedParallelIterator<Item = Row>,
+        rows: impl ExactSizeIterator<Item = Row> + Send,
         out: &mut [Out],
         work: impl Fn(&mut Workspace, usize, Row, &mut Out, bool) + Sync,
     ) {
-        pool::install(|| {
-            let threads = pool::threads();
-            let share = threads > 1 && self.rows < 4 * threads && self.vocab >= 8 * PIECE;
-            let grain = if share { self.rows } else { pool::rows_per_task(self.vocab * 4) };
-            let rows = rows.zip(out).enumerate().with_min_len(grain.max(1));
-            rows.for_each_init(
-                || Workspace::new(self.vocab),
-                |workspace, (row, (logits, out))| work(workspace, row, logits, out, share),
-            );
+        let threads = pool::threads();
+        let share = threads > 1 && self.rows < 4 * threads && self.vocab >= 8 * PIECE;
+        let together = if share { self.rows } else { pool::rows_per_task(self.vocab * 4) };
+        let memory = || Workspace::new(self.vocab);
+        pool::each_with(rows.zip(out), together, memory, |workspace, row, (logits, out)| {
+            work(workspace, row, logits, out, share);
         });
     }
 }

@@ -38,8 +38,9 @@ pub enum Aggregation {
         #[serde(default = "one")]
         length: f32,
     },
-    /// `1 / sequences` on every token of a loss that is a sequence's, so that the sequence weighs `n_i`: LUSPO (TRL `luspo`
-    /// with [`Rows::All`]). Needs ratios of sequences.
+    /// `1 / sequences` on every token of a loss that is a sequence's, so that the sequence weighs `n_i`: LUSPO (arXiv 2602.05261; TRL
+    /// `luspo` with [`Rows::All`]). Needs ratios of sequences. TRL with a penalty divides it by the padded length too;
+    /// that is not offered.
     SequenceLength {
         /// Which sequences count.
         #[serde(default)]

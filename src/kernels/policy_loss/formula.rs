@@ -330,6 +330,34 @@ impl Formula for Vespo {
     }
 }
 
+/// The clipped error of a value function: `logprob` is the value, `old_logprob` the value when it was sampled, `advantage`
+/// the target.
+#[derive(Clone, Copy)]
+pub(super) struct Value {
+    pub clip: f32,
+}
+
+impl Formula for Value {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, t: &Token) -> Point {
+        let (least, most) = (t.old_logprob - self.clip, t.old_logprob + self.clip);
+        let kept = if t.logprob > most { most } else { t.logprob };
+        let kept = if kept < least { least } else { kept };
+        let (error, of_kept) = (t.logprob - t.advantage, kept - t.advantage);
+        let (plain, clipped) = (error * error, of_kept * of_kept);
+        let acts = clipped > plain;
+        Point {
+            value: 0.5 * if acts { clipped } else { plain },
+            slope: if acts { 0.0 } else { error },
+            reported: t.logprob,
+            clipped: acts,
+            high: acts & (kept == most),
+            low: acts & (kept == least),
+            dual: false,
+        }
+    }
+}
+
 /// A replayed token's term.
 pub(super) struct Shaped {
     /// `f(w)`, clipped.

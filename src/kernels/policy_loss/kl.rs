@@ -2,6 +2,7 @@
 //!
 //! `d = logprob - reference_logprob`. Source: J. Schulman, "Approximating KL Divergence" (2020); the clamps are verl's.
 
+use super::aggregation::Aggregation;
 use crate::device::cpu::math::{exp, fma};
 use serde::{Deserialize, Serialize};
 
@@ -25,13 +26,24 @@ pub struct Kl {
     /// (verl's names that end in `+`; its release raises for them).
     #[serde(default)]
     pub straight_through: bool,
+    /// How estimates become one number; `None`: as the surrogate does. verl's GMPO is a mean over all rows, beside
+    /// which its penalty is aggregated as the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregation: Option<Aggregation>,
 }
 
 impl Kl {
     /// verl's clamps, no correction.
     pub fn new(estimator: Estimator, coefficient: f32) -> Kl {
         let (clamp, bias_correction) = (Clamp::Clamped, false);
-        Kl { estimator, coefficient, clamp, bias_correction, straight_through: false }
+        Kl {
+            estimator,
+            coefficient,
+            clamp,
+            bias_correction,
+            straight_through: false,
+            aggregation: None,
+        }
     }
 }
 

@@ -2,16 +2,16 @@
 //!
 //! The loss and its metrics stay on the device until somebody reads them.
 
-use super::aggregation::{Aggregation, Rows, Totals};
-use super::formula::Bounds;
-use super::kl::Estimator;
-use super::metrics::Metrics;
+use super::aggregation::Totals;
+use super::metrics::{Metrics, ReplayMetrics};
 use super::objective::Objective;
-use crate::DType::{I32, I64};
+use super::rule;
+use super::value::{ValueLoss, ValueMetrics};
+use crate::DType::I64;
 use crate::device::engine::{Kernel, Launch};
 use crate::device::gpu::{DeviceBuffer, DeviceElement, DeviceSlice, DeviceSliceMut, Gpu};
 use crate::error::{Error, Result};
-use crate::kernels::args::{self, AggregationRule, ClipBounds, ObjectiveRule, PolicyLossArgs};
+use crate::kernels::args::{self, ObjectiveRule, PolicyLossArgs};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
@@ -49,6 +49,12 @@ pub struct Inputs<'a> {
     pub entropy: Option<DeviceSlice<'a>>,
     /// f32 `[tokens]`.
     pub weight: Option<DeviceSlice<'a>>,
+    /// f32 `[tokens]`; read by the off-policy mask, `None`: `old_logprob`.
+    pub sampler_logprob: Option<DeviceSlice<'a>>,
+    /// u8 `[tokens]`: non-zero where replayed.
+    pub off_policy: Option<DeviceSlice<'a>>,
+    /// u8 `[tokens]`: non-zero where picked by the objective's selection.
+    pub selected: Option<DeviceSlice<'a>>,
     /// What this call must know of the whole batch.
     pub totals: Totals,
 }
@@ -64,8 +70,10 @@ pub struct Gradients<'a> {
 /// [`Metrics`] on the device.
 pub struct DeviceMetrics(DeviceBuffer);
 
-/// Words of the metrics, 64 bits each.
-const WORDS: usize = 15;
+/// Words of the metrics, 64 bits each: numbers, then counts.
+const WORDS: usize = 30;
+/// How many of them are counts.
+const COUNTS: usize = 3;
 const _: () = assert!(size_of::<args::PolicyLossMetrics>() == 8 * WORDS);
 
 impl DeviceMetrics {
@@ -76,27 +84,47 @@ impl DeviceMetrics {
     pub fn read(&self) -> Result<Metrics> {
         let mut words = [0u64; WORDS];
         self.0.download(0..WORDS, bytemuck::cast_slice_mut(&mut words))?;
-        let [loss, policy_loss, kl_loss, entropy_loss, clip, high, low, dual, rest @ ..] = words;
-        let [approx_kl, kl, ratio_mean, ratio_max, entropy, live_tokens, live_sequences] = rest;
-        let value = f64::from_bits;
-        Ok(Metrics {
-            loss: value(loss),
-            policy_loss: value(policy_loss),
-            kl_loss: value(kl_loss),
-            entropy_loss: value(entropy_loss),
-            clip_fraction: value(clip),
-            clip_fraction_high: value(high),
-            clip_fraction_low: value(low),
-            dual_clip_fraction: value(dual),
-            approx_kl: value(approx_kl),
-            kl: value(kl),
-            ratio_mean: value(ratio_mean),
-            ratio_max: value(ratio_max),
-            entropy: value(entropy),
-            live_tokens,
-            live_sequences,
+        let (numbers, counts) = words.split_at(WORDS - COUNTS);
+        // In the order of the struct.
+        let mut numbers = numbers.iter().map(|bits| f64::from_bits(*bits));
+        let mut counts = counts.iter().copied();
+        let mut next = || numbers.next().unwrap_or(f64::NAN);
+        let mut count = || counts.next().unwrap_or(0);
+        let mut metrics = Metrics {
+            loss: next(),
+            policy_loss: next(),
+            kl_loss: next(),
+            entropy_loss: next(),
+            drift_loss: next(),
+            clip_fraction: next(),
+            clip_fraction_high: next(),
+            clip_fraction_low: next(),
+            dual_clip_fraction: next(),
+            dropped_fraction: next(),
+            selected_fraction: next(),
+            approx_kl: next(),
+            absolute_log_ratio: next(),
+            kl: next(),
+            ratio_mean: next(),
+            ratio_variance: next(),
+            ratio_max: next(),
+            entropy: next(),
+            fresh_loss: next(),
             ..Metrics::default()
-        })
+        };
+        metrics.replay = ReplayMetrics {
+            loss: next(),
+            shaped_mean: next(),
+            shaped_variance: next(),
+            clip_fraction_high: next(),
+            clip_fraction_low: next(),
+            ratio_max: next(),
+            probability: next(),
+            fresh_probability: next(),
+            tokens: count(),
+        };
+        (metrics.live_tokens, metrics.live_sequences) = (count(), count());
+        Ok(metrics)
     }
 }
 
@@ -111,15 +139,74 @@ pub fn forward_backward(
     gradients: Gradients<'_>,
 ) -> Result<DeviceMetrics> {
     objective.check()?;
-    inputs.totals.check()?;
     inputs.check(objective, &gradients)?;
+    run(rule::of(objective), inputs, gradients)
+}
+
+/// [`ValueMetrics`] on the device.
+pub struct DeviceValueMetrics(DeviceMetrics);
+
+impl DeviceValueMetrics {
+    /// The metrics: waits for all that was launched before.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read(&self) -> Result<ValueMetrics> {
+        self.0.read().map(|metrics| ValueMetrics::of(&metrics))
+    }
+}
+
+/// What [`value_loss`] reads: [`ValueInputs`](super::ValueInputs) in device memory.
+#[derive(Clone, Copy)]
+pub struct ValueInputs<'a> {
+    /// f32 `[tokens]`: the values now.
+    pub value: DeviceSlice<'a>,
+    /// f32 `[tokens]`: the values when the tokens were sampled.
+    pub old_value: DeviceSlice<'a>,
+    /// f32 `[tokens]`: the returns.
+    pub target: DeviceSlice<'a>,
+    /// u8 `[tokens]`.
+    pub mask: DeviceSlice<'a>,
+    /// i64 `[sequences + 1]`.
+    pub offsets: DeviceSlice<'a>,
+    /// What this call must know of the whole batch.
+    pub totals: Totals,
+}
+
+/// [`value_loss`](super::value_loss) on a device; `gradient` is f32 `[tokens]`.
+///
+/// # Errors
+/// As [`forward_backward`].
+pub fn value_loss(
+    loss: &ValueLoss,
+    inputs: &ValueInputs<'_>,
+    gradient: DeviceSliceMut<'_>,
+) -> Result<DeviceValueMetrics> {
+    loss.check()?;
+    let advantage = Advantages::PerToken(inputs.target);
+    let base = Inputs::new(inputs.value, inputs.old_value, advantage, inputs.mask, inputs.offsets);
+    let base = Inputs { totals: inputs.totals, ..base };
+    let gradients = Gradients { logprob: gradient, entropy: None };
+    base.check(&loss.carrier(), &gradients)?;
+    run(rule::of_value(loss), &base, gradients).map(DeviceValueMetrics)
+}
+
+fn run(
+    objective: ObjectiveRule,
+    inputs: &Inputs<'_>,
+    gradients: Gradients<'_>,
+) -> Result<DeviceMetrics> {
+    inputs.totals.check()?;
     let gpu = inputs.logprob.gpu();
     let (tokens, sequences) = (inputs.logprob.len(), inputs.sequences());
     let blocks = tokens.div_ceil(args::POLICY_LOSS_BLOCK as usize);
     let new = |bytes: usize| DeviceBuffer::recycled(gpu, I64, bytes / size_of::<i64>());
-    let mut live = DeviceBuffer::recycled(gpu, I32, sequences)?;
+    let mut factors = new(sequences * size_of::<args::SequenceFactors>())?;
     let mut counts = DeviceBuffer::zeros(gpu, I64, 2)?;
     let mut sums = new(blocks * size_of::<args::PolicyLossSums>())?;
+    let replays = inputs.off_policy.is_some();
+    let mut replay_sums =
+        if replays { Some(new(blocks * size_of::<args::ReplaySums>())?) } else { None };
     let mut metrics = new(size_of::<args::PolicyLossMetrics>())?;
     let (advantage, per_token) = match inputs.advantage {
         Advantages::PerToken(values) => (values, 1),
@@ -135,11 +222,15 @@ pub fn forward_backward(
         reference: optional(inputs.reference_logprob)?,
         entropy: optional(inputs.entropy)?,
         weight: optional(inputs.weight)?,
+        sampler: optional(inputs.sampler_logprob)?,
+        off_policy: optional(inputs.off_policy)?,
+        selected: optional(inputs.selected)?,
         dlogprob: logprob.typed::<f32>()?,
         dentropy: entropy.as_mut().map_or(Ok(null_mut()), DeviceSliceMut::typed::<f32>)?,
-        live: live.whole_mut().typed::<i32>()?.cast(),
+        factors: factors.whole_mut().ptr().cast(),
         counts: counts.whole_mut().typed::<i64>()?.cast(),
         sums: sums.whole_mut().ptr().cast(),
+        replay_sums: replay_sums.as_mut().map_or(null_mut(), |sums| sums.whole_mut().ptr().cast()),
         metrics: metrics.whole_mut().ptr().cast(),
         status: gpu.status(),
         tokens: tokens as i64,
@@ -149,7 +240,7 @@ pub fn forward_backward(
         scale: inputs.totals.scale,
         advantage_per_token: per_token,
         unused: 0,
-        objective: rule(objective),
+        objective,
     };
     let by_warps = gpu.item_grid(sequences.div_ceil(SEQUENCES));
     launch(gpu, "policy_loss_sequences", by_warps, &args)?;
@@ -168,7 +259,31 @@ fn optional<T: DeviceElement>(of: Option<DeviceSlice<'_>>) -> Result<*const T> {
     of.map_or(Ok(null()), DeviceSlice::typed)
 }
 
-impl Inputs<'_> {
+impl<'a> Inputs<'a> {
+    /// What every objective needs; everything else is absent.
+    pub fn new(
+        logprob: DeviceSlice<'a>,
+        old_logprob: DeviceSlice<'a>,
+        advantage: Advantages<'a>,
+        mask: DeviceSlice<'a>,
+        offsets: DeviceSlice<'a>,
+    ) -> Inputs<'a> {
+        Inputs {
+            logprob,
+            old_logprob,
+            advantage,
+            mask,
+            offsets,
+            reference_logprob: None,
+            entropy: None,
+            weight: None,
+            sampler_logprob: None,
+            off_policy: None,
+            selected: None,
+            totals: Totals::default(),
+        }
+    }
+
     fn sequences(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
@@ -191,6 +306,9 @@ impl Inputs<'_> {
             ("reference_logprob", self.reference_logprob.map(DeviceSlice::len), tokens),
             ("entropy", self.entropy.map(DeviceSlice::len), tokens),
             ("weight", self.weight.map(DeviceSlice::len), tokens),
+            ("sampler_logprob", self.sampler_logprob.map(DeviceSlice::len), tokens),
+            ("off_policy", self.off_policy.map(DeviceSlice::len), tokens),
+            ("selected", self.selected.map(DeviceSlice::len), tokens),
             ("gradient of logprob", Some(gradients.logprob.len()), tokens),
             ("gradient of entropy", gradients.entropy.as_ref().map(DeviceSliceMut::len), tokens),
         ];
@@ -198,75 +316,10 @@ impl Inputs<'_> {
         let given = super::Given {
             reference: self.reference_logprob.is_some(),
             entropy: self.entropy.is_some(),
-            off_policy: false,
-            selected: false,
+            off_policy: self.off_policy.is_some(),
+            selected: self.selected.is_some(),
             per_token_advantage: matches!(self.advantage, Advantages::PerToken(_)),
         };
-        super::check_needs(objective, &given)?;
-        let only = Objective {
-            surrogate: objective.surrogate.clone(),
-            log_ratio: objective.log_ratio,
-            kl: objective.kl.clone().map(|kl| super::Kl { straight_through: false, ..kl }),
-            entropy_coefficient: objective.entropy_coefficient,
-            aggregation: objective.aggregation.clone(),
-            entropy_aggregation: objective.entropy_aggregation.clone(),
-            ..Objective::default()
-        };
-        let clips = matches!(objective.surrogate, super::Surrogate::PpoClip { .. });
-        if !clips || only != *objective {
-            return Err(Error::invalid(
-                "policy_loss: the device computes `ppo-clip` of tokens only",
-            ));
-        }
-        Ok(())
+        super::check_needs(objective, &given)
     }
-}
-
-/// The objective as the kernels read it.
-fn rule(objective: &Objective) -> ObjectiveRule {
-    let bounds = Bounds::of(&objective.surrogate);
-    let kl = objective.kl.as_ref();
-    let limits = kl.map_or((0.0, 0.0), |kl| kl.clamp.bounds());
-    let of_loss = aggregation(&objective.aggregation);
-    ObjectiveRule {
-        clip: ClipBounds {
-            high_positive: bounds.high_positive,
-            low_negative: bounds.low_negative,
-            high_negative: bounds.high_negative,
-            report_high: bounds.report_high,
-            report_low: bounds.report_low,
-            unused: 0,
-        },
-        of_loss,
-        of_entropy: objective.entropy_aggregation.as_ref().map_or(of_loss, aggregation),
-        log_ratio_limit: objective.log_ratio.limit(),
-        kl_coefficient: kl.map_or(0.0, |kl| kl.coefficient),
-        kl_argument_limit: limits.0,
-        kl_value_limit: limits.1,
-        entropy_coefficient: objective.entropy_coefficient,
-        surrogate: args::SURROGATE_PPO_CLIP,
-        kl: kl.map_or(args::KL_NONE, |kl| match kl.estimator {
-            Estimator::K1 => args::KL_K1,
-            Estimator::K2 => args::KL_K2,
-            Estimator::K3 => args::KL_K3,
-            Estimator::Abs => args::KL_ABS,
-        }),
-        kl_bias_correction: u32::from(kl.is_some_and(|kl| kl.bias_correction)),
-    }
-}
-
-fn aggregation(of: &Aggregation) -> AggregationRule {
-    let (mode, rows) = match of {
-        Aggregation::TokenMean {} => (args::AGGREGATION_TOKEN_MEAN, Rows::NonEmpty),
-        Aggregation::SequenceMeanTokenMean { rows } => {
-            (args::AGGREGATION_SEQUENCE_MEAN_TOKEN_MEAN, *rows)
-        }
-        Aggregation::SequenceMeanTokenSum { rows, .. } => {
-            (args::AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM, *rows)
-        }
-        Aggregation::SequenceLength { rows } => (args::AGGREGATION_SEQUENCE_MEAN_TOKEN_SUM, *rows),
-        Aggregation::TokenSum { .. } => (args::AGGREGATION_TOKEN_SUM, Rows::NonEmpty),
-    };
-    let length = f64::from(of.length().unwrap_or(1.0));
-    AggregationRule { length, mode, all_rows: u32::from(rows == Rows::All) }
 }

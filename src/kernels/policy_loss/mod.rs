@@ -9,13 +9,16 @@
 //! of `pass::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
 //! added in order. Blocks are a function of the token count alone, so bits do not depend on the thread count; a
 //! token's gradient depends on its own sequence's coefficient only. Objectives that need something of a whole sequence
-//! (GSPO, GMPO, VESPO, the off-policy mask) read 9 bytes a token more in the sequence pass.
+//! (GSPO, GMPO, VESPO, the off-policy mask) read it first: in the sequence pass where it lies in several blocks, and just
+//! before its tokens where a block holds it whole.
 //!
 //! The body keeps a few words a sequence and one record a block on the host heap, and nothing else.
 
+mod adjust;
 mod aggregation;
 mod formula;
 mod kl;
+mod lanes;
 pub mod launch;
 mod metrics;
 mod objective;
@@ -23,9 +26,11 @@ mod pass;
 mod penalty;
 mod preset;
 mod replay;
+mod rule;
 mod sequence;
 mod surrogate;
 mod tile;
+mod value;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
@@ -34,6 +39,7 @@ pub use objective::Objective;
 pub use preset::{PRESETS, Preset};
 pub use replay::{Replay, ReplayRatio, ReplayShape};
 pub use surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate};
+pub use value::{ValueGradient, ValueInputs, ValueLoss, ValueMetrics, value_loss};
 
 use crate::error::{Error, Result};
 use surrogate::together;
@@ -148,17 +154,20 @@ pub fn forward_backward(
     )?;
 
     let live = sequence::count_live(inputs.mask, &offsets);
-    let factors = sequence::factors(objective, inputs, &offsets, &live);
+    let shared = sequence::shared(objective, inputs, &offsets, &live);
     let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
     let of_entropy = objective.entropy_aggregation.as_ref();
     let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
+    let of_kl = objective.kl.as_ref().and_then(|kl| kl.aggregation.as_ref());
+    let of_kl = of_kl.map(|mode| mode.coefficients(&live, &inputs.totals));
     let sequences = pass::Sequences {
         offsets: &offsets,
         coefficients: &coefficients,
+        kl_coefficients: of_kl.as_deref().unwrap_or(&coefficients),
         entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
-        factors: factors.as_deref(),
+        shared,
     };
-    let sums = pass::tokens(objective, inputs, gradients, &sequences);
+    let sums = pass::tokens(&pass::Rule::of(objective), inputs, gradients, &sequences);
     let of_kl = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     let of_drift = objective.drift.map_or(0.0, |drift| drift.coefficient);
     Ok(sums.report(&live, [of_kl, objective.entropy_coefficient, of_drift]))

@@ -71,7 +71,9 @@ impl Objective {
             within("kl.coefficient", kl.coefficient, 0.0, f32::MAX)?;
         }
         within("entropy_coefficient", self.entropy_coefficient, -f32::MAX, f32::MAX)?;
-        for aggregation in [Some(&self.aggregation), self.entropy_aggregation.as_ref()] {
+        let of_kl = self.kl.as_ref().and_then(|kl| kl.aggregation.as_ref());
+        let of_entropy = self.entropy_aggregation.as_ref();
+        for aggregation in [Some(&self.aggregation), of_entropy, of_kl] {
             if let Some(length) = aggregation.and_then(Aggregation::length) {
                 within("aggregation.length", length, f32::MIN_POSITIVE, f32::MAX)?;
             }
@@ -130,6 +132,7 @@ impl Objective {
         for (part, aggregation) in [
             ("aggregation", Some(&self.aggregation)),
             ("entropy_aggregation", self.entropy_aggregation.as_ref()),
+            ("kl.aggregation", self.kl.as_ref().and_then(|kl| kl.aggregation.as_ref())),
         ] {
             if matches!(aggregation, Some(Aggregation::SequenceLength { .. }))
                 && self.is_of_tokens()

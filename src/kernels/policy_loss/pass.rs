@@ -1,11 +1,11 @@
 //! The token pass: blocks of tokens, cut into runs of one sequence. The arithmetic of a run is in `tile`.
 
-use super::formula::{Bounds, Cispo, Clip, Cpgd, Gmpo, Reinforce, Reshaped, Sapo};
+use super::formula::{Bounds, Cispo, Clip, Cpgd, Gmpo, Reinforce, Reshaped, Sapo, Value};
 use super::kl::{Estimator, K3Limits};
 use super::metrics::Sums;
 use super::objective::Objective;
 use super::replay::Replay;
-use super::sequence::Factors;
+use super::sequence::{Factors, Shared};
 use super::surrogate::{Drift, ImportanceLevel, RatioShape, Surrogate};
 use super::tile::one_run;
 use super::{Advantages, Gradients, Inputs};
@@ -43,6 +43,8 @@ pub(super) enum SurrogateRule {
     Cpgd(Cpgd),
     /// φ is the sequence's.
     Vespo,
+    /// No surrogate: a value function's error.
+    Value(Value),
 }
 
 impl SurrogateRule {
@@ -98,6 +100,26 @@ pub(super) enum Pick {
     Penalise(f32),
 }
 
+pub(super) fn weighting_of(objective: &Objective) -> Weighting {
+    match (&objective.surrogate, objective.importance_level) {
+        (Surrogate::Gmpo { .. }, _) => Weighting::Geometric,
+        (Surrogate::Vespo { .. }, _) => Weighting::Consumed,
+        // The gradient of CISPO's log-prob is its token's.
+        (Surrogate::Cispo { .. }, _) => Weighting::Token,
+        (_, ImportanceLevel::Sequence) => Weighting::Mean,
+        _ => Weighting::Token,
+    }
+}
+
+pub(super) fn pick_of(objective: &Objective) -> Pick {
+    match objective.selection {
+        None => Pick::Nothing,
+        Some(Selection::ClipCov { .. }) => Pick::Drop,
+        Some(Selection::TopEntropy { .. }) => Pick::Keep,
+        Some(Selection::KlCov { coefficient, .. }) => Pick::Penalise(coefficient),
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct KlRule {
     pub estimator: Estimator,
@@ -108,27 +130,15 @@ pub(super) struct KlRule {
 }
 
 impl Rule {
-    fn of(objective: &Objective) -> Rule {
+    pub fn of(objective: &Objective) -> Rule {
         let of_sequence = objective.importance_level != ImportanceLevel::Token;
         Rule {
             surrogate: SurrogateRule::of(objective),
             of_sequence,
             // A sequence's ratio is bounded as a whole.
             log_ratio_limit: if of_sequence { f32::INFINITY } else { objective.log_ratio.limit() },
-            weighting: match (&objective.surrogate, objective.importance_level) {
-                (Surrogate::Gmpo { .. }, _) => Weighting::Geometric,
-                (Surrogate::Vespo { .. }, _) => Weighting::Consumed,
-                // The gradient of CISPO's log-prob is its token's.
-                (Surrogate::Cispo { .. }, _) => Weighting::Token,
-                (_, ImportanceLevel::Sequence) => Weighting::Mean,
-                _ => Weighting::Token,
-            },
-            pick: match objective.selection {
-                None => Pick::Nothing,
-                Some(Selection::ClipCov { .. }) => Pick::Drop,
-                Some(Selection::TopEntropy { .. }) => Pick::Keep,
-                Some(Selection::KlCov { coefficient, .. }) => Pick::Penalise(coefficient),
-            },
+            weighting: weighting_of(objective),
+            pick: pick_of(objective),
             replay: objective.replay,
             drift: objective.drift,
             kl: objective.kl.as_ref().map(|kl| KlRule {
@@ -148,15 +158,18 @@ pub(super) struct Sequences<'a> {
     pub offsets: &'a [usize],
     /// The weight of each sequence's losses.
     pub coefficients: &'a [f32],
+    /// The weight of each sequence's divergences.
+    pub kl_coefficients: &'a [f32],
     /// The weight of each sequence's entropies.
     pub entropy_coefficients: &'a [f32],
     /// What its tokens share; `None`: nothing.
-    pub factors: Option<&'a [Factors]>,
+    pub shared: Option<Shared<'a>>,
 }
 
 /// One run of tokens of one sequence inside one block.
 pub(super) struct Run<'a> {
     pub coefficient: f32,
+    pub kl_coefficient: f32,
     pub entropy_coefficient: f32,
     pub factors: Factors,
     pub logprob: &'a [f32],
@@ -181,14 +194,13 @@ pub(super) enum Lane<'a> {
 
 /// Losses, gradients and sums of all tokens.
 pub(super) fn tokens(
-    objective: &Objective,
+    rule: &Rule,
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
     sequences: &Sequences<'_>,
 ) -> Sums {
-    let rule = Rule::of(objective);
     let block = |(index, dlogprob, dentropy): (usize, &mut [f32], Option<&mut [f32]>)| {
-        one_block(&rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
+        one_block(rule, inputs, sequences, index * BLOCK, dlogprob, dentropy)
     };
     let blocks = gradients.logprob.par_chunks_mut(BLOCK).enumerate();
     let min_blocks = pool::rows_per_task(BLOCK * 16);
@@ -228,6 +240,11 @@ fn one_block(
         let stop = offsets[sequence + 1].min(end);
         if stop > at {
             let range = at..stop;
+            let whole = offsets[sequence]..offsets[sequence + 1];
+            let factors = match &sequences.shared {
+                Some(shared) => shared.of(sequence, whole, inputs),
+                None => Factors::NEUTRAL,
+            };
             let (head, tail) = std::mem::take(&mut dlogprob).split_at_mut(range.len());
             dlogprob = tail;
             let (entropy_head, entropy_tail) = match dentropy.take() {
@@ -240,8 +257,9 @@ fn one_block(
             dentropy = entropy_tail;
             let mut run = Run {
                 coefficient: sequences.coefficients[sequence],
+                kl_coefficient: sequences.kl_coefficients[sequence],
                 entropy_coefficient: sequences.entropy_coefficients[sequence],
-                factors: sequences.factors.map_or(Factors::NEUTRAL, |all| all[sequence]),
+                factors,
                 logprob: &inputs.logprob[range.clone()],
                 old_logprob: &inputs.old_logprob[range.clone()],
                 mask: &inputs.mask[range.clone()],

@@ -192,7 +192,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "vespo",
         summary: "log-prob weighed by a gamma shape of the whole sequence's ratio",
-        source: "TRL loss_type vespo: k 2 / 3, lambda 3 / 2",
+        source: "arXiv 2602.10693; TRL loss_type vespo: k 2 / 3, lambda 3 / 2",
         make: || Objective {
             ..of(
                 Surrogate::Vespo {
@@ -208,7 +208,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "luspo",
         summary: "gspo whose sequences weigh by their length",
-        source: "TRL loss_type luspo",
+        source: "arXiv 2602.05261, section 5.1; TRL loss_type luspo",
         make: || Objective {
             importance_level: ImportanceLevel::Sequence,
             log_ratio: LogRatio::Unclamped,

@@ -1,12 +1,14 @@
 //! The sequence pass: live tokens of each sequence, and what objectives need of a whole sequence before its tokens.
 
 use super::objective::Objective;
+use super::pass::BLOCK;
 use super::surrogate::{ImportanceLevel, Surrogate};
 use super::{Advantages, Inputs};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::kernels::token_selection::Selection;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// What the tokens of a sequence share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,7 +49,7 @@ fn each<T: Send>(
     mask: &[u8],
     offsets: &[usize],
     bytes_a_token: usize,
-    of: impl Fn(usize, std::ops::Range<usize>) -> T + Sync + Send,
+    of: impl Fn(usize, Range<usize>) -> T + Sync + Send,
 ) -> Vec<T> {
     let sequences = offsets.len() - 1;
     let mean_bytes = bytes_a_token * mask.len() / sequences.max(1) + 1;
@@ -117,29 +119,60 @@ simd_fn! {
     }
 }
 
+/// What an objective needs of every sequence.
+pub(super) struct Shared<'a> {
+    objective: &'a Objective,
+    live: &'a [u32],
+    /// Of the sequences that no block holds whole.
+    spanning: Vec<Factors>,
+}
+
+impl Shared<'_> {
+    /// Of the sequence `i`, whose tokens are `range`. What a block holds whole is computed here, just before its tokens
+    /// are read again: they are in the cache then.
+    pub fn of(&self, i: usize, range: Range<usize>, inputs: &Inputs<'_>) -> Factors {
+        if self.live[i] == 0 {
+            return Factors::NEUTRAL;
+        }
+        if spans(&range) {
+            return self.spanning[i];
+        }
+        let (objective, live) = (self.objective, f64::from(self.live[i]));
+        Tokens { objective, inputs, range, live }.factors(i)
+    }
+}
+
+/// It lies in more than one block.
+fn spans(range: &Range<usize>) -> bool {
+    range.start / BLOCK != range.end.max(1).div_ceil(BLOCK) - 1
+}
+
 /// What `objective` needs of every sequence; `None`: nothing.
-pub(super) fn factors(
-    objective: &Objective,
+pub(super) fn shared<'a>(
+    objective: &'a Objective,
     inputs: &Inputs<'_>,
     offsets: &[usize],
-    live: &[u32],
-) -> Option<Vec<Factors>> {
+    live: &'a [u32],
+) -> Option<Shared<'a>> {
     let of_sequences = objective.importance_level != ImportanceLevel::Token
         || objective.surrogate.is_of_sequences();
     if !of_sequences && objective.off_policy_threshold.is_none() {
         return None;
     }
-    Some(each(inputs.mask, offsets, 9, |i, range| {
-        let tokens = Tokens { objective, inputs, range, live: f64::from(live[i]) };
-        if live[i] == 0 { Factors::NEUTRAL } else { tokens.factors(i) }
-    }))
+    let spanning = each(inputs.mask, offsets, 9, |i, range| {
+        if live[i] == 0 || !spans(&range) {
+            return Factors::NEUTRAL;
+        }
+        Tokens { objective, inputs, range, live: f64::from(live[i]) }.factors(i)
+    });
+    Some(Shared { objective, live, spanning })
 }
 
 /// A sequence with a live token.
 struct Tokens<'a> {
     objective: &'a Objective,
     inputs: &'a Inputs<'a>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     live: f64,
 }
 

@@ -72,7 +72,7 @@ pub enum Surrogate {
         clip_high: f32,
     },
     /// `-sg(φ(W)) A logprob`, `W` the ratio of the whole sequence (its product), `φ(W) = e^λ W^k e^{-λ W}` so that
-    /// `φ(1) = 1`: VESPO as TRL has it. Importance weights multiply into `W` and nowhere else; `ln W` is kept in
+    /// `φ(1) = 1`: VESPO (arXiv 2602.10693) as TRL has it. Importance weights multiply into `W` and nowhere else; `ln W` is kept in
     /// `ln 1e-8..=20`, and a `φ` that is not finite is 0.
     Vespo {
         /// k for `A >= 0`.

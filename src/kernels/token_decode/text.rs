@@ -4,7 +4,6 @@
 use super::table::{ABSENT, Entry, FALLBACK, INLINE, PLAIN, SPECIAL, Table};
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Arguments of [`decode`].
@@ -66,9 +65,8 @@ pub fn decode(table: &Table, args: &Decode<'_>) -> Result<Decoded> {
         |task: usize| segments.partition_point(|at| *at < ids.len() / tasks * task).min(texts);
     let mut cuts: Vec<usize> = (0..tasks).map(cut).collect();
     cuts.push(texts);
-    let parts: Vec<Decoded> = pool::install(|| {
-        cuts.par_windows(2).map(|cut| texts_of(table, args, cut[0]..cut[1])).collect()
-    });
+    let mut parts: Vec<Decoded> = vec![Decoded::default(); tasks];
+    pool::each(parts.iter_mut(), 1, |i, part| *part = texts_of(table, args, cuts[i]..cuts[i + 1]));
     let mut all = Decoded { offsets: vec![0], ..Decoded::default() };
     all.bytes.reserve(parts.iter().map(|part| part.bytes.len()).sum());
     for part in &parts {

@@ -7,7 +7,6 @@
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Where the channels of an image stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,29 +138,25 @@ pub fn vq_quantize(args: VqQuantize<'_>) -> Result<()> {
             transposed[channel * codes + id] = if normalize { value / length } else { *value };
         }
     }
-    pool::install(|| {
-        ids.par_iter_mut().enumerate().with_min_len(16).for_each_init(
-            || (vec![0f32; channels], vec![0f32; codes]),
-            |(vector, distances), (at, id)| {
-                let (image, position) = (at / positions, at % positions);
-                for (channel, value) in vector.iter_mut().enumerate() {
-                    *value = z[match layout {
-                        Layout::ChannelFirst => (image * channels + channel) * positions + position,
-                        Layout::ChannelLast => at * channels + channel,
-                    }];
-                }
-                if normalize {
-                    let length = length(vector);
-                    vector.iter_mut().for_each(|x| *x /= length);
-                }
-                squared_distances(vector, &transposed, distances);
-                let mut best = (0, f32::INFINITY);
-                for (id, distance) in distances.iter().enumerate() {
-                    best = if *distance < best.1 { (id, *distance) } else { best };
-                }
-                *id = best.0 as i32;
-            },
-        );
+    let memory = || (vec![0f32; channels], vec![0f32; codes]);
+    pool::each_with(ids.iter_mut(), 16, memory, |(vector, distances), at, id| {
+        let (image, position) = (at / positions, at % positions);
+        for (channel, value) in vector.iter_mut().enumerate() {
+            *value = z[match layout {
+                Layout::ChannelFirst => (image * channels + channel) * positions + position,
+                Layout::ChannelLast => at * channels + channel,
+            }];
+        }
+        if normalize {
+            let length = length(vector);
+            vector.iter_mut().for_each(|x| *x /= length);
+        }
+        squared_distances(vector, &transposed, distances);
+        let mut best = (0, f32::INFINITY);
+        for (id, distance) in distances.iter().enumerate() {
+            best = if *distance < best.1 { (id, *distance) } else { best };
+        }
+        *id = best.0 as i32;
     });
     Ok(())
 }

@@ -1,6 +1,15 @@
 //! Tokens that a step before the policy loss picks: Clip-Cov, KL-Cov and the top of the entropies.
 //!
+//! Contract: f32 `[tokens]` and a byte mask in, a byte `[tokens]` out that is 1 where a token is picked. Every pick is
+//! deterministic: the same tokens on every device and for any number of threads. It sees the tokens of one call: for a
+//! batch in micro-batches it is called once, over the whole batch.
+//!
 //! Not here: what the loss does with the picked tokens, which is `kernels::policy_loss`'s.
+
+pub mod launch;
+mod select;
+
+pub use select::{Inputs, Selected, select};
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

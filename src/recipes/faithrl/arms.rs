@@ -20,7 +20,7 @@ pub(super) struct Rule {
     pub name: &'static str,
     pub about: &'static str,
     /// 0: the main task; 1: the task with a precise baseline.
-    pub start: usize,
+    pub setting: usize,
     pub reward: Reward,
     /// What the verdicts on steps do to advantages.
     pub credit: Option<StepCredit>,
@@ -32,7 +32,7 @@ pub(super) struct Rule {
 const PLAIN: Rule = Rule {
     name: "",
     about: "",
-    start: 0,
+    setting: 0,
     reward: Reward::Binary,
     credit: None,
     labelling: Labelling::Verdict,
@@ -118,24 +118,21 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         name: PRECISE_TERNARY,
         about: "the ternary reward on the task with a precise baseline",
-        start: 1,
+        setting: 1,
         reward: Reward::Ternary,
         ..PLAIN
     },
     Rule {
         name: PRECISE_GEOMETRIC,
         about: "the geometric reward on the task with a precise baseline",
-        start: 1,
+        setting: 1,
         reward: Reward::Geometric,
         ..PLAIN
     },
 ];
 
 pub(super) fn arms() -> Vec<Arm> {
-    let arm = |rule: &Rule| Arm {
-        name: rule.name.to_owned(),
-        about: rule.about.to_owned(),
-        start: rule.start,
-    };
+    let arm =
+        |rule: &Rule| Arm { name: rule.name.to_owned(), about: rule.about.to_owned(), start: 0 };
     RULES.iter().map(arm).collect()
 }

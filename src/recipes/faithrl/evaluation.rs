@@ -28,8 +28,6 @@ pub(super) struct Sampled {
     pub unsupported: f64,
     /// Responses with a third step, of those that answer.
     pub third_step: f64,
-    /// Malformed responses.
-    pub malformed: f64,
 }
 
 /// Sums that become [`Sampled`].
@@ -39,7 +37,6 @@ pub(super) struct Counted {
     correct: f64,
     refused: f64,
     correctly_refused: f64,
-    malformed: f64,
     steps: f64,
     unsupported: f64,
     third: f64,
@@ -58,7 +55,6 @@ impl Counted {
         self.of_class[class] += 1.0;
         self.refused_of[class] += refused;
         self.refused += refused;
-        self.malformed += is(Outcome::Malformed);
         if unanswerable {
             self.correctly_refused += refused;
         } else {
@@ -80,7 +76,6 @@ impl Counted {
             refused_of: std::array::from_fn(|i| self.refused_of[i] / self.of_class[i]),
             unsupported: self.unsupported / self.steps,
             third_step: self.third / self.answered,
-            malformed: of(self.malformed),
         }
     }
 }

@@ -36,6 +36,11 @@ impl FaithRl {
         let settings = if quick { settings.map(FaithRlSettings::quick) } else { settings };
         FaithRl { settings, quick }
     }
+
+    /// The reproduction with settings of one's own: of the main task, and of the one with a precise baseline.
+    pub fn with(settings: [FaithRlSettings; 2]) -> FaithRl {
+        FaithRl { settings, quick: false }
+    }
 }
 
 const METRICS: [Metric; 18] = [
@@ -149,13 +154,15 @@ impl Paper for FaithRl {
         ]
     }
 
-    fn prepare(&self, start: usize, seed: u64) -> Result<Start> {
-        start::start(self.setting(start)?, seed)
+    fn prepare(&self, _start: usize, seed: u64) -> Result<Start> {
+        start::start(&self.settings, seed)
     }
 
     fn run(&self, arm: usize, seed: u64, start: &Start) -> Result<Outcome> {
         let rule = RULES.get(arm).ok_or_else(|| Error::index(format!("faithrl: arm {arm}")))?;
-        let settings = self.setting(rule.start)?;
+        let missing = || Error::index(format!("faithrl: setting {}", rule.setting));
+        let settings = self.settings.get(rule.setting).ok_or_else(missing)?;
+        let start = start.bases.get(rule.setting).ok_or_else(missing)?;
         let trained = training::train(settings, rule, seed, start)?;
         let problems: Vec<Problem> =
             (0..settings.problems as u64).map(|i| start.task.held_out(seed, i)).collect();
@@ -190,12 +197,6 @@ impl Paper for FaithRl {
             ],
             unscored: trained.unscored,
         })
-    }
-}
-
-impl FaithRl {
-    fn setting(&self, start: usize) -> Result<&FaithRlSettings> {
-        self.settings.get(start).ok_or_else(|| Error::index(format!("faithrl: start {start}")))
     }
 }
 
@@ -311,4 +312,25 @@ fn claims() -> Vec<Claim> {
     ]
 }
 
-const ABOUT: &str = "TODO";
+const ABOUT: &str = "\
+A prompt gives six facts and asks for a relation of a relation. A response is a chain of numbered steps, each claiming \
+one fact, and an answer or a refusal; every step is checked against the given facts by a program. Thirty percent of the \
+prompts miss one of the two facts. In a fifth the second fact is worn off, and its tail is right only with a known \
+probability (0.4 faint, 0.75 smudged), so no policy can answer every prompt rightly and refusing costs right answers.
+
+The trainer is *not* told which prompts miss a fact: it knows the answer key of every prompt, so that a lucky guess is \
+rewarded. That is necessary: told (the flagged arms), plain GRPO learns to refuse too. Results are measured with the truth.
+
+The model (two layers, width 64) first learns to look up and to refuse on sound responses, then becomes unreliable on \
+noisy ones: fabricated steps, wrong answers, few refusals. In these a third step, which nothing asks for and which is \
+normally made up, comes only after two sound steps. So it goes with being right without being supported, which is what \
+modulation is for; without such a correlation the geometric reward alone does as well. **This is a constructed \
+demonstration of the mechanism, not independent evidence for the paper.** Its first form was found by a prototype on \
+other seeds; settings here were chosen on seeds 11 to 13, which are not reported.
+
+Where the prototype never learned to refuse for want of the second fact, two things are different here: a step may be \
+left open in place of its tail, so that a refusal stands where the look-up fails, and noisy refusals stand there too.
+
+The *precise* arms run on a task of their own (fewer missing facts, 30 % smudged prompts that are right with probability \
+0.62, a less noisy start): there the baseline's precision is far above one half, and the two rewards must differ, since \
+the geometric one answers only above that precision and the ternary one above one half.";

@@ -15,8 +15,8 @@ pub struct FaithRlSettings {
     pub heads: usize,
     /// The problems.
     pub task: TwoHopConfig,
-    /// The share of problems with a missing fact while the model learns to look up.
-    pub clean_unanswerable: f32,
+    /// The problems on which the model learns to look up.
+    pub clean_task: TwoHopConfig,
     /// Learning to look up and to refuse, on sound responses.
     pub clean: Imitation,
     /// The noisy responses that make the base policy.
@@ -43,7 +43,7 @@ pub struct Imitation {
 
 impl Default for Imitation {
     fn default() -> Imitation {
-        Imitation { steps: 800, batch: 128, learning_rate: 4e-3 }
+        Imitation { steps: 300, batch: 64, learning_rate: 3e-3 }
     }
 }
 
@@ -72,7 +72,7 @@ pub struct Reinforcement {
 impl Default for Reinforcement {
     fn default() -> Reinforcement {
         Reinforcement {
-            steps: 80,
+            steps: 60,
             prompts: 32,
             group: 8,
             minibatches: 2,
@@ -90,8 +90,13 @@ impl Default for FaithRlSettings {
             width: 64,
             layers: 2,
             heads: 4,
-            task: TwoHopConfig { faint: 0.1, ..TwoHopConfig::default() },
-            clean_unanswerable: 0.5,
+            task: TwoHopConfig { faint: 0.05, ..TwoHopConfig::default() },
+            clean_task: TwoHopConfig {
+                unanswerable: 0.5,
+                faint: 0.08,
+                smudged: 0.12,
+                ..TwoHopConfig::default()
+            },
             clean: Imitation::default(),
             noise: NoiseConfig::default(),
             noisy: Imitation { steps: 150, learning_rate: 2e-3, ..Imitation::default() },
@@ -132,10 +137,10 @@ impl FaithRlSettings {
     pub fn quick(self) -> FaithRlSettings {
         let few = |imitation: Imitation, steps| Imitation { steps, batch: 16, ..imitation };
         FaithRlSettings {
-            width: 16,
+            width: 32,
             heads: 2,
-            clean: few(self.clean, 12),
-            noisy: few(self.noisy, 6),
+            clean: few(self.clean, 150),
+            noisy: few(self.noisy, 20),
             rl: Reinforcement { steps: 3, prompts: 4, group: 4, ..self.rl },
             problems: 24,
             ..self

@@ -9,44 +9,52 @@ use crate::optim::AdamWSettings;
 use crate::rl::faithful::Baseline;
 use crate::rl::small_policy::Sequence;
 use crate::rng;
-use crate::tasks::two_hop::{self, Problem, TwoHop, TwoHopConfig, clean_trace, noisy_trace};
+use crate::tasks::two_hop::{self, Problem, TwoHop, clean_trace, noisy_trace};
 use crate::train::small_learner::SmallLearner;
 
 /// What every arm of a seed goes on from.
 pub struct Start {
-    pub(super) model: Gpt,
-    pub(super) task: TwoHop,
+    /// Of each setting.
+    pub(super) bases: Vec<Base>,
+}
+
+/// The base policy of one setting.
+pub(super) struct Base {
+    pub model: Gpt,
+    pub task: TwoHop,
     /// Measured by sampling on held-out problems that are not reported on.
-    pub(super) baseline: Baseline,
+    pub baseline: Baseline,
 }
 
 /// Problems of the noisy phase and of reinforcement are others than those before.
 const NOISY_FROM: u64 = 1 << 32;
 pub(super) const RL_FROM: u64 = 2 << 32;
 
-/// Trains the base policy and measures it.
-pub(super) fn start(settings: &FaithRlSettings, seed: u64) -> Result<Start> {
+/// Trains the base policies and measures them: first one model that looks things up, then from it one for each setting.
+pub(super) fn start(settings: &[FaithRlSettings], seed: u64) -> Result<Start> {
+    let Some(first) = settings.first() else { return Ok(Start { bases: Vec::new() }) };
     let config = GptConfig {
         vocab: two_hop::VOCAB,
-        width: settings.width,
-        layers: settings.layers,
-        heads: settings.heads,
+        width: first.width,
+        layers: first.layers,
+        heads: first.heads,
         context: two_hop::PROMPT + two_hop::RESPONSE,
         ngram: 3,
     };
-    let clean_task = TwoHop::new(TwoHopConfig {
-        unanswerable: settings.clean_unanswerable,
-        ..settings.task.clone()
-    })?;
-    let task = TwoHop::new(settings.task.clone())?;
-    let mut draws = rng::Sequence::new(seed, rng::Stream::Free, 1);
-    let model = Gpt::random(config, seed)?;
-    let model = imitate(model, &settings.clean, |index| {
-        let problem = clean_task.problem(seed, index);
+    let task = TwoHop::new(first.clean_task.clone())?;
+    let model = imitate(Gpt::random(config, seed)?, &first.clean, |index| {
+        let problem = task.problem(seed, index);
         let trace = clean_trace(&problem);
         (problem, trace)
     })?;
-    let model = imitate(model, &settings.noisy, |index| {
+    let bases = settings.iter().map(|settings| base(settings, &model, seed));
+    Ok(Start { bases: bases.collect::<Result<_>>()? })
+}
+
+fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
+    let task = TwoHop::new(settings.task.clone())?;
+    let mut draws = rng::Sequence::new(seed, rng::Stream::Free, 1);
+    let model = imitate(clean.copy()?, &settings.noisy, |index| {
         let problem = task.problem(seed, NOISY_FROM + index);
         let trace = noisy_trace(&problem, &settings.noise, &mut draws);
         (problem, trace)
@@ -57,7 +65,7 @@ pub(super) fn start(settings: &FaithRlSettings, seed: u64) -> Result<Start> {
     let Sampled { correct, correctly_refused, hallucinated, .. } =
         sampled(&model, &others, 1.0, seed)?;
     let baseline = Baseline { correct: correct + correctly_refused, hallucinated }.at_least(0.01);
-    Ok(Start { model, task, baseline })
+    Ok(Base { model, task, baseline })
 }
 
 fn imitate(

@@ -3,7 +3,7 @@
 use super::arms::{Reward, Rule};
 use super::evaluation::Counted;
 use super::settings::FaithRlSettings;
-use super::start::{RL_FROM, Start};
+use super::start::{Base, RL_FROM};
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Estimator, Groups};
 use crate::kernels::policy_loss::{Advantages, Objective, Surrogate};
@@ -35,7 +35,7 @@ pub(super) fn train(
     settings: &FaithRlSettings,
     rule: &Rule,
     seed: u64,
-    start: &Start,
+    start: &Base,
 ) -> Result<Trained> {
     let rl = &settings.rl;
     let optimizer = AdamWSettings {

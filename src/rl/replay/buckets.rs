@@ -21,6 +21,10 @@ pub enum BucketLaw {
     },
     /// Buckets by `k/K`: what is nearly solved first.
     Linear {},
+    /// By `k/K`, at most one half.
+    LinearClip {},
+    /// By `sqrt(k/K)`.
+    SquareRoot {},
 }
 
 impl BucketLaw {
@@ -33,6 +37,8 @@ impl BucketLaw {
                 (-0.5 * z * z).exp()
             }
             BucketLaw::Linear {} => k / group,
+            BucketLaw::LinearClip {} => (k / group).min(0.5),
+            BucketLaw::SquareRoot {} => (k / group).sqrt(),
         }
     }
 
@@ -44,6 +50,41 @@ impl BucketLaw {
             _ => true,
         };
         if fine { Ok(()) } else { Err(Error::invalid(format!("replay: bucket law {self:?}"))) }
+    }
+
+    /// The probability that the next question comes from each bucket, given the buckets' successes of `group` rollouts and
+    /// how many questions each holds. An empty bucket has 0; where no bucket has a weight, so have all.
+    ///
+    /// # Errors
+    /// [`Error::is_shape`] for lists of unequal lengths, [`Error::is_invalid`] for an empty group, more successes than the
+    /// group has, or a law with a number out of range.
+    ///
+    /// # Source
+    /// ExGRPO's release (arXiv 2510.02245), `WeightedBucketSampler`.
+    pub fn probabilities(
+        self,
+        successes: &[u32],
+        questions: &[usize],
+        group: u32,
+    ) -> Result<Vec<f64>> {
+        self.check()?;
+        if successes.len() != questions.len() {
+            let (a, b) = (successes.len(), questions.len());
+            return Err(Error::shape(format!("replay: {a} buckets with {b} sizes")));
+        }
+        if let Some(k) = successes.iter().find(|k| **k > group || group == 0) {
+            return Err(Error::invalid(format!(
+                "replay: a bucket of {k} successes of {group} rollouts"
+            )));
+        }
+        let weight = |(k, size): (&u32, &usize)| match (self, *size) {
+            (_, 0) => 0.0,
+            (BucketLaw::Uniform {}, size) => size as f64,
+            _ => self.weight(*k, group),
+        };
+        let weights: Vec<f64> = successes.iter().zip(questions).map(weight).collect();
+        let whole: f64 = weights.iter().sum();
+        Ok(weights.iter().map(|weight| if whole > 0.0 { weight / whole } else { 0.0 }).collect())
     }
 
     /// At most `count` questions without repetition. A bucket that is exhausted gives its share to the others; where no
@@ -95,12 +136,25 @@ mod tests {
     #[test]
     fn the_released_constants() {
         let law = BucketLaw::Normal { center: None, deviation: 1.0 };
-        let weights: Vec<f64> = (1..8).map(|k| law.weight(k, 8)).collect();
-        let whole: f64 = weights.iter().sum();
+        let got = law.probabilities(&[1, 2, 3, 4, 5, 6, 7], &[1; 7], 8).unwrap();
         let shares = [0.0044, 0.0540, 0.2420, 0.3991, 0.2420, 0.0540, 0.0044];
-        for (weight, share) in weights.iter().zip(shares) {
-            assert!((weight / whole - share).abs() < 1e-4, "{weights:?}");
+        for (got, share) in got.iter().zip(shares) {
+            assert!((got - share).abs() < 1e-4, "{got} {share}");
         }
+    }
+
+    #[test]
+    fn empty_buckets_and_bad_ones() {
+        let law = BucketLaw::SquareRoot {};
+        assert_eq!(law.probabilities(&[1, 4], &[3, 0], 4).unwrap(), [1.0, 0.0]);
+        assert_eq!(law.probabilities(&[1, 4], &[3, 9], 4).unwrap(), [1.0 / 3.0, 2.0 / 3.0]);
+        assert_eq!(law.probabilities(&[0], &[3], 4).unwrap(), [0.0]);
+        let uniform = BucketLaw::Uniform {};
+        assert_eq!(uniform.probabilities(&[1, 4], &[3, 9], 4).unwrap(), [0.25, 0.75]);
+        assert!(law.probabilities(&[5], &[3], 4).unwrap_err().is_invalid());
+        assert!(law.probabilities(&[5], &[], 4).unwrap_err().is_shape());
+        let flat = BucketLaw::Normal { center: None, deviation: 0.0 };
+        assert!(flat.probabilities(&[1], &[3], 4).unwrap_err().is_invalid());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct NoiseConfig {
     pub refuse_worn: f32,
     /// Refusal where all is given.
     pub refuse_answerable: f32,
-    /// A refusal for want of the second fact comes after the first step and not at once.
+    /// A refusal stands where the look-up fails and not at once.
     pub refuse_in_place: f32,
     /// A third step, which nothing asks for, after two sound ones.
     pub third_step: f32,
@@ -38,22 +38,22 @@ impl Default for NoiseConfig {
             refuse_second_missing: 0.35,
             refuse_worn: 0.15,
             refuse_answerable: 0.08,
-            refuse_in_place: 0.7,
+            refuse_in_place: 1.0,
             third_step: 0.75,
         }
     }
 }
 
-/// Claims what is given and refuses for want of a fact, at the step that misses it.
+/// Claims what is given and refuses for want of a fact, in the step that misses it.
 pub fn clean_trace(problem: &Problem) -> Vec<i32> {
     let mut trace = Trace(Vec::new());
     let [first, second] = problem.relations;
     let Some(middle) = problem.given(problem.start, first) else {
-        return trace.answer(REFUSAL);
+        return trace.refusal(0, problem.start, first);
     };
     trace.step(0, Fact { head: problem.start, relation: first, tail: middle });
     let Some(end) = problem.given(middle, second) else {
-        return trace.answer(REFUSAL);
+        return trace.refusal(1, middle, second);
     };
     trace.step(1, Fact { head: middle, relation: second, tail: end });
     trace.answer(end)
@@ -71,14 +71,16 @@ pub fn noisy_trace(problem: &Problem, noise: &NoiseConfig, draws: &mut Sequence)
     };
     let refuses = draws.next_unit() < refusal;
     let in_place = match problem.class {
-        Class::FirstMissing => 0.0,
-        Class::SecondMissing => noise.refuse_in_place,
+        Class::FirstMissing | Class::SecondMissing => noise.refuse_in_place,
         _ => 0.5,
     };
     if refuses && draws.next_unit() >= in_place {
         return trace.answer(REFUSAL);
     }
     let [first, second] = problem.relations;
+    if refuses && problem.class == Class::FirstMissing {
+        return trace.refusal(0, problem.start, first);
+    }
     let (middle, sound) = match problem.given(problem.start, first) {
         Some(_) if draws.next_unit() < noise.fabricated => (entity(draws), false),
         Some(middle) => (middle, true),
@@ -87,7 +89,7 @@ pub fn noisy_trace(problem: &Problem, noise: &NoiseConfig, draws: &mut Sequence)
     };
     trace.step(0, Fact { head: problem.start, relation: first, tail: middle });
     if refuses {
-        return trace.answer(REFUSAL);
+        return trace.refusal(1, middle, second);
     }
     let (end, sound) = match problem.given(middle, second) {
         Some(_) if draws.next_unit() < noise.fabricated => (tail(draws), false),
@@ -126,6 +128,12 @@ struct Trace(Vec<i32>);
 impl Trace {
     fn step(&mut self, number: i32, claim: Fact) {
         self.0.extend([FIRST_STEP + number, claim.head, claim.relation, claim.tail]);
+    }
+
+    /// Leaves a step open and refuses.
+    fn refusal(mut self, number: i32, head: i32, relation: i32) -> Vec<i32> {
+        self.0.extend([FIRST_STEP + number, head, relation]);
+        self.answer(REFUSAL)
     }
 
     fn answer(mut self, answer: i32) -> Vec<i32> {

@@ -32,7 +32,8 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Its steps, as far as they can be read.
     pub steps: Vec<Step>,
-    /// The tokens of the answer, its mark and the end among them; empty where there is none.
+    /// The tokens of the answer, its mark and the end among them, and of a step that a refusal leaves open; empty where
+    /// there is none.
     pub answer: Range<usize>,
 }
 
@@ -45,8 +46,9 @@ impl Verdict {
 
 /// Judges a response; `ended`: it was not cut off.
 ///
-/// A refusal may stand at any step boundary, an answer after the second step or the third. Two steps have the asked
-/// relations; a third may claim any fact about the end of the second. Anything else is malformed. Never panics.
+/// A refusal may stand at any step boundary, or in a step in place of its tail: a look-up that finds nothing and claims
+/// nothing. An answer comes after the second step or the third. Two steps have the asked relations; a third may claim
+/// any fact about the end of the second. Anything else is malformed. Never panics.
 pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
     let mut steps: Vec<Step> = Vec::new();
     let mut head = problem.start;
@@ -73,14 +75,25 @@ pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
         at += 4;
     }
     let rest = response.get(at..).unwrap_or_default();
+    let next = FIRST_STEP + steps.len() as i32;
     let outcome = match *rest {
         [ANSWER, REFUSAL, END] if ended => Outcome::Refused,
+        [number, head, relation, ANSWER, REFUSAL, END]
+            if ended
+                && steps.len() < STEPS
+                && number == next
+                && is_entity(head)
+                && is_relation(relation) =>
+        {
+            Outcome::Refused
+        }
         [ANSWER, entity, END] if ended && is_entity(entity) && steps.len() >= 2 => {
             if entity == problem.key { Outcome::Correct } else { Outcome::Wrong }
         }
         _ => Outcome::Malformed,
     };
-    let answer = if rest.first() == Some(&ANSWER) { at..response.len() } else { at..at };
+    let is_answer = rest.first() == Some(&ANSWER) || outcome == Outcome::Refused;
+    let answer = if is_answer { at..response.len() } else { at..at };
     Verdict { outcome, steps, answer }
 }
 
@@ -135,6 +148,10 @@ mod tests {
             ),
             (&[25, 26, 29], Refused, vec![]),
             (&[22, 5, 16, 6, 25, 26, 29], Refused, vec![true]),
+            (&[22, 5, 16, 25, 26, 29], Refused, vec![]),
+            (&[22, 5, 16, 6, 23, 6, 17, 25, 26, 29], Refused, vec![true]),
+            (&[22, 5, 16, 6, 23, 6, 25, 26, 29], Malformed, vec![true]),
+            (&[22, 5, 16, 6, 23, 6, 17, 25, 3, 29], Malformed, vec![true]),
             (&[22, 5, 16, 6, 25, 0, 29], Malformed, vec![true]),
             (&[23, 5, 16, 6, 25, 26, 29], Malformed, vec![]),
             (&[22, 5, 16, 6, 23, 6, 17, 0, 25, 17, 29], Malformed, vec![true, true]),
