@@ -6,7 +6,8 @@ use gradstone::device::Device;
 use gradstone::models::Decoder;
 use gradstone::recipes::reproduction::{Paper, Seeds, run as reproduce};
 use gradstone::recipes::stable_diffcoder::{self, StableDiffCoder};
-use gradstone::rl::block_decoding::{Decoding, fill};
+use gradstone::rl::block_decoding::fill;
+use gradstone::rl::filling::Decoding;
 use gradstone::tasks::source_text::TextSettings;
 use gradstone::text::Tokenizer;
 use gradstone::train::diffusion::settings::TokenizerSettings;
@@ -186,4 +187,48 @@ fn the_reproduction_runs() {
     for judged in &report.claims {
         assert!(!judged.values.is_empty(), "{}", judged.claim.text);
     }
+}
+
+/// The program: train, generate block by block, and what is refused.
+#[test]
+fn the_program_trains_and_fills() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let program = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gradstone"));
+        command.args(args).stdin(std::process::Stdio::null()).output().unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let out = out.to_str().unwrap();
+    let small = ["model.hidden_size=32", "model.layers=1", "next_token.steps=2", "rows=4"];
+    let mut args = vec!["train", "stable_diffcoder", "--out", out, "--steps", "2"];
+    small.iter().for_each(|set| args.extend(["--set", set]));
+    let trained = program(&args);
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    assert!(text(&trained.stdout).contains("diffusion  loss"), "{}", text(&trained.stdout));
+    let fill = |more: &[&str]| {
+        let base = ["generate", "--run", out, "--prompt", "a=3;", "--max-tokens", "11"];
+        program(&[&base[..], more].concat())
+    };
+    let filled = fill(&["--passes", "2"]);
+    assert!(filled.status.success(), "{}", text(&filled.stderr));
+    // Three blocks of four in two passes each, one token dropped.
+    let (line, passes) = (text(&filled.stdout), text(&filled.stderr));
+    assert!(passes.contains("12 tokens set in 6 passes, 2.00 a pass"), "{passes}");
+    assert!(line.ends_with('\n') && line.chars().count() == 12, "{line:?}");
+    assert_eq!(fill(&["--passes", "2", "--watch"]).stdout, filled.stdout, "not a terminal");
+    let next = fill(&["--next-token"]);
+    assert!(next.status.success() && next.stderr.is_empty());
+    for (more, status, says) in [
+        (&["--threshold", "1.5"][..], 1, "threshold of 1.5"),
+        (&["--threshold", "0.9", "--factor", "1"], 2, "--factor"),
+        (&["--mask-id", "4000"], 1, "4000"),
+        (&["--sub-block", "0"], 1, "0 places"),
+    ] {
+        let refused = fill(more);
+        assert_eq!(refused.status.code(), Some(status), "{more:?}");
+        assert!(text(&refused.stderr).contains(says), "{more:?}: {}", text(&refused.stderr));
+    }
+    let resumed = program(&["train", "--resume", "--out", out]);
+    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
 }

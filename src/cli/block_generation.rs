@@ -4,7 +4,8 @@
 use super::{Failure, terminal};
 use crate::error::{Error, Result};
 use crate::models::{Decoder, Diffusion};
-use crate::rl::block_decoding::{Decoding, Pass, fill, fill_watched};
+use crate::rl::block_decoding::{fill, fill_watched};
+use crate::rl::filling::{Decoding, Pass};
 use crate::rl::unmasking::{Confidence, Selection};
 use crate::text::Tokenizer;
 use clap::ValueEnum;

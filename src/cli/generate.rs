@@ -5,7 +5,7 @@ use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernels::sample::Truncation;
-use crate::rl::block_decoding::Decoding;
+use crate::rl::filling::Decoding;
 use crate::rl::rollout::{Sampling, rollouts, stream};
 use crate::rng::Stream;
 use crate::text::Tokenizer;

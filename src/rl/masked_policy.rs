@@ -6,7 +6,7 @@
 //! the completion, never give the mask a probability, and are functions of their arguments: the old, the current and
 //! the reference policy are measured under the same masks.
 
-use super::block_decoding::Filled;
+use super::filling::Filled;
 use crate::error::{Error, Result};
 use crate::models::{Copies, Decoder};
 use crate::ops;
