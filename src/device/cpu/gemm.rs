@@ -186,7 +186,12 @@ fn run(
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) {
-    TUNED.call_once(|| gemmkit::tuning::set_lhs_pack_threshold(PACK_FROM));
+    TUNED.call_once(|| {
+        gemmkit::tuning::set_lhs_pack_threshold(PACK_FROM);
+        // Its path for results that are small both ways adds in another order than the others do: a row's bits would
+        // depend on how many rows there are.
+        gemmkit::tuning::set_small_mn_dim(0);
+    });
     let beta = if accumulate { 1.0 } else { 0.0 };
     let threads = pool::threads();
     if threads == 1 || m * n * k < PARALLEL_FROM {

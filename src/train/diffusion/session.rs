@@ -14,6 +14,7 @@ use crate::rl::block_decoding::fill;
 use crate::rl::filling::Decoding;
 use crate::tasks::source_text::Split;
 use crate::tensor::Gradients;
+use crate::tensor::autograd::with_grad;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::metrics::{Phase, Rollout, StepMetrics};
 use crate::train::observer::Observer;
@@ -112,9 +113,11 @@ impl DiffusionSession {
             let started = Instant::now();
             let next = self.state.step + 1;
             let first_phase = next <= self.settings.next_token.steps;
-            let (mut metrics, tokens) = pool::install(|| match first_phase {
-                true => self.next_token_step(next),
-                false => self.diffusion_step(next),
+            let (mut metrics, tokens) = pool::install(|| {
+                with_grad(|| match first_phase {
+                    true => self.next_token_step(next),
+                    false => self.diffusion_step(next),
+                })
             })?;
             self.state.step = next;
             if next == self.settings.next_token.steps {
