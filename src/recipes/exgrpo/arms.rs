@@ -14,7 +14,8 @@ pub(super) struct Rule {
     pub start: usize,
     pub retire: bool,
     pub replaying: Option<Replaying>,
-    /// The best of [`RATES`] on seeds 11 to 13.
+    /// To be the best of [`RATES`] on seeds 11 to 13 (`--tune`). That has not been run yet: until then every arm has the
+    /// rate that was best for on-policy learning in the prototype that the task comes from.
     pub rate: f64,
 }
 

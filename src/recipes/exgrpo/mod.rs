@@ -377,8 +377,8 @@ state after each and is right when all are. The base policy imitates chains in w
 wrong, so that it is unsure on the harder levels and reinforcement can improve it. The whole chain is checked: where only \
 the last state is, lucky successes fill the pool with wrong chains.
 
-Every arm runs at its own best learning rate, chosen on seeds 11 to 13 (`gradstone reproduce exgrpo --tune`), which are \
-not reported. A mixed batch generates 224 rollouts where an on-policy batch generates 256, so 0.875 of the rollouts an \
+Every arm is meant to run at its own best learning rate, chosen on seeds 11 to 13 (`gradstone reproduce exgrpo --tune`), \
+which are not reported; that choice has not been made yet, and all arms have one rate. A mixed batch generates 224 rollouts where an on-policy batch generates 256, so 0.875 of the rollouts an \
 update is arithmetic; rollouts and updates are both reported. *Re-scaled* is not the released ExGRPO: it has flat buckets \
 and a gain that gives a replayed token at ratio 1 the gradient of a fresh one, where the released constants give it a \
 twelfth. Successes are counted on fresh rollouts alone (the released code counts the replayed one too), and entropy is \
