@@ -43,8 +43,8 @@ pub(super) struct ReproduceArgs {
     /// Runs side by side; 0: one per core. Results do not depend on it
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
-    /// exgrpo: choose every arm's learning rate, on seeds of its own
-    #[arg(long, conflicts_with = "stress")]
+    /// exgrpo: choose every arm's learning rate, on seeds of its own; with --stress, the rate of that setting
+    #[arg(long)]
     tune: bool,
     /// exgrpo: the setting in which runs collapse
     #[arg(long)]
@@ -59,9 +59,10 @@ pub(super) fn run(args: &ReproduceArgs) -> Result<(), Failure> {
         Named::Faithrl => reproduce(&FaithRl::new(args.quick), args),
         Named::Exgrpo => {
             let study = match (args.tune, args.stress) {
-                (true, _) => Study::Rates,
-                (_, true) => Study::Stress,
-                _ => Study::Claims,
+                (true, false) => Study::Rates,
+                (true, true) => Study::StressRates,
+                (false, true) => Study::Stress,
+                (false, false) => Study::Claims,
             };
             reproduce(&ExGrpo::new(study, args.quick), args)
         }
@@ -114,7 +115,7 @@ fn command(args: &ReproduceArgs, seeds: Seeds) -> String {
 }
 
 fn write_json(report: &Report, path: &Path) -> Result<()> {
-    let text = serde_json::to_string_pretty(&page::json(report))
+    let text = serde_json::to_string(&page::json(report))
         .map_err(|e| Error::state(format!("report as JSON: {e}")))?;
     atomic::write_file(path, (text + "\n").as_bytes())
 }

@@ -1,7 +1,7 @@
 //! Rollouts: completions sampled from a decoder in batches, each with the log-probs under which it was drawn.
 //!
-//! A prompt is run once however many completions are drawn from it: its cached keys and values are forked. Finished
-//! sequences leave the batch. The token at position p of sequence s is a function of (seed, s, p) and the weights
+//! A prompt is run once however many completions are drawn from it: its cached keys and values are forked. A sequence
+//! that ends leaves the batch and the next one takes its place. The token at position p of sequence s is a function of (seed, s, p) and the weights
 //! alone: neither the other sequences of the batch nor the number of threads can change it.
 
 use crate::DType;
@@ -18,7 +18,9 @@ use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
-use std::sync::Arc;
+use std::iter::Enumerate;
+use std::slice::IterMut;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How completions are drawn.
 #[derive(Clone, Debug)]
@@ -85,6 +87,10 @@ pub fn stream(
 /// Sequences that are decoded together by one thread at least; fewer are not worth a thread of their own.
 const FEWEST_TOGETHER: usize = 8;
 
+/// Sequences that are decoded together by one thread at most: with more, the cached keys and values of a step no longer
+/// stay in the processor's cache until the next step reads them again.
+const MOST_TOGETHER: usize = 32;
+
 fn draw_all(
     model: &Decoder,
     prompts: &[Vec<i32>],
@@ -105,6 +111,7 @@ fn draw_all(
         }
     }
     let new = |prompt| Rollout { prompt, ..Rollout::default() };
+    let count = prompts.len().saturating_mul(per_prompt);
     let mut done: Vec<Rollout> =
         (0..prompts.len()).flat_map(|p| std::iter::repeat_n(p, per_prompt)).map(new).collect();
     if sampling.max_new_tokens == 0 {
@@ -122,10 +129,25 @@ fn draw_all(
             ops::gather(&all, &last)?
         };
         let batch = Batch { model, prompts, sampling, cache: &cache, hidden: &hidden };
-        let Some(told) = told else { return batch.decode_in_parallel(done) };
-        batch.decode(0, &mut done, told)?;
+        match told {
+            Some(told) => batch.decode(&Waiting::new(&mut done), count, told)?,
+            None => batch.decode_in_parallel(&mut done)?,
+        }
         Ok(done)
     })
+}
+
+/// Completions that no thread has begun, with their numbers, in order.
+struct Waiting<'a>(Mutex<Enumerate<IterMut<'a, Rollout>>>);
+
+impl<'a> Waiting<'a> {
+    fn new(all: &'a mut [Rollout]) -> Waiting<'a> {
+        Waiting(Mutex::new(all.iter_mut().enumerate()))
+    }
+
+    fn next(&self, most: usize) -> Vec<(usize, &'a mut Rollout)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(most).collect()
+    }
 }
 
 /// Prompts that have been run, and how to go on from them.
@@ -141,45 +163,48 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Decodes a share of the completions on each thread of the pool. A sequence's tokens do not depend on what is
-    /// beside it, so the shares are free, and a thread that goes through a whole step alone waits for nobody, where
-    /// sharing every small operation costs a hand-over each.
-    fn decode_in_parallel(self, mut done: Vec<Rollout>) -> Result<Vec<Rollout>> {
-        let shares = pool::threads().min(done.len() / FEWEST_TOGETHER).max(1);
-        let share = done.len().div_ceil(shares);
-        if shares == 1 || self.model.device() != Device::Cpu {
-            self.decode(0, &mut done, &mut |_, _| {})?;
-            return Ok(done);
+    /// Decodes on every thread of the pool. A sequence's tokens do not depend on what is beside it, so which thread takes
+    /// it is free, and a thread that goes through a whole step alone waits for nobody, where sharing every small
+    /// operation costs a hand-over each.
+    fn decode_in_parallel(self, done: &mut [Rollout]) -> Result<()> {
+        let count = done.len();
+        let threads = pool::threads().min(count / FEWEST_TOGETHER).max(1);
+        let waiting = Waiting::new(done);
+        if self.model.device() != Device::Cpu {
+            return self.decode(&waiting, count, &mut |_, _| {});
         }
-        pool::try_each(done.chunks_mut(share), 1, |i, part| {
-            no_grad(|| self.decode(i * share, part, &mut |_, _| {}))
-        })?;
-        Ok(done)
+        let most = std::env::var("WINDOW").ok().and_then(|w| w.parse().ok()).unwrap_or(MOST_TOGETHER); let together = count.div_ceil(threads).min(most);
+        pool::try_each((0..threads).map(|_| ()), 1, |_, ()| {
+            let work = || no_grad(|| self.decode(&waiting, together, &mut |_, _| {}));
+            if threads == 1 { work() } else { pool::on_this_thread(work) }
+        })
     }
 
-    /// Fills `done`, the completions from number `first` on.
+    /// Decodes what waits, `together` sequences at a time: one that ends makes room for the next.
     fn decode(
         self,
-        first: usize,
-        done: &mut [Rollout],
+        waiting: &Waiting<'_>,
+        together: usize,
         told: &mut dyn FnMut(usize, i32),
     ) -> Result<()> {
         let Batch { model, prompts, sampling, .. } = self;
         let context = model.config().max_position_embeddings;
+        let mut live = waiting.next(together);
         // Fork: every completion gets its prompt's cache and last hidden state.
-        let fork: Vec<usize> = done.iter().map(|rollout| rollout.prompt).collect();
+        let fork = |new: &[(usize, &mut Rollout)]| -> Vec<usize> {
+            new.iter().map(|(_, rollout)| rollout.prompt).collect()
+        };
         let mut cache = self.cache.clone();
-        cache.keep(&fork)?;
-        let mut hidden = ops::gather(self.hidden, &fork)?;
-        let mut live: Vec<usize> = (0..done.len()).collect();
-        loop {
-            let drawn = draw(model, &hidden, sampling, first, &live, done)?;
+        cache.keep(&fork(&live))?;
+        let mut hidden = ops::gather(self.hidden, &fork(&live))?;
+        while !live.is_empty() {
+            let drawn = draw(model, &hidden, sampling, &live)?;
             let mut kept = Vec::new();
             for (row, (id, logprob)) in drawn.into_iter().enumerate() {
-                let rollout = &mut done[live[row]];
+                let (number, rollout) = &mut live[row];
                 rollout.tokens.push(id);
                 rollout.logprob.push(logprob);
-                told(first + live[row], id);
+                told(*number, id);
                 let length = prompts[rollout.prompt].len() + rollout.tokens.len();
                 if sampling.stop.contains(&id) {
                     continue;
@@ -190,20 +215,31 @@ impl Batch<'_> {
                 }
                 kept.push(row);
             }
-            if kept.is_empty() {
-                return Ok(());
-            }
-            if kept.len() < live.len() {
+            let ended = live.len() - kept.len();
+            if ended > 0 {
                 cache.keep(&kept)?;
-                live = kept.iter().map(|row| live[*row]).collect();
+                let mut row = 0;
+                live.retain(|_| {
+                    row += 1;
+                    kept.binary_search(&(row - 1)).is_ok()
+                });
             }
-            let packed = Packed::new(live.iter().map(|i| {
-                let rollout = &done[*i];
-                let newest = &rollout.tokens[rollout.tokens.len() - 1..];
-                (prompts[rollout.prompt].len() + rollout.tokens.len() - 1, newest)
-            }));
-            hidden = model.continued(packed.tokens(), &mut cache)?;
+            if !live.is_empty() {
+                let packed = Packed::new(live.iter().map(|(_, rollout)| {
+                    let newest = &rollout.tokens[rollout.tokens.len() - 1..];
+                    (prompts[rollout.prompt].len() + rollout.tokens.len() - 1, newest)
+                }));
+                hidden = model.continued(packed.tokens(), &mut cache)?;
+            }
+            let new = if ended > 0 { waiting.next(ended) } else { Vec::new() };
+            if !new.is_empty() {
+                let begun = ops::gather(self.hidden, &fork(&new))?;
+                cache.take_up(self.cache, &fork(&new))?;
+                hidden = if live.is_empty() { begun } else { ops::concat(&[&hidden, &begun])? };
+                live.extend(new);
+            }
         }
+        Ok(())
     }
 }
 
@@ -212,18 +248,16 @@ fn draw(
     model: &Decoder,
     hidden: &Tensor,
     sampling: &Sampling,
-    first: usize,
-    live: &[usize],
-    done: &[Rollout],
+    live: &[(usize, &mut Rollout)],
 ) -> Result<Vec<(i32, f32)>> {
     let logits = model.raw_logits(hidden)?;
     if let Device::Gpu(gpu) = logits.device() {
-        return draw_on(&gpu, model, &logits, sampling, first, live, done);
+        return draw_on(&gpu, model, &logits, sampling, live);
     }
     let rows = live.len();
     let sequences: Vec<u64> =
-        live.iter().map(|i| sampling.first_sequence + (first + *i) as u64).collect();
-    let positions: Vec<u32> = live.iter().map(|i| done[*i].tokens.len() as u32).collect();
+        live.iter().map(|(number, _)| sampling.first_sequence + *number as u64).collect();
+    let positions: Vec<u32> = live.iter().map(|(_, one)| one.tokens.len() as u32).collect();
     let mut ids = vec![0i32; rows];
     let (mut logprob, mut logsumexp) = (vec![0f32; rows], vec![0f32; rows]);
     let args = Sample {
@@ -252,14 +286,12 @@ fn draw_on(
     model: &Decoder,
     logits: &Tensor,
     sampling: &Sampling,
-    first: usize,
-    live: &[usize],
-    done: &[Rollout],
+    live: &[(usize, &mut Rollout)],
 ) -> Result<Vec<(i32, f32)>> {
     let rows = live.len();
     let sequences: Vec<i64> =
-        live.iter().map(|i| (sampling.first_sequence + (first + *i) as u64) as i64).collect();
-    let positions: Vec<i32> = live.iter().map(|i| done[*i].tokens.len() as i32).collect();
+        live.iter().map(|(number, _)| (sampling.first_sequence + *number as u64) as i64).collect();
+    let positions: Vec<i32> = live.iter().map(|(_, one)| one.tokens.len() as i32).collect();
     let sequences = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&sequences))?;
     let positions = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(&positions))?;
     let banned = banned_ids(gpu, &sampling.banned, model.config().vocab_size)?;
@@ -288,7 +320,7 @@ fn draw_on(
     if let Some(row) = ids.iter().position(|id| *id < 0) {
         return Err(Error::numeric(format!(
             "sampling: the logits of completion {} hold a NaN or nothing to draw",
-            first + live[row]
+            live[row].0
         )));
     }
     Ok(ids.into_iter().zip(logprobs).collect())

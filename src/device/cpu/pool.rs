@@ -4,10 +4,16 @@
 
 use crate::error::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// Bytes of work below which handing a chunk to another thread costs more than it saves.
 pub const GRAIN: usize = 64 * 1024;
+
+thread_local! {
+    /// This thread is inside [`on_this_thread`].
+    static HERE: Cell<bool> = const { Cell::new(false) };
+}
 
 static POOL: OnceLock<RwLock<Option<Arc<ThreadPool>>>> = OnceLock::new();
 
@@ -38,8 +44,11 @@ pub fn set_threads(threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// The number of threads kernels run on when called from here: 1 inside [`alone`].
+/// The number of threads kernels run on when called from here: 1 inside [`alone`] and [`on_this_thread`].
 pub fn threads() -> usize {
+    if HERE.get() {
+        return 1;
+    }
     if rayon::current_thread_index().is_some() {
         return rayon::current_num_threads();
     }
@@ -57,11 +66,25 @@ pub fn alone<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
     Ok(build(1)?.install(work))
 }
 
+/// Runs `work` on the thread that calls, with every kernel that it calls: for shares of a batch that [`each`] has
+/// already given to every thread of the pool, where dividing each small kernel again would only cost hand-overs.
+pub fn on_this_thread<R>(work: impl FnOnce() -> R) -> R {
+    /// Puts the mark back when a panic passes, too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            HERE.set(self.0);
+        }
+    }
+    let _restore = Restore(HERE.replace(true));
+    work()
+}
+
 /// Runs `work` inside the pool.
 ///
 /// Already inside the pool this is a plain call, so wrap a whole training loop in it to pay the hand-over once.
 pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_thread_index().is_some() {
+    if HERE.get() || rayon::current_thread_index().is_some() {
         return work();
     }
     match current() {
@@ -152,6 +175,9 @@ pub fn try_each<P: Send>(
 
 /// Runs `work` on up to `most` threads at once, one of them the caller's.
 fn on_threads(most: usize, work: &(dyn Fn() + Sync)) {
+    if HERE.get() {
+        return work();
+    }
     install_unit(&mut || {
         let others = rayon::current_num_threads().min(most) - 1;
         rayon::scope(|scope| {

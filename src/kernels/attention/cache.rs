@@ -288,6 +288,39 @@ impl KvCache {
         Ok(())
     }
 
+    /// Takes up forks of sequences of `other`, after its own: those that `rows` name, as [`KvCache::keep`] makes them.
+    ///
+    /// # Errors
+    /// [`Error::is_index`] when a row does not exist, [`Error::is_shape`] when the caches are of different models,
+    /// [`Error::is_unsupported`] in the memory of a device.
+    pub fn take_up(&mut self, other: &KvCache, rows: &[usize]) -> Result<()> {
+        let count = other.sequences();
+        if let Some(row) = rows.iter().find(|row| **row >= count) {
+            return Err(Error::index(format!("KV cache: no sequence {row}, it holds {count}")));
+        }
+        let shape = |cache: &KvCache| [cache.layers, cache.kv_heads, cache.head_dim];
+        if shape(self) != shape(other) {
+            return Err(Error::shape(format!(
+                "KV cache: [layers, heads, width] {:?} cannot take up {:?}",
+                shape(self),
+                shape(other)
+            )));
+        }
+        fn take_up<T: Element>(own: &mut Vec<Sequence<T>>, other: &[Sequence<T>], rows: &[usize]) {
+            own.extend(rows.iter().map(|row| other[*row].clone()));
+        }
+        match (&mut self.store, &other.store) {
+            (Store::F32(own), Store::F32(other)) => take_up(own, other, rows),
+            (Store::Bf16(own), Store::Bf16(other)) => take_up(own, other, rows),
+            (Store::F16(own), Store::F16(other)) => take_up(own, other, rows),
+            (Store::Device(_), _) | (_, Store::Device(_)) => {
+                return Err(Error::unsupported("KV cache: taking up sequences on a device"));
+            }
+            _ => return Err(Error::dtype("KV cache: taking up sequences of another type")),
+        }
+        Ok(())
+    }
+
     /// Forgets what comes after the first `lengths[s]` positions of sequence s, in every layer: blocks that were tried and
     /// are not what is kept.
     ///

@@ -14,13 +14,12 @@ pub(super) struct Rule {
     pub start: usize,
     pub retire: bool,
     pub replaying: Option<Replaying>,
-    /// To be the best of [`RATES`] on seeds 11 to 13 (`--tune`). That has not been run yet: until then every arm has the
-    /// rate that was best for on-policy learning in the prototype that the task comes from.
+    /// The best of [`RATES`] on seeds 11 to 13: `docs/reproductions/exgrpo-rates.md`.
     pub rate: f64,
 }
 
 /// The learning rates that are tried for every arm.
-pub(super) const RATES: [f64; 4] = [5e-4, 1e-3, 2e-3, 4e-3];
+pub(super) const RATES: [f64; 4] = [1e-3, 2e-3, 4e-3, 8e-3];
 
 /// The gain with which a replayed token at ratio 1 has the gradient of a fresh one: `(1 + β)² / β`, β 0.1.
 const BALANCED: f32 = 12.1;
@@ -51,7 +50,7 @@ pub(super) const SPELLED: &str = "2 spell.: re-scaled";
 pub(super) const SPELLED_NO_ENTROPY: &str = "2 spell.: - entropy";
 
 const PLAIN: Rule =
-    Rule { name: "", about: "", start: 0, retire: true, replaying: Some(RESCALED), rate: 2e-3 };
+    Rule { name: "", about: "", start: 0, retire: true, replaying: Some(RESCALED), rate: 4e-3 };
 
 /// In the order of the tables.
 pub(super) const RULES: [Rule; 13] = [
@@ -77,6 +76,7 @@ pub(super) const RULES: [Rule; 13] = [
             starts_at: -1.0,
             ..RESCALED
         }),
+        rate: 2e-3,
         ..PLAIN
     },
     Rule {
@@ -146,6 +146,9 @@ pub(super) const STRESSED: [&str; 5] = [ON_POLICY, RANDOM, CODE, SCALED, NO_SHAP
 /// Its learning rate: between the one at which nothing collapses and the one at which nearly everything does.
 pub(super) const STRESS_RATE: f64 = 1.4e-3;
 
+/// The rates among which it was looked for.
+pub(super) const STRESS_RATES: [f64; 4] = [1.4e-3, 2e-3, 2.8e-3, 4e-3];
+
 /// An arm that runs.
 #[derive(Clone, Debug)]
 pub(super) struct Running {
@@ -154,6 +157,11 @@ pub(super) struct Running {
 }
 
 impl Rule {
+    /// An arm for each rate.
+    pub(super) fn at_each(&self, rates: &[f64]) -> Vec<Running> {
+        rates.iter().map(|rate| self.at(*rate, format!("{} {rate:e}", self.name))).collect()
+    }
+
     pub(super) fn at(&self, rate: f64, name: String) -> Running {
         Running {
             arm: Arm {

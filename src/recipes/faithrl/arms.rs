@@ -22,6 +22,8 @@ pub(super) struct Rule {
     /// 0: the main task; 1: the task with a precise baseline.
     pub setting: usize,
     pub reward: Reward,
+    /// Advantages are divided by their group's standard deviation (GRPO); otherwise only the mean is taken off.
+    pub scaled: bool,
     /// What the verdicts on steps do to advantages.
     pub credit: Option<StepCredit>,
     pub labelling: Labelling,
@@ -34,6 +36,7 @@ const PLAIN: Rule = Rule {
     about: "",
     setting: 0,
     reward: Reward::Binary,
+    scaled: true,
     credit: None,
     labelling: Labelling::Verdict,
     flagged: false,
@@ -54,9 +57,11 @@ pub(super) const FLAGGED_GRPO: &str = "flagged GRPO";
 pub(super) const FLAGGED: &str = "flagged FaithRL";
 pub(super) const PRECISE_TERNARY: &str = "precise TruthRL";
 pub(super) const PRECISE_GEOMETRIC: &str = "precise geom.";
+pub(super) const SCALED_TERNARY: &str = "same, z: TruthRL";
+pub(super) const SCALED_GEOMETRIC: &str = "same, z: geom.";
 
 /// In the order of the tables.
-pub(super) const RULES: [Rule; 11] = [
+pub(super) const RULES: [Rule; 13] = [
     Rule { name: GRPO, about: "reward 1 for a correct answer and 0 for everything else", ..PLAIN },
     Rule {
         name: TERNARY,
@@ -117,14 +122,30 @@ pub(super) const RULES: [Rule; 11] = [
     },
     Rule {
         name: PRECISE_TERNARY,
-        about: "the ternary reward on the task with a precise baseline",
+        about: "the ternary reward on the task with a precise baseline; advantages are rewards minus their group's mean",
+        setting: 1,
+        reward: Reward::Ternary,
+        scaled: false,
+        ..PLAIN
+    },
+    Rule {
+        name: PRECISE_GEOMETRIC,
+        about: "the geometric reward, likewise",
+        setting: 1,
+        reward: Reward::Geometric,
+        scaled: false,
+        ..PLAIN
+    },
+    Rule {
+        name: SCALED_TERNARY,
+        about: "the ternary reward on the same task with GRPO's advantages, divided by the group's deviation",
         setting: 1,
         reward: Reward::Ternary,
         ..PLAIN
     },
     Rule {
-        name: PRECISE_GEOMETRIC,
-        about: "the geometric reward on the task with a precise baseline",
+        name: SCALED_GEOMETRIC,
+        about: "the geometric reward, likewise",
         setting: 1,
         reward: Reward::Geometric,
         ..PLAIN

@@ -18,7 +18,7 @@ use crate::tasks::two_hop::Problem;
 use crate::train::chart::Unit;
 use arms::{
     FAITHFUL, FAITHFUL_075, FLAGGED, FLAGGED_GRPO, GEOMETRIC, GRPO, LITERAL, PARTIAL,
-    PRECISE_GEOMETRIC, PRECISE_TERNARY, RULES, TERNARY,
+    PRECISE_GEOMETRIC, PRECISE_TERNARY, RULES, SCALED_GEOMETRIC, SCALED_TERNARY, TERNARY,
 };
 use evaluation::sampled;
 
@@ -263,6 +263,22 @@ fn claims() -> Vec<Claim> {
         ),
         claim(
             false,
+            "divided by the group's deviation, the two rewards differ as much",
+            "ref. smudged",
+            SCALED_GEOMETRIC,
+            SCALED_TERNARY,
+            Bound::AtLeast(0.2),
+        ),
+        claim(
+            true,
+            "the released code's literal labels fail: unsupported steps rise by at least 10 points",
+            "U",
+            LITERAL,
+            FAITHFUL,
+            Bound::AtLeast(0.1),
+        ),
+        claim(
+            false,
             "alpha 0.75 lowers unsupported steps against the geometric reward alone",
             "U",
             FAITHFUL_075,
@@ -333,4 +349,7 @@ left open in place of its tail, so that a refusal stands where the look-up fails
 
 The *precise* arms run on a task of their own (fewer missing facts, 30 % smudged prompts that are right with probability \
 0.62, a less noisy start): there the baseline's precision is far above one half, and the two rewards must differ, since \
-the geometric one answers only above that precision and the ternary one above one half.";
+the geometric one answers only above that precision and the ternary one above one half. They differ only where advantages \
+keep the size of rewards: whether a shown tail is right is the same for all rollouts of a prompt, so its group holds two \
+rewards, and GRPO's division by the deviation leaves of two rewards nothing but which is larger. These arms therefore take \
+the mean off and do not divide; two more divide, to show it.";

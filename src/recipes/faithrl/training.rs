@@ -5,7 +5,7 @@ use super::evaluation::Counted;
 use super::settings::FaithRlSettings;
 use super::start::{Base, RL_FROM};
 use crate::error::{Error, Result};
-use crate::kernels::advantage::{self, Estimator, Groups};
+use crate::kernels::advantage::{self, Estimator, Groups, Singleton};
 use crate::kernels::policy_loss::{Advantages, Objective, Surrogate};
 use crate::kernels::step_credit::{self, Part, Segment, StepCredit};
 use crate::models::Gpt;
@@ -108,12 +108,11 @@ pub(super) fn train(
         let mut advantages = vec![0f32; rewards.len()];
         let outputs =
             advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let counts = advantage::forward(
-            &Estimator::default(),
-            &rewards,
-            Groups::Offsets(&offsets),
-            outputs,
-        )?;
+        let estimator = match rule.scaled {
+            true => Estimator::default(),
+            false => Estimator::DrGrpo { singleton: Singleton::Zero },
+        };
+        let counts = advantage::forward(&estimator, &rewards, Groups::Offsets(&offsets), outputs)?;
         degenerate += counts.degenerate;
         groups += counts.groups;
 

@@ -1,6 +1,6 @@
 //! A report in words: a table for the terminal, the page under `docs/reproductions`, JSON for programs.
 
-use super::{Claim, Judged, Measure, Metric, Report, spread};
+use super::{Claim, Figure, Judged, Measure, Metric, Report, spread};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -210,6 +210,12 @@ pub fn markdown(report: &Report) -> String {
 /// Everything as JSON. A value that is not a number or was never reached is null.
 pub fn json(report: &Report) -> Value {
     let number = |value: f64| if value.is_finite() { json!(value) } else { Value::Null };
+    // Of curves those that a figure draws, in f32, which is more than a figure shows.
+    let drawn = |arm: &str, curve: &str| {
+        let shows = |figure: &&Figure| figure.arms.iter().any(|named| named == arm);
+        report.figures.iter().filter(shows).any(|figure| figure.curve == curve)
+    };
+    let short = |value: f64| if value.is_finite() { json!(value as f32) } else { Value::Null };
     let numbers = |values: &[f64]| values.iter().map(|v| number(*v)).collect::<Vec<_>>();
     let seeds: Vec<u64> = report.seeds.iter().collect();
     let arms: Vec<Value> = report
@@ -236,9 +242,10 @@ pub fn json(report: &Report) -> Value {
                     Ok(outcome) => outcome
                         .curves
                         .iter()
+                        .filter(|curve| drawn(&named.name, curve.name))
                         .map(|curve| {
                             let points: Vec<Vec<Value>> =
-                                curve.points.iter().map(|(x, y)| vec![number(*x), number(*y)]).collect();
+                                curve.points.iter().map(|(x, y)| vec![short(*x), short(*y)]).collect();
                             (curve.name.to_owned(), json!(points))
                         })
                         .collect::<serde_json::Map<String, Value>>()

@@ -70,7 +70,7 @@ impl StableDiffCoder {
             false => StableDiffCoder {
                 quick,
                 first: 600,
-                steps: 400,
+                steps: 1200,
                 switch: 100,
                 rows: 96,
                 draws: 48,
