@@ -549,6 +549,13 @@ fn bad_arguments_are_errors() {
     let error = cache.attend(&copies, 0, q, &[0, 3, 5], FloatSliceMut::F32(&mut out)).unwrap_err();
     assert!(error.is_unsupported(), "{error}");
     assert!(cache.keep(&[2]).unwrap_err().is_index());
+    let other = |dtype, width| KvCache::new(dtype, 1, 2, 2, width, 4).unwrap();
+    let mut take_up =
+        |other: KvCache, rows: &[usize]| cache.take_up(&other, rows).map(|()| cache.sequences());
+    assert!(take_up(other(DType::F32, 8), &[2]).unwrap_err().is_index());
+    assert!(take_up(other(DType::F32, 16), &[0]).unwrap_err().is_shape());
+    assert!(take_up(other(DType::Bf16, 8), &[0]).unwrap_err().is_dtype());
+    assert_eq!(take_up(other(DType::F32, 8), &[1, 1, 0]).unwrap(), 5);
     assert!(KvCache::new(DType::I32, 1, 1, 1, 8, 4).unwrap_err().is_dtype());
 }
 

@@ -95,6 +95,25 @@ fn a_sequence_does_not_depend_on_its_neighbours_or_on_threads() {
     }
 }
 
+/// More completions than are decoded at once, of other lengths: who ends makes room for the next.
+#[test]
+fn those_that_come_later_have_the_bits_of_those_that_began() {
+    let model = model(Architecture::Gemma2, DType::F32, 9);
+    let prompts = prompts(&[2, 70, 5], 4);
+    let together = rollouts(&model, &prompts, 30, &sampling(40)).unwrap();
+    let lengths: Vec<usize> = together.iter().map(|rollout| rollout.tokens.len()).collect();
+    assert!(lengths.iter().any(|n| *n < 10) && lengths.contains(&40), "{lengths:?}");
+    for number in [0, 16, 31, 45, 89] {
+        let mut one = sampling(40);
+        one.first_sequence += number as u64;
+        let prompt = std::slice::from_ref(&prompts[number / 30]);
+        let alone = rollouts(&model, prompt, 1, &one).unwrap().remove(0);
+        let among = &together[number];
+        assert_eq!((number / 30, &alone.tokens), (among.prompt, &among.tokens), "{number}");
+        assert_eq!(bits(&alone.logprob), bits(&among.logprob), "{number}");
+    }
+}
+
 #[test]
 fn completions_end_at_a_stop_id_or_are_marked_as_cut() {
     let model = model(Architecture::Llama, DType::F32, 7);

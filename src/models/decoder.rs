@@ -6,6 +6,7 @@
 //! time in a fixed order, so the hidden state of a token has the same bits in both.
 
 use super::config::{Activation, Architecture, DecoderConfig};
+use super::prepared::{self, Prepared};
 use crate::device::Device;
 use crate::device::cpu::gemm::{self, plain, transposed};
 use crate::device::cpu::memory::Buffer;
@@ -336,6 +337,31 @@ impl Decoder {
         self.continued_under(tokens, cache, Mask::Causal)
     }
 
+    /// The weights as [`Decoder::continued_with`] reads them. They do not follow later changes of the parameters.
+    ///
+    /// # Errors
+    /// None for a model that was built.
+    pub fn prepared(&self) -> Result<Prepared> {
+        let linears = self.blocks.iter().flat_map(|block| block.linears());
+        let indices = linears.map(|linear| linear.weight).chain([self.head]);
+        let weights: Vec<(usize, Tensor)> =
+            indices.map(|index| (index, self.parameters.get(index))).collect();
+        Prepared::new(weights.iter().map(|(index, weight)| (*index, weight)))
+    }
+
+    /// [`Decoder::continued`] of weights laid out for it, to the same bits.
+    ///
+    /// # Errors
+    /// As [`Decoder::continued`].
+    pub fn continued_with(
+        &self,
+        prepared: &Prepared,
+        tokens: Tokens<'_>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        self.continue_under(Some(prepared), tokens, cache, Mask::Causal)
+    }
+
     /// [`Decoder::continued`] with another attention mask in every layer.
     ///
     /// # Errors
@@ -343,6 +369,16 @@ impl Decoder {
     /// window, and [`Error::is_unsupported`] for a mask of two copies.
     pub fn continued_under(
         &self,
+        tokens: Tokens<'_>,
+        cache: &mut KvCache,
+        mask: Mask,
+    ) -> Result<Tensor> {
+        self.continue_under(None, tokens, cache, mask)
+    }
+
+    fn continue_under(
+        &self,
+        prepared: Option<&Prepared>,
         tokens: Tokens<'_>,
         cache: &mut KvCache,
         mask: Mask,
@@ -356,8 +392,8 @@ impl Decoder {
                     ops::append_to_cache(cache, layer, k, v, tokens.segments)?;
                     ops::cached_attention(q, &spec, cache, layer, tokens.segments)
                 };
-                let get = |index| self.parameters.get(index);
-                x = self.shape.block(&get, block, &x, &angles, attend)?;
+                let weights = Weights { get: &|index| self.parameters.get(index), prepared };
+                x = self.shape.block(weights, block, &x, &angles, attend)?;
             }
             self.rms_norm(&x, self.norm)
         })
@@ -391,6 +427,19 @@ impl Decoder {
             [rows, vocab, width],
             false,
         )?;
+        Tensor::from_buffer(logits, &[rows, vocab], DType::F32)
+    }
+
+    /// [`Decoder::raw_logits`] of weights laid out for generation, to the same bits.
+    ///
+    /// # Errors
+    /// As [`Decoder::raw_logits`].
+    pub fn raw_logits_with(&self, prepared: &Prepared, hidden: &Tensor) -> Result<Tensor> {
+        let Some(head) = prepared.weight(self.head) else { return self.raw_logits(hidden) };
+        let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), self.config().vocab_size);
+        let mut logits = Buffer::recycled(rows * vocab);
+        let shape = [rows, vocab, width];
+        gemm::matmul(&mut logits, plain(&hidden.to_f32s()?), plain(head), shape, false)?;
         Tensor::from_buffer(logits, &[rows, vocab], DType::F32)
     }
 
@@ -448,7 +497,8 @@ impl Decoder {
     ) -> Result<Tensor> {
         let spec = Attention { mask, ..block.attention };
         let attend = |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, segments);
-        self.shape.block(&|index| self.parameters.get(index), block, x, angles, attend)
+        let weights = Weights { get: &|index| self.parameters.get(index), prepared: None };
+        self.shape.block(weights, block, x, angles, attend)
     }
 
     /// [`Decoder::block`] that keeps its input and parameters only, and runs again for the gradient.
@@ -476,28 +526,48 @@ impl Decoder {
             };
             let attend =
                 |q: &Tensor, k: &Tensor, v: &Tensor| ops::attention(q, k, v, &spec, &segments);
-            Ok(vec![shape.block(&get, &block, &inputs[0], &angles, attend)?])
+            let weights = Weights { get: &get, prepared: None };
+            Ok(vec![shape.block(weights, &block, &inputs[0], &angles, attend)?])
         };
         let mut outputs = checkpoint(&inputs, run)?;
         outputs.pop().ok_or_else(|| Error::state("checkpoint: no output"))
     }
 }
 
+/// Where a block finds its parameters.
+#[derive(Clone, Copy)]
+struct Weights<'a> {
+    get: &'a dyn Fn(usize) -> Tensor,
+    /// Weights laid out for generation, without gradients.
+    prepared: Option<&'a Prepared>,
+}
+
 /// Linear layers of one input.
 fn linears<const N: usize>(
-    get: &dyn Fn(usize) -> Tensor,
+    Weights { get, prepared }: Weights<'_>,
     x: &Tensor,
     layers: [Linear; N],
 ) -> Result<[Tensor; N]> {
+    let found = layers.map(|layer| prepared.and_then(|prepared| prepared.weight(layer.weight)));
+    if found.iter().all(Option::is_some) {
+        let given = layers.iter().zip(found.iter().flatten());
+        let outputs: Vec<Tensor> = given
+            .map(|(layer, weight)| prepared::linear(x, weight, layer.bias.map(get).as_ref()))
+            .collect::<Result<_>>()?;
+        return outputs.try_into().map_err(|_| Error::state("linear: as many outputs as weights"));
+    }
     let tensors = layers.map(|l| (get(l.weight), l.bias.map(get)));
     ops::linears(x, std::array::from_fn(|i| (&tensors[i].0, tensors[i].1.as_ref())))
 }
 
 impl Block {
+    fn linears(&self) -> [Linear; 7] {
+        [self.q, self.k, self.v, self.o, self.gate, self.up, self.down]
+    }
+
     fn indices(&self) -> Vec<usize> {
-        let linears = [self.q, self.k, self.v, self.o, self.gate, self.up, self.down];
         let mut list = vec![self.input_norm, self.post_attention_norm];
-        list.extend(linears.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten());
+        list.extend(self.linears().iter().flat_map(|l| [Some(l.weight), l.bias]).flatten());
         list.extend([self.q_norm, self.k_norm].into_iter().flatten());
         list.extend(self.mlp_norms.iter().flat_map(|(before, after)| [*before, *after]));
         list
@@ -514,17 +584,17 @@ impl Shape {
         ops::rms_norm(x, weight, self.config.rms_norm_eps, unit_offset)
     }
 
-    /// One block, over parameters from `get` and attention as the caller does it.
+    /// One block, over given parameters and attention as the caller does it.
     fn block(
         &self,
-        get: &dyn Fn(usize) -> Tensor,
+        weights: Weights<'_>,
         block: &Block,
         x: &Tensor,
         angles: &Arc<Angles>,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let c = &self.config;
-        let linear = |x: &Tensor, l: Linear| linears(get, x, [l]).map(|[y]| y);
+        let (c, get) = (&self.config, weights.get);
+        let linear = |x: &Tensor, l: Linear| linears(weights, x, [l]).map(|[y]| y);
         let heads = |x: &Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
             let x = ops::reshape(x, &[x.leading(), heads, c.head_dim])?;
             match norm {
@@ -534,7 +604,7 @@ impl Shape {
         };
         let rotate = |x: &Tensor| ops::rope_with(x, angles, Layout::RotateHalf);
         let normed = self.norm(x, &get(block.input_norm))?;
-        let [q, k, v] = linears(get, &normed, [block.q, block.k, block.v])?;
+        let [q, k, v] = linears(weights, &normed, [block.q, block.k, block.v])?;
         drop(normed);
         let q = rotate(&heads(&q, c.heads, block.q_norm)?)?;
         let k = rotate(&heads(&k, c.kv_heads, block.k_norm)?)?;
@@ -555,7 +625,7 @@ impl Shape {
                 (x, mlp_in)
             }
         };
-        let [gate, up] = linears(get, &mlp_in, [block.gate, block.up])?;
+        let [gate, up] = linears(weights, &mlp_in, [block.gate, block.up])?;
         let gated = match c.activation {
             Activation::Silu => ops::silu_mul(&gate, &up)?,
             Activation::GeluTanh => ops::gelu_tanh_mul(&gate, &up)?,

@@ -9,6 +9,7 @@ mod decoder;
 mod decoder_files;
 mod gpt;
 mod llada;
+mod prepared;
 pub mod rope_scaling;
 
 pub use block_diffusion::{Copies, Diffusion};
@@ -16,3 +17,4 @@ pub use config::{Activation, Architecture, DecoderConfig};
 pub use decoder::{Decoder, Tokens};
 pub use decoder_files::read_json;
 pub use gpt::{Gpt, GptConfig, Ngrams};
+pub use prepared::Prepared;

@@ -13,7 +13,7 @@ use crate::kernels::attention::KvCache;
 use crate::kernels::logprob::Outputs;
 use crate::kernels::logprob::launch::banned_ids;
 use crate::kernels::sample::{self, Sample, Truncation, launch};
-use crate::models::{Decoder, Tokens};
+use crate::models::{Decoder, Prepared, Tokens};
 use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
@@ -87,9 +87,12 @@ pub fn stream(
 /// Sequences that are decoded together by one thread at least; fewer are not worth a thread of their own.
 const FEWEST_TOGETHER: usize = 8;
 
-/// Sequences that are decoded together by one thread at most: with more, the cached keys and values of a step no longer
-/// stay in the processor's cache until the next step reads them again.
-const MOST_TOGETHER: usize = 32;
+/// Sequences that a thread decodes together at most, where the weights stay in the processor's cache: with more, it is the
+/// keys and values of a step that no longer stay until the next step reads them again.
+const MOST_TOGETHER: usize = 16;
+
+/// Bytes of weights that stay there. Larger weights are read from memory in every step, for as many sequences as there are.
+const CACHED_WEIGHTS: usize = 8 << 20;
 
 fn draw_all(
     model: &Decoder,
@@ -128,7 +131,9 @@ fn draw_all(
             let last: Vec<usize> = packed.segments[1..].iter().map(|end| end - 1).collect();
             ops::gather(&all, &last)?
         };
-        let batch = Batch { model, prompts, sampling, cache: &cache, hidden: &hidden };
+        let prepared = model.prepared()?;
+        let batch =
+            Batch { model, prepared: &prepared, prompts, sampling, cache: &cache, hidden: &hidden };
         match told {
             Some(told) => batch.decode(&Waiting::new(&mut done), count, told)?,
             None => batch.decode_in_parallel(&mut done)?,
@@ -154,6 +159,7 @@ impl<'a> Waiting<'a> {
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     model: &'a Decoder,
+    prepared: &'a Prepared,
     prompts: &'a [Vec<i32>],
     sampling: &'a Sampling,
     /// One sequence a prompt.
@@ -173,7 +179,11 @@ impl Batch<'_> {
         if self.model.device() != Device::Cpu {
             return self.decode(&waiting, count, &mut |_, _| {});
         }
-        let most = std::env::var("WINDOW").ok().and_then(|w| w.parse().ok()).unwrap_or(MOST_TOGETHER); let together = count.div_ceil(threads).min(most);
+        let most = match self.prepared.bytes() {
+            1..=CACHED_WEIGHTS => MOST_TOGETHER,
+            _ => usize::MAX,
+        };
+        let together = count.div_ceil(threads).min(most);
         pool::try_each((0..threads).map(|_| ()), 1, |_, ()| {
             let work = || no_grad(|| self.decode(&waiting, together, &mut |_, _| {}));
             if threads == 1 { work() } else { pool::on_this_thread(work) }
@@ -187,7 +197,7 @@ impl Batch<'_> {
         together: usize,
         told: &mut dyn FnMut(usize, i32),
     ) -> Result<()> {
-        let Batch { model, prompts, sampling, .. } = self;
+        let Batch { model, prepared, prompts, sampling, .. } = self;
         let context = model.config().max_position_embeddings;
         let mut live = waiting.next(together);
         // Fork: every completion gets its prompt's cache and last hidden state.
@@ -198,7 +208,7 @@ impl Batch<'_> {
         cache.keep(&fork(&live))?;
         let mut hidden = ops::gather(self.hidden, &fork(&live))?;
         while !live.is_empty() {
-            let drawn = draw(model, &hidden, sampling, &live)?;
+            let drawn = draw(model, &model.raw_logits_with(prepared, &hidden)?, sampling, &live)?;
             let mut kept = Vec::new();
             for (row, (id, logprob)) in drawn.into_iter().enumerate() {
                 let (number, rollout) = &mut live[row];
@@ -229,7 +239,7 @@ impl Batch<'_> {
                     let newest = &rollout.tokens[rollout.tokens.len() - 1..];
                     (prompts[rollout.prompt].len() + rollout.tokens.len() - 1, newest)
                 }));
-                hidden = model.continued(packed.tokens(), &mut cache)?;
+                hidden = model.continued_with(prepared, packed.tokens(), &mut cache)?;
             }
             let new = if ended > 0 { waiting.next(ended) } else { Vec::new() };
             if !new.is_empty() {
@@ -246,13 +256,12 @@ impl Batch<'_> {
 /// One token and its log-prob for every live sequence.
 fn draw(
     model: &Decoder,
-    hidden: &Tensor,
+    logits: &Tensor,
     sampling: &Sampling,
     live: &[(usize, &mut Rollout)],
 ) -> Result<Vec<(i32, f32)>> {
-    let logits = model.raw_logits(hidden)?;
     if let Device::Gpu(gpu) = logits.device() {
-        return draw_on(&gpu, model, &logits, sampling, live);
+        return draw_on(&gpu, model, logits, sampling, live);
     }
     let rows = live.len();
     let sequences: Vec<u64> =

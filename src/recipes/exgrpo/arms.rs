@@ -143,9 +143,8 @@ pub(super) const RULES: [Rule; 13] = [
 
 /// The arms of the stress setting.
 pub(super) const STRESSED: [&str; 5] = [ON_POLICY, RANDOM, CODE, SCALED, NO_SHAPE];
-/// Its learning rate: between the one at which nothing collapses and the one at which nearly everything does.
-pub(super) const STRESS_RATE: f64 = 1.4e-3;
-
+/// Its learning rate: the lowest of [`STRESS_RATES`] at which an on-policy run collapsed on seeds 11 to 13.
+pub(super) const STRESS_RATE: f64 = 4e-3;
 /// The rates among which it was looked for.
 pub(super) const STRESS_RATES: [f64; 4] = [1.4e-3, 2e-3, 2.8e-3, 4e-3];
 

@@ -400,7 +400,7 @@ Every arm at every learning rate, on seeds that are not reported. The rate of an
 the fewest rollouts to an accuracy of 0.5 (mean over these seeds, a run that never gets there counted at its whole \
 budget); of equal ones the lower.";
 const STRESS_ABOUT: &str = "\
-A weaker base policy, half the batch, and one learning rate for all arms, between the one at which nothing collapses and \
-the one at which nearly everything does. Nothing is asserted.";
+A weaker base policy, half the batch, and one learning rate for all arms: the lowest of those tried on seeds 11 to 13 at \
+which an on-policy run collapsed ([exgrpo-stress-rates.md](exgrpo-stress-rates.md)). Nothing is asserted.";
 const STRESS_RATES_ABOUT: &str = "\
 The stress setting at rising learning rates, on seeds that are not reported: it shows from which rate on runs collapse.";
