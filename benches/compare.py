@@ -3,7 +3,8 @@
 
     benches/compare.py --python PYTHON NAME...
 
-NAME is a benchmark: `cargo bench --bench NAME` against `PYTHON benches/peers/NAME.py` (and `NAME_*.py` beside it).
+NAME is a benchmark: `cargo bench --bench NAME` against `PYTHON benches/peers/NAME.py` (and `NAME_*.py` beside it), and
+against the program NAME of benches/peers/candle where there is one.
 Both print one JSON object a line: op, shape, dtype, threads, who, median_ms, cpu_ms; ours also bound_ms; either may
 have further numbers, such as tokens_per_second. A row of the table is one op, shape, dtype and thread count; its times
 are medians over the rounds, ours over every other's a ratio, and ours over the bound. Where a machine is shared, the
@@ -41,6 +42,9 @@ def commands(name, options):
     peers = ROOT / "benches" / "peers"
     for script in sorted([*peers.glob(f"{name}.py"), *peers.glob(f"{name}_*.py")]):
         yield [options.python, script, *rest]
+    if (peers / "candle" / "src" / "bin" / f"{name}.rs").exists():
+        build = ["--release", "--quiet", "--locked", "--manifest-path", peers / "candle" / "Cargo.toml"]
+        yield ["cargo", "run", *build, "--target-dir", ROOT / "target" / "candle", "--bin", name, "--", *rest]
 
 
 def collect(options, failures):
