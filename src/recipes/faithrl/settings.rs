@@ -19,6 +19,9 @@ pub struct FaithRlSettings {
     pub clean_task: TwoHopConfig,
     /// Learning to look up and to refuse, on sound responses.
     pub clean: Imitation,
+    /// Share of right answers and right refusals that ends it; until then it begins again on more problems, from the
+    /// weights that it has.
+    pub looks_up: f64,
     /// The noisy responses that make the base policy.
     pub noise: NoiseConfig,
     /// Learning these.
@@ -98,6 +101,7 @@ impl Default for FaithRlSettings {
                 ..TwoHopConfig::default()
             },
             clean: Imitation::default(),
+            looks_up: 0.9,
             noise: NoiseConfig::default(),
             noisy: Imitation { steps: 150, learning_rate: 2e-3, ..Imitation::default() },
             rl: Reinforcement::default(),
@@ -140,6 +144,7 @@ impl FaithRlSettings {
             width: 32,
             heads: 2,
             clean: few(self.clean, 150),
+            looks_up: 0.0,
             noisy: few(self.noisy, 20),
             rl: Reinforcement { steps: 3, prompts: 4, group: 4, ..self.rl },
             problems: 24,

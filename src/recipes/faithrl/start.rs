@@ -3,7 +3,7 @@
 
 use super::evaluation::{Sampled, sampled};
 use super::settings::{FaithRlSettings, Imitation};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::{Gpt, GptConfig};
 use crate::optim::AdamWSettings;
 use crate::rl::faithful::Baseline;
@@ -42,13 +42,34 @@ pub(super) fn start(settings: &[FaithRlSettings], seed: u64) -> Result<Start> {
         ngram: 3,
     };
     let task = TwoHop::new(first.clean_task.clone())?;
-    let model = imitate(Gpt::random(config, seed)?, &first.clean, |index| {
-        let problem = task.problem(seed, index);
-        let trace = clean_trace(&problem);
-        (problem, trace)
-    })?;
+    let model = looking_up(Gpt::random(config, seed)?, first, &task, seed)?;
     let bases = settings.iter().map(|settings| base(settings, &model, seed));
     Ok(Start { bases: bases.collect::<Result<_>>()? })
+}
+
+/// Most rounds of the clean phase.
+const ROUNDS: u64 = 5;
+
+/// A model that looks facts up. Some seeds need more than one round: looking up is learned in a sudden step, whose moment
+/// varies, and a model that has not taken it says nothing about rewards.
+fn looking_up(mut model: Gpt, settings: &FaithRlSettings, task: &TwoHop, seed: u64) -> Result<Gpt> {
+    let problems: Vec<Problem> =
+        (0..settings.problems as u64).map(|i| task.held_out(seed, i)).collect();
+    let examples = settings.clean.steps * settings.clean.batch as u64;
+    for round in 0..ROUNDS {
+        model = imitate(model, &settings.clean, |index| {
+            let problem = task.problem(seed, round * examples + index);
+            let trace = clean_trace(&problem);
+            (problem, trace)
+        })?;
+        let Sampled { correct, correctly_refused, .. } = sampled(&model, &problems, 0.0, seed)?;
+        if correct + correctly_refused >= settings.looks_up {
+            return Ok(model);
+        }
+    }
+    Err(Error::state(format!(
+        "faithrl: the model of seed {seed} did not learn to look facts up in {ROUNDS} rounds"
+    )))
 }
 
 fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
