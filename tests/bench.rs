@@ -6,6 +6,8 @@ mod devices;
 
 use gradstone::bench::{self, KERNELS, Options};
 use gradstone::device::Device;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 fn quick() -> Options {
@@ -47,6 +49,46 @@ fn the_launch_code_is_measured_on_the_emulated_device() {
     }
 }
 
+/// The kernel of `gradstone bench` that measures a file of `kernels/`.
+fn measured_as(file: &str) -> &str {
+    match file {
+        "advantage_tokens" => "advantage",
+        "attention_forward" | "attention_backward" | "attention_cache" => "attention",
+        family => family,
+    }
+}
+
+fn names(folder: &str) -> impl Iterator<Item = std::path::PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_cuda_source_is_measured() {
+    let files = names("kernels").filter(|path| path.extension().is_some_and(|end| end == "cu"));
+    let mut count = 0;
+    for file in files.map(|path| stem(&path)) {
+        let kernel = measured_as(&file);
+        assert!(KERNELS.contains(&kernel), "kernels/{file}.cu: no `{kernel}` in `gradstone bench`");
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn every_family_that_is_launched_is_measured_under_its_name() {
+    let launches =
+        |path: &std::path::PathBuf| path.join("launch.rs").exists() || path.join("launch").is_dir();
+    let families: BTreeSet<String> =
+        names("src/kernels").filter(launches).map(|path| stem(&path)).collect();
+    let measured: BTreeSet<String> = KERNELS.into_iter().map(str::to_owned).collect();
+    assert_eq!(families, measured);
+}
+
 #[test]
 fn an_unknown_kernel_is_refused_before_anything_is_measured() {
     let options = Options { kernels: vec!["logprobs".into()], ..quick() };
@@ -72,7 +114,8 @@ fn the_program_writes_json_and_a_roofline() {
     let report: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 3, "{report}");
+    // A sum, a function and its gradient in two types, and the loss.
+    assert_eq!(rows.len(), 7, "{report}");
     for row in rows {
         assert!(
             row["correct"].as_bool().unwrap() && row["cold_ms"].as_f64().unwrap() > 0.0,
@@ -81,6 +124,6 @@ fn the_program_writes_json_and_a_roofline() {
     }
     assert!(report["bounds"]["copy_gb_s"].as_f64().unwrap() > 0.0);
     let svg = std::fs::read_to_string(&svg).unwrap();
-    assert_eq!(svg.matches("<circle").count(), 3);
+    assert_eq!(svg.matches("<circle").count(), rows.len());
     assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
 }

@@ -1,134 +1,137 @@
-//! Causal attention with grouped heads, alone and with its gradients.
+//! Attention with grouped heads: causal, alone and with its gradients, under the mask of block diffusion, and against a
+//! cache.
 
-use super::{Amount, Case, Work, inputs, worst};
+use super::attended::{Attended, dot};
+use super::operation::operation;
+use super::reference::{row, worst_of};
+use super::{Case, Give, Work, attention_cache, inputs, size};
 use crate::DType;
 use crate::device::Device;
 use crate::error::Result;
-use crate::kernels::attention::Attention;
+use crate::kernels::attention::{Attention, Mask};
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Gradients, ParamId, backward_from};
 
+pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
+    // Tokens, query heads, key-value heads and their width, and a block of block diffusion.
+    let (shape, block) = size(
+        device,
+        quick,
+        [([34, 4, 2, 16], 4), ([1024, 8, 4, 64], 32), ([8192, 32, 8, 128], 32)],
+    );
+    let dtype = size(device, quick, [DType::F32, DType::F32, DType::Bf16]);
+    let [tokens, heads, groups, dim] = shape;
+    let causal = Attention::causal(heads, groups, dim);
+    let q = inputs::tensor(device, dtype, &[tokens, heads, dim], 1)?;
+    let k = inputs::tensor(device, dtype, &[tokens, groups, dim], 2)?;
+    let v = inputs::tensor(device, dtype, &[tokens, groups, dim], 3)?;
+    let forward = |spec: Attention, checked: Vec<(usize, Vec<usize>)>| {
+        let (qkv, known) = ([&q, &k, &v].map(Tensor::clone), [&q, &k, &v].map(Tensor::clone));
+        let error = move |out: &Tensor| output_error(spec, &known, out, &checked);
+        operation(move || ops::attention(&qkv[0], &qkv[1], &qkv[2], &spec, &[0, tokens]), error)
+    };
+    // Two products over the half of the square that is seen; five more for the gradients.
+    let product = (tokens * (tokens + 1) * heads * dim) as f64;
+    let last = (tokens - 1, (0..tokens).collect());
+    let work = forward(causal, vec![last]);
+    give(Case::flops("forward", &shape, dtype, 2.0 * product, work))?;
+
+    // Of two copies of `half` tokens a noised one sees its own block and the clean ones before, a clean one the clean
+    // blocks up to its own.
+    let spec = Attention { mask: Mask::BlockDiffusion { block }, ..causal };
+    let half = tokens / 2;
+    let own = (half - 1) / block * block;
+    let noised = (half - 1, (own..half).chain(half..half + own).collect());
+    let clean = (tokens - 1, (half..tokens).collect());
+    let work = forward(spec, vec![noised, clean]);
+    let flops = 4.0 * (seen_pairs(half, block) * heads * dim) as f64;
+    give(Case::flops("block_diffusion", &shape, dtype, flops, work))?;
+
+    let upstream = inputs::tensor(device, DType::F32, &[tokens, heads, dim], 4)?;
+    let id = ParamId::fresh();
+    let work = Layer { spec: causal, q, k, v, upstream, id, out: None, dq: None };
+    give(Case::flops("forward_backward", &shape, dtype, 7.0 * product, Box::new(work)))?;
+    attention_cache::cases(device, quick, give)
+}
+
+/// Pairs of a query and a key that it sees, over both copies of `half` tokens: a block of either sees as many keys as
+/// there are up to its end.
+fn seen_pairs(half: usize, block: usize) -> usize {
+    let of_block = |start: usize| {
+        let own = block.min(half - start);
+        2 * own * (start + own)
+    };
+    (0..half).step_by(block).map(of_block).sum()
+}
+
+fn allowed(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 1e-4 } else { 2e-2 }
+}
+
+/// Some tokens, each with what it sees.
+fn output_error(
+    spec: Attention,
+    [q, k, v]: &[Tensor; 3],
+    out: &Tensor,
+    checked: &[(usize, Vec<usize>)],
+) -> Result<f64> {
+    let keys = Attended::new(spec, k, v)?;
+    checked.iter().try_fold(0f64, |largest, (token, seen)| {
+        let want = keys.output(&row(q, *token)?, seen);
+        let allowed = allowed(q.dtype());
+        Ok(largest.max(worst_of(&row(out, *token)?, &want, allowed, allowed)))
+    })
+}
+
+/// Causal attention with its gradients.
 struct Layer {
     spec: Attention,
-    tokens: usize,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    /// Of the output, and the name that the gradient of q gets; `None`: forward alone.
-    upstream: Option<(Tensor, ParamId)>,
+    /// Of the output.
+    upstream: Tensor,
+    /// The name that the gradient of q gets.
+    id: ParamId,
     out: Option<Tensor>,
     dq: Option<Tensor>,
 }
 
-pub(super) fn cases(
-    device: &Device,
-    quick: bool,
-    give: &mut dyn FnMut(Case) -> Result<()>,
-) -> Result<()> {
-    let (tokens, heads, groups, dim, dtypes): (_, _, _, _, &[DType]) = match (quick, device.gpu()) {
-        (true, _) => (33, 4, 2, 16, &[DType::F32]),
-        (false, None) => (1024, 8, 4, 64, &[DType::F32]),
-        (false, Some(_)) => (8192, 32, 8, 128, &[DType::Bf16]),
-    };
-    for dtype in dtypes.iter().copied() {
-        let new = |heads, seed| inputs::tensor(device, dtype, &[tokens, heads, dim], seed);
-        // Two products over the half of the square that is seen; five more for the gradients.
-        let product = (tokens * (tokens + 1) * heads * dim) as f64;
-        for (part, flops) in [("forward", 2.0 * product), ("forward_backward", 7.0 * product)] {
-            let upstream = match part {
-                "forward" => None,
-                _ => {
-                    let of_out = inputs::tensor(device, DType::F32, &[tokens, heads, dim], 4)?;
-                    Some((of_out, ParamId::fresh()))
-                }
-            };
-            let work = Layer {
-                spec: Attention::causal(heads, groups, dim),
-                tokens,
-                q: new(heads, 1)?,
-                k: new(groups, 2)?,
-                v: new(groups, 3)?,
-                upstream,
-                out: None,
-                dq: None,
-            };
-            give(Case {
-                part,
-                shape: vec![tokens, heads, groups, dim],
-                dtype,
-                amount: Amount::Flops(flops),
-                work: Box::new(work),
-            })?;
-        }
-    }
-    Ok(())
-}
-
 impl Work for Layer {
     fn run(&mut self) -> Result<()> {
-        let segments = [0, self.tokens];
-        let Some((upstream, id)) = &self.upstream else {
-            let out = ops::attention(&self.q, &self.k, &self.v, &self.spec, &segments)?;
-            self.out = Some(out);
-            return Ok(());
-        };
         // All three gradients are computed; the one of q is looked at.
         let [k, v] = [&self.k, &self.v].map(|x| x.tracked(ParamId::fresh()));
-        let out = ops::attention(&self.q.tracked(*id), &k, &v, &self.spec, &segments)?;
+        let segments = [0, self.q.shape()[0]];
+        let out = ops::attention(&self.q.tracked(self.id), &k, &v, &self.spec, &segments)?;
         let mut gradients = Gradients::new();
         self.out = Some(out.detach());
-        backward_from(vec![(out, upstream.clone())], &mut gradients)?;
-        self.dq = gradients.get(*id).cloned();
+        backward_from(vec![(out, self.upstream.clone())], &mut gradients)?;
+        self.dq = gradients.get(self.id).cloned();
         Ok(())
     }
 
     /// The last query of every head, which sees everything, in f64.
     fn error(&mut self) -> Result<f64> {
-        let Attention { query_heads, kv_heads, head_dim: dim, scale, .. } = self.spec;
-        let host = |x: &Tensor| -> Result<Vec<f64>> {
-            let x = x.to_device(&Device::Cpu)?;
-            Ok(x.to_f32s()?.iter().map(|x| f64::from(*x)).collect())
-        };
-        let Some(out) = &self.out else { return Ok(f64::INFINITY) };
-        let (q, k, v, out) = (host(&self.q)?, host(&self.k)?, host(&self.v)?, host(out)?);
-        let last = (self.tokens - 1) * query_heads * dim;
-        let upstream = match (&self.upstream, &self.dq) {
-            (None, _) => None,
-            (Some((upstream, _)), Some(dq)) => Some((host(upstream)?, host(dq)?)),
-            (Some(_), None) => return Ok(f64::INFINITY),
-        };
-        let allowed = if self.q.dtype() == DType::F32 { 1e-4 } else { 2e-2 };
-        let mut largest = 0f64;
-        for head in 0..query_heads {
-            let group = head / (query_heads / kv_heads);
-            let at = |token: usize| (token * kv_heads + group) * dim;
-            let here = last + head * dim..last + (head + 1) * dim;
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            let scores: Vec<f64> = (0..self.tokens)
-                .map(|token| {
-                    f64::from(scale) * dot(&q[here.clone()], &k[at(token)..at(token) + dim])
-                })
-                .collect();
-            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = scores.iter().map(|score| (score - most).exp()).sum();
-            let p: Vec<f64> = scores.iter().map(|score| (score - most).exp() / sum).collect();
-            let mix = |weights: &[f64], values: &[f64], d: usize| -> f64 {
-                weights.iter().enumerate().map(|(token, w)| w * values[at(token) + d]).sum()
-            };
-            let want = (0..dim).map(|d| mix(&p, &v, d));
-            largest =
-                largest.max(worst(out[here.clone()].iter().copied().zip(want), allowed, allowed));
-            let Some((upstream, dq)) = &upstream else { continue };
-            let dp: Vec<f64> = (0..self.tokens)
-                .map(|token| dot(&upstream[here.clone()], &v[at(token)..at(token) + dim]))
-                .collect();
+        let (Some(out), Some(dq)) = (&self.out, &self.dq) else { return Ok(f64::INFINITY) };
+        let last = self.q.shape()[0] - 1;
+        let seen: Vec<usize> = (0..=last).collect();
+        let of = [&self.q, &self.k, &self.v].map(Tensor::clone);
+        let of_output = output_error(self.spec, &of, out, &[(last, seen.clone())])?;
+        let keys = Attended::new(self.spec, &self.k, &self.v)?;
+        let (q, upstream) = (row(&self.q, last)?, row(&self.upstream, last)?);
+        let dim = self.spec.head_dim;
+        let mut want = Vec::with_capacity(q.len());
+        for (head, (q, upstream)) in q.chunks(dim).zip(upstream.chunks(dim)).enumerate() {
+            let p = keys.weights(head, q, &seen);
+            let dp: Vec<f64> =
+                seen.iter().map(|token| dot(upstream, keys.at(&keys.v, *token, head))).collect();
             let mean = dot(&p, &dp);
-            let ds: Vec<f64> =
-                p.iter().zip(&dp).map(|(p, dp)| f64::from(scale) * p * (dp - mean)).collect();
-            let want = (0..dim).map(|d| mix(&ds, &k, d));
-            largest = largest.max(worst(dq[here].iter().copied().zip(want), allowed, allowed));
+            let scale = f64::from(self.spec.scale);
+            let ds: Vec<f64> = p.iter().zip(&dp).map(|(p, dp)| scale * p * (dp - mean)).collect();
+            want.extend(keys.mix(head, &ds, &seen, &keys.k));
         }
-        Ok(largest)
+        let allowed = allowed(self.q.dtype());
+        Ok(of_output.max(worst_of(&row(dq, last)?, &want, allowed, allowed)))
     }
 }

@@ -10,14 +10,35 @@ use crate::tensor::Tensor;
 use half::{bf16, f16};
 use std::sync::Arc;
 
-/// Number `i` of a sequence: the sum of four uniform ones, scaled to variance 1.
-fn normal_at(seed: u64, i: usize) -> f32 {
+/// 64 bits that look random, number `i` of a sequence.
+fn mixed(seed: u64, i: usize) -> u64 {
     let mut state = (i as u64 ^ seed.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    state ^= state >> 31;
+    state ^ (state >> 31)
+}
+
+/// Number `i` of a sequence: the sum of four uniform ones, scaled to variance 1.
+fn normal_at(seed: u64, i: usize) -> f32 {
+    let state = mixed(seed, i);
     let uniform = |part: u32| ((state >> (16 * part)) & 0xffff) as f32 / 65_536.0 - 0.5;
     (0..4).map(uniform).sum::<f32>() * 1.732
+}
+
+/// Ids of a vocabulary, low ones more often, as those of a text: half of them lie in its first eighth.
+pub(super) fn ids(len: usize, vocab: usize, seed: u64) -> Vec<i32> {
+    let id = |i| {
+        let unit = (mixed(seed, i) >> 11) as f64 / (1u64 << 53) as f64;
+        (unit.powi(3) * vocab as f64) as i32
+    };
+    (0..len).map(id).collect()
+}
+
+/// Log-probs of tokens under a policy, and under another that differs by normal numbers times `spread`.
+pub(super) fn two_logprobs(len: usize, spread: f32) -> [Vec<f32>; 2] {
+    let logprob: Vec<f32> = normal(len, 1).iter().map(|x| -1.0 - x.abs()).collect();
+    let other = logprob.iter().zip(normal(len, 2)).map(|(l, n)| l + spread * n).collect();
+    [logprob, other]
 }
 
 /// Standard normal numbers.
@@ -59,6 +80,11 @@ pub(super) fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
 pub(super) fn tensor(device: &Device, dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
     let values = Tensor::from_f32(normal(shape.iter().product(), seed), shape)?;
     crate::ops::cast(&values, dtype)?.to_device(device)
+}
+
+/// f32 values in device memory.
+pub(super) fn uploaded(gpu: &Arc<Gpu>, values: &[f32]) -> Result<DeviceBuffer> {
+    DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values))
 }
 
 /// Device memory that holds `bytes` again and again, `times` times.

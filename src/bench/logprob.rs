@@ -1,6 +1,7 @@
 //! Log-probs and entropies from logits, and their gradient.
 
-use super::{Amount, Case, Work, inputs, worst};
+use super::reference::worst;
+use super::{Amount, Case, Give, Work, inputs};
 use crate::DType;
 use crate::device::Device;
 use crate::device::gpu::{DeviceBuffer, Gpu};
@@ -38,7 +39,7 @@ pub(super) struct Truth {
     pub(super) logprob: f64,
     entropy: f64,
     logsumexp: f64,
-    probabilities: Vec<f64>,
+    pub(super) probabilities: Vec<f64>,
 }
 
 impl Truth {
@@ -152,11 +153,7 @@ struct OnGpu {
     logsumexp: DeviceBuffer,
 }
 
-pub(super) fn cases(
-    device: &Device,
-    quick: bool,
-    give: &mut dyn FnMut(Case) -> Result<()>,
-) -> Result<()> {
+pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
     let sizes: &[[usize; 2]] = match (quick, device.gpu()) {
         (true, _) => &[[7, 1003]],
         (false, None) => &[[256, 32_000], [256, 151_936]],

@@ -1,20 +1,45 @@
 //! Measures kernels on a device: time, rate, percent of a bound that is measured there in the same run, and whether the
 //! very output that was timed is right.
 //!
-//! `clock` has the time and the bounds, `inputs` the numbers that go in, `roofline` the picture; `logprob`,
-//! `linear_logprob`, `policy`, `rows` and `attention` have the work. Comparisons with other libraries are in `benches/`.
+//! `clock` has the time and the bounds, `inputs` and `packed` the numbers that go in, `operation` what all work is made
+//! of, `reference` what its outputs are compared with, `roofline` the picture. Every other module has the work of the
+//! kernel family that it is named for (`norm` of two). Comparisons with other libraries are in `benches/`.
 
+mod activation;
+mod adamw;
+mod advantage;
+mod attended;
 mod attention;
+mod attention_cache;
+mod block_noise;
+mod by_element;
+mod cast;
 mod clock;
+mod elementwise;
 mod inputs;
 mod linear_logprob;
+mod linear_policy_loss;
 mod logprob;
-mod policy;
+mod norm;
+mod operation;
+mod packed;
+mod policy_loss;
+mod reduce;
+mod reference;
+mod rollout_correction;
 pub mod roofline;
+mod rope;
 mod rows;
+mod sample;
+mod softmax;
+mod step_credit;
+mod token_decode;
+mod token_selection;
+mod vq;
 
 pub use clock::Bounds;
 
+use crate::DType;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -99,36 +124,83 @@ trait Work {
 struct Case {
     part: &'static str,
     shape: Vec<usize>,
-    dtype: crate::DType,
+    dtype: DType,
     amount: Amount,
     work: Box<dyn Work>,
 }
 
+impl Case {
+    fn bytes(
+        part: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        bytes: usize,
+        work: Box<dyn Work>,
+    ) -> Case {
+        Case { part, shape: shape.to_vec(), dtype, amount: Amount::Bytes(bytes as f64), work }
+    }
+
+    fn flops(
+        part: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        flops: f64,
+        work: Box<dyn Work>,
+    ) -> Case {
+        Case { part, shape: shape.to_vec(), dtype, amount: Amount::Flops(flops), work }
+    }
+}
+
+/// Takes cases and measures them.
+type Give<'a> = dyn FnMut(Case) -> Result<()> + 'a;
+
 /// Makes the cases of a kernel one after the other and gives each to the function: they are large.
-type Cases = fn(&Device, bool, &mut dyn FnMut(Case) -> Result<()>) -> Result<()>;
+type Cases = fn(&Device, bool, &mut Give<'_>) -> Result<()>;
 
-/// What can be measured, by name.
-pub const KERNELS: [&str; 8] = [
-    "logprob",
-    "linear_logprob",
-    "policy_loss",
-    "advantage",
-    "rms_norm",
-    "attention",
-    "adamw",
-    "elementwise",
+/// The size of these for tests, for the CPU and for a GPU.
+fn size<T>(device: &Device, quick: bool, [tiny, cpu, gpu]: [T; 3]) -> T {
+    match (quick, device.gpu()) {
+        (true, _) => tiny,
+        (false, None) => cpu,
+        (false, Some(_)) => gpu,
+    }
+}
+
+const FAMILIES: [(&str, Cases); 22] = [
+    ("logprob", logprob::cases),
+    ("linear_logprob", linear_logprob::cases),
+    ("policy_loss", policy_loss::cases),
+    ("linear_policy_loss", linear_policy_loss::cases),
+    ("advantage", advantage::cases),
+    ("step_credit", step_credit::cases),
+    ("rollout_correction", rollout_correction::cases),
+    ("token_selection", token_selection::cases),
+    ("sample", sample::cases),
+    ("rms_norm", norm::rms_norm),
+    ("layer_norm", norm::layer_norm),
+    ("rope", rope::cases),
+    ("attention", attention::cases),
+    ("activation", activation::cases),
+    ("softmax", softmax::cases),
+    ("rows", rows::cases),
+    ("cast", cast::cases),
+    ("reduce", reduce::cases),
+    ("elementwise", elementwise::cases),
+    ("block_noise", block_noise::cases),
+    ("token_decode", token_decode::cases),
+    ("adamw", adamw::cases),
 ];
 
-const CASES: [Cases; 8] = [
-    logprob::cases,
-    linear_logprob::cases,
-    policy::policy_loss,
-    policy::advantage,
-    rows::rms_norm,
-    attention::cases,
-    rows::adamw,
-    rows::elementwise,
-];
+/// What can be measured, by name: the kernel families.
+pub const KERNELS: [&str; FAMILIES.len()] = {
+    let mut names = [""; FAMILIES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = FAMILIES[i].0;
+        i += 1;
+    }
+    names
+};
 
 /// Measures; `seen` gets every row as it comes.
 ///
@@ -150,7 +222,7 @@ pub fn run(device: &Device, options: &Options, mut seen: impl FnMut(&Row)) -> Re
         rows: Vec::new(),
         skipped: Vec::new(),
     };
-    for (name, cases) in KERNELS.into_iter().zip(CASES) {
+    for (name, cases) in FAMILIES {
         if !options.kernels.is_empty() && !options.kernels.iter().any(|wanted| wanted == name) {
             continue;
         }
@@ -191,13 +263,4 @@ fn row(kernel: &'static str, case: &mut Case, time: clock::Time, bounds: &Bounds
         error,
         correct: error <= 1.0,
     })
-}
-
-/// The largest of `|got - want| / (absolute + relative · |want|)`; infinite where either is not a number.
-fn worst(pairs: impl IntoIterator<Item = (f64, f64)>, absolute: f64, relative: f64) -> f64 {
-    let error = |(got, want): (f64, f64)| {
-        let off = (got - want).abs() / (absolute + relative * want.abs());
-        if off.is_nan() { f64::INFINITY } else { off }
-    };
-    pairs.into_iter().map(error).fold(0.0, f64::max)
 }

@@ -3,8 +3,11 @@
 use super::{Report, Row};
 use std::fmt::Write;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 420.0;
+const WIDTH: f64 = 840.0;
+/// Of the plot; the list beside it may need more.
+const LEAST_HEIGHT: f64 = 420.0;
+const FIRST_LINE: f64 = 60.0;
+const LINE: f64 = 15.0;
 const LEFT: f64 = 64.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 372.0;
@@ -43,10 +46,11 @@ pub fn svg(report: &Report) -> String {
     let x = |intensity: f64| LEFT + (intensity.log10() - from) / (to - from) * (RIGHT - LEFT);
     let y = |rate: f64| BOTTOM - (rate.log10() - low) / (high - low) * (BOTTOM - TOP);
 
+    let height = (FIRST_LINE + LINE * points.len() as f64).max(LEAST_HEIGHT);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          role=\"img\">\n<title>Roofline</title>\n<style>{STYLE}</style>\n\
-         <rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"10\"/>\n\
+         <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\" rx=\"10\"/>\n\
          <text class=\"title\" x=\"16\" y=\"28\">Roofline of {}</text>\n",
         escape(&report.device)
     );
@@ -104,14 +108,10 @@ pub fn svg(report: &Report) -> String {
             x(*intensity) + shift,
             y(*rate)
         );
-        let line = 60.0 + 15.0 * number as f64;
-        if line < HEIGHT - 10.0 {
-            let name = escape(&format!("{} {} {}", row.kernel, row.part, row.dtype));
-            let _ = writeln!(
-                out,
-                "<text class=\"soft\" x=\"572\" y=\"{line:.1}\">{name}{percent}</text>"
-            );
-        }
+        let line = FIRST_LINE + LINE * number as f64;
+        let name = escape(&format!("{} {} {}", row.kernel, row.part, row.dtype));
+        let _ =
+            writeln!(out, "<text class=\"soft\" x=\"572\" y=\"{line:.1}\">{name}{percent}</text>");
     }
     out.push_str("</svg>\n");
     out

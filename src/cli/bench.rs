@@ -61,7 +61,7 @@ fn write(path: Option<&Path>, text: &str) -> crate::Result<()> {
     std::fs::write(path, text).map_err(|e| Error::io(format!("writing {}", path.display()), e))
 }
 
-const HEAD: &str = "kernel          part              dtype  shape                    cold ms   warm ms            rate  of bound  output";
+const HEAD: &str = "kernel              part              dtype  shape                         cold ms   warm ms            rate  of bound  output";
 
 fn line(row: &Row) -> String {
     let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
@@ -69,7 +69,7 @@ fn line(row: &Row) -> String {
     let percent = row.percent_of_bound.map_or("-".to_owned(), |p| format!("{p:.0} %"));
     let output = if row.correct { "right".to_owned() } else { format!("WRONG ({:.1})", row.error) };
     format!(
-        "{:<16}{:<18}{:<7}{:<23}{:>10.4}{:>10.4}  {:>14}{percent:>10}  {output}\n",
+        "{:<20}{:<18}{:<7}{:<28}{:>10.4}{:>10.4}  {:>14}{percent:>10}  {output}\n",
         row.kernel,
         row.part,
         row.dtype,
