@@ -6,7 +6,7 @@
 // Floor      x read and written once; the angles (8 bytes a pair and token) are shared by the heads, from a cache.
 // Algorithm  A thread takes a group of N dimensions (16 bytes of the storage type): with halves, N pairs at once, from
 //            both halves of the head; interleaved, N / 2 pairs that lie side by side. Groups behind the last pair copy.
-//            The grid is the stride.
+//            The grid is the stride. No product is fused into a sum (_rn): the CPU's bits, and memory is waited for anyway.
 // Hazards    An interleaved group may hold the last pairs and the first copied dimensions; it decides for each pair. The
 //            second half starts at element `pairs`: with 36 pairs of bf16 it is not aligned although the head is.
 // Measured   not yet run on a GPU.
@@ -16,8 +16,8 @@
 template <class T>
 __device__ __forceinline__ void turn(T& p, T& q, float cosine, float sine) {
   const float first = to_float(p), second = to_float(q);
-  p = from_float<T>(first * cosine - second * sine);
-  q = from_float<T>(second * cosine + first * sine);
+  p = from_float<T>(__fsub_rn(__fmul_rn(first, cosine), __fmul_rn(second, sine)));
+  q = from_float<T>(__fadd_rn(__fmul_rn(second, cosine), __fmul_rn(first, sine)));
 }
 
 template <class T>

@@ -128,11 +128,11 @@ fn values_and_gradients() {
 }
 
 /// Output and gradients of a case, as bits.
-fn bits(case: &Case, device: &Device) -> Vec<Vec<u8>> {
+fn bits(case: &Case, dtype: DType, device: &Device) -> Vec<Vec<u8>> {
     let shapes = (case.shapes)(&mut Sequence::new(7, Stream::Free, 99));
     let leaf = |(i, shape): (usize, &Vec<usize>)| {
-        let array = draw(case, shape, i, 7, DType::F32);
-        tensor(&array, DType::F32, device).tracked(ParamId::fresh())
+        let array = draw(case, shape, i, 7, dtype);
+        tensor(&array, dtype, device).tracked(ParamId::fresh())
     };
     let leaves: Vec<Tensor> = shapes.iter().enumerate().map(leaf).collect();
     let out = (case.run)(&leaves).unwrap();
@@ -149,11 +149,13 @@ fn bits(case: &Case, device: &Device) -> Vec<Vec<u8>> {
 fn bits_do_not_depend_on_the_order_of_device_threads() {
     let device = devices::emulated();
     for case in &cases() {
-        let seen: Vec<_> = gradstone_host::Order::ALL
-            .iter()
-            .map(|order| gradstone_host::with_order(*order, || bits(case, &device)))
-            .collect();
-        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            let seen: Vec<_> = gradstone_host::Order::ALL
+                .iter()
+                .map(|order| gradstone_host::with_order(*order, || bits(case, dtype, &device)))
+                .collect();
+            assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{} {dtype}", case.name);
+        }
     }
 }
 
@@ -163,7 +165,7 @@ fn bits_do_not_depend_on_threads() {
         let mut seen = Vec::new();
         for threads in [1, 2, 4] {
             gradstone::device::cpu::pool::set_threads(threads).unwrap();
-            seen.push(bits(&case, &Device::Cpu));
+            seen.push(bits(&case, DType::F32, &Device::Cpu));
         }
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
     }

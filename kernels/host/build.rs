@@ -74,8 +74,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             kernel_build.opt_level(1).debug(false);
             kernel_build.flag("-fsanitize=alignment,bounds,null").flag("-fno-sanitize-recover=all");
         }
-        Some((_, flag)) => {
-            kernel_build.opt_level(1).debug(true).flag("-fno-omit-frame-pointer");
+        Some((define, flag)) => {
+            // Unrolled and then instrumented, the attention kernels take a compiler half an hour. ThreadSanitizer needs
+            // optimised code all the same: without, every argument struct is copied to the fibers' stacks, which are
+            // used again, and that looks like a race.
+            if define == "GRADSTONE_HOST_TSAN" {
+                kernel_build.opt_level(1).flag("-Wno-pass-failed");
+                for limit in
+                    ["unroll-threshold", "pragma-unroll-threshold", "unroll-full-max-count"]
+                {
+                    kernel_build.flag("-mllvm").flag(format!("-{limit}=0"));
+                }
+            } else {
+                kernel_build.opt_level(0);
+            }
+            kernel_build.debug(true).flag("-fno-omit-frame-pointer");
             kernel_build.flag(flag).flag("-fno-sanitize-recover=all").flag("-fno-sanitize=vptr");
         }
     }

@@ -5,7 +5,11 @@
 //! For tests only; `docs/kernels/host-engine.md` says what is modelled and how to read a sanitizer's report.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Which of the threads that can run goes on, and in which order blocks begin.
 ///
@@ -23,6 +27,16 @@ pub enum Order {
 }
 
 impl Order {
+    /// The kind's name, as the ledger has it.
+    fn kind(self) -> &'static str {
+        match self {
+            Order::LowestFirst => "lowest_first",
+            Order::HighestFirst => "highest_first",
+            Order::RoundRobin => "round_robin",
+            Order::Random(_) => "random",
+        }
+    }
+
     /// One of each kind, and two of the random ones: what a test runs through.
     pub const ALL: [Order; 5] = [
         Order::LowestFirst,
@@ -151,10 +165,28 @@ pub unsafe fn launch(
     let status =
         unsafe { gradstone_host_launch(&request, message.as_mut_ptr().cast(), message.len()) };
     if status == 0 {
-        return Ok(());
+        return note(kernel, ORDER.get());
     }
     let text = CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
     Err(text.into_owned())
+}
+
+/// What has been launched, for `kernels/host/coverage`: the file that `GRADSTONE_HOST_LEDGER` names gets a line
+/// `kernel order` the first time that a process runs a kernel in an order. A suite of many processes has no other memory.
+fn note(kernel: &str, order: Order) -> Result<(), String> {
+    static FILE: LazyLock<Option<OsString>> =
+        LazyLock::new(|| std::env::var_os("GRADSTONE_HOST_LEDGER"));
+    static SEEN: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
+    let Some(file) = &*FILE else { return Ok(()) };
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !seen.insert((kernel.to_owned(), order.kind())) {
+        return Ok(());
+    }
+    let line = format!("{kernel} {}\n", order.kind());
+    let opened = OpenOptions::new().append(true).create(true).open(file);
+    opened
+        .and_then(|mut ledger| ledger.write_all(line.as_bytes()))
+        .map_err(|e| format!("GRADSTONE_HOST_LEDGER={}: {e}", file.display()))
 }
 
 /// All kernels of this build, in the order of their source files.

@@ -13,7 +13,11 @@ pub fn emulated() -> Device {
     unsafe { Device::emulated(gradstone_host::launch) }.unwrap()
 }
 
-/// The CPU, and what runs the CUDA kernels.
+/// The CPU, what runs the CUDA kernels, and a GPU where there is one.
 pub fn all() -> Vec<Device> {
-    vec![Device::Cpu, emulated()]
+    let mut all = vec![Device::Cpu, emulated()];
+    if std::env::var_os("GRADSTONE_TEST_DEVICE").is_none() {
+        all.extend(Device::cuda(0).ok());
+    }
+    all
 }

@@ -28,12 +28,12 @@ pub struct Case {
 
 /// Operations whose rows stand in another test file, because they take more than tensors of one type.
 pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
-    ("append_to_cache", "tests/emulated_attention.rs"),
-    ("block_noise", "tests/block_noise.rs"),
+    ("append_to_cache", "tests/kernels/attention.rs"),
+    ("block_noise", "tests/kernels/block_noise.rs"),
     ("cached_attention", "tests/decoder.rs"),
     ("cast", "tests/autograd.rs"),
-    ("vq_lookup", "tests/token_decode.rs"),
-    ("vq_quantize", "tests/token_decode.rs"),
+    ("vq_lookup", "tests/kernels/token_decode.rs"),
+    ("vq_quantize", "tests/kernels/token_decode.rs"),
 ];
 
 fn size(draws: &mut Sequence, from: u32, below: u32) -> usize {

@@ -1,6 +1,6 @@
 //! Every kind of objective, batches for them, and a run of the kernel.
 
-use crate::oracle::Batch;
+use super::oracle::Batch;
 use gradstone::kernels::policy_loss::{
     Advantages, Aggregation, Clamp, Drift, Gradients, ImportanceLevel, Inputs, Kl, KlEstimator,
     LogRatio, Metrics, Objective, RatioShape, Replay, ReplayRatio, ReplayShape, Rows, Surrogate,

@@ -1,7 +1,7 @@
 //! The cases at the edge that every trainer meets, one test each, for every objective.
 
-use crate::cases::{batch, every, kl, run, wants_one_advantage};
-use crate::oracle::Batch;
+use super::cases::{batch, every, kl, run, wants_one_advantage};
+use super::oracle::Batch;
 use gradstone::kernels::policy_loss::{
     Advantages, Aggregation, Clamp, Drift, Gradients, ImportanceLevel, Inputs, KlEstimator,
     LogRatio, Metrics, Objective, PRESETS, RatioShape, Replay, ReplayShape, Rows, Surrogate,

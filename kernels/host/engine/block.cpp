@@ -40,7 +40,8 @@ const char* collective_name(Collective collective) {
 }
 
 BlockRunner::~BlockRunner() {
-  for (CudaThread& thread : threads_) abandon_fiber(thread.fiber.sanitized);
+  for (CudaThread& thread : threads_) abandon_fiber(thread.fiber.sanitized, &end_order_);
+  happens_after(&end_order_);
 }
 
 void BlockRunner::adopt_thread() {
@@ -85,12 +86,13 @@ bool BlockRunner::run(const Launch& launch, uint64_t linear_block) {
   current_thread = &running_->view;
   switch_fiber(os_fiber_, running_->fiber);
   current_thread = nullptr;
-  happens_after(&end_order_);
   if (error_.empty()) {
+    happens_after(&end_order_);
     const std::string damage = shared.damage();
     if (!damage.empty()) error_ = damage + " (" + kernel_and_block() + ")";
   } else {
-    for (unsigned i = 0; i < size_; ++i) abandon_fiber(threads_[i].fiber.sanitized);
+    for (unsigned i = 0; i < size_; ++i) abandon_fiber(threads_[i].fiber.sanitized, &end_order_);
+    happens_after(&end_order_);
   }
   shared.end_block();
   return error_.empty();

@@ -82,14 +82,21 @@ inline void begin_fiber([[maybe_unused]] SanitizedFiber& fiber, [[maybe_unused]]
 #endif
 }
 
-/// `fiber` was left in the middle of a kernel and will not go on there.
-inline void abandon_fiber([[maybe_unused]] SanitizedFiber& fiber) {
+/// `fiber` was left in the middle of a kernel and will not go on there. What it did comes before whatever follows a later
+/// `happens_after` on `order`: its stack is used again.
+inline void abandon_fiber([[maybe_unused]] SanitizedFiber& fiber, [[maybe_unused]] void* order) {
 #if defined(GRADSTONE_HOST_ASAN)
   // Frames that never return leave their guards poisoned.
   if (fiber.stack_size) __asan_unpoison_memory_region(fiber.stack_bottom, fiber.stack_size);
 #elif defined(GRADSTONE_HOST_TSAN)
   // Its shadow call stack still holds the abandoned frames.
-  if (fiber.race_thread) __tsan_destroy_fiber(fiber.race_thread);
+  if (!fiber.race_thread) return;
+  constexpr unsigned orders_nothing = 1;
+  void* const here = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(fiber.race_thread, orders_nothing);
+  __tsan_release(order);
+  __tsan_switch_to_fiber(here, orders_nothing);
+  __tsan_destroy_fiber(fiber.race_thread);
   fiber.race_thread = nullptr;
 #endif
 }

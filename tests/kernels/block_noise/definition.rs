@@ -1,6 +1,6 @@
 //! The definition, token by token, from the random words themselves.
 
-use crate::Batch;
+use super::Batch;
 use gradstone::kernels::block_noise::{Draw, Order, Rate, Weight};
 use gradstone::rng::{self, Stream};
 

@@ -1,10 +1,7 @@
 //! Advantages of tokens: GAE, returns, whitening, the optimal token baseline, against f64 definitions and on the
 //! emulated device.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{bits, download, gpu, upload};
+use crate::device_memory::{bits, download, gpu, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;

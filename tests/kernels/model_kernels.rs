@@ -1,17 +1,15 @@
 //! The row kernels on the emulated device: values against f64, gradients against the slopes of the f64 definition, equal
 //! bits in every order of threads, for a row alone and for rows that are not aligned.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "emulated/memory.rs"]
-mod memory;
-
+use crate::memory::{
+    self, FLOATS, back, bits, blank, in_every_order, normal, placed, shifted, wide,
+};
 use gradstone::device::Device;
 use gradstone::kernels::activation::{self, Activation};
 use gradstone::kernels::rms_norm::Norm;
 use gradstone::kernels::rope::{Angles, Layout};
-use gradstone::kernels::{layer_norm, rms_norm, rope, softmax};
-use gradstone::{DType, Tensor};
-use memory::{FLOATS, back, bits, blank, in_every_order, normal, placed, shifted, wide};
+use gradstone::kernels::{cast, layer_norm, rms_norm, rope, softmax};
+use gradstone::{DType, Tensor, ops};
 
 /// Short rows share a block; then the borders of a warp's and of a block's registers, and beyond both.
 const WIDTHS: [usize; 9] = [1, 16, 37, 128, 1023, 1024, 1025, 4100, 8200];
@@ -140,6 +138,33 @@ fn run_activation(
     let mut all = vec![back(&y), back(&dx)];
     all.extend(up.map(|_| back(&dup)));
     all
+}
+
+#[test]
+fn casts_have_the_bits_of_the_cpu() {
+    let on = memory::device();
+    // A NaN, infinities, what overflows f16, what is rounded to nothing, and ties.
+    let mut values = normal(1003, 7);
+    values.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 65_520.0, -1e30, 1e-30, -0.0]);
+    values.extend([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.0 + 1.0 / 2048.0]);
+    for from in FLOATS {
+        let x = placed(&on, &values, &[values.len()], from);
+        let on_host = back(&x);
+        for to in FLOATS {
+            let got = in_every_order(|| {
+                let mut out = blank(&on, x.shape(), to);
+                let place = out.device_slice_mut().unwrap();
+                cast::launch::convert(x.device_slice().unwrap(), place).unwrap();
+                vec![back(&out)]
+            });
+            let want = ops::cast(&on_host, to).unwrap();
+            let pairs = got[0].to_f32s().unwrap();
+            for (got, want) in pairs.iter().zip(&*want.to_f32s().unwrap()) {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{from} to {to}: {got} {want}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,11 +1,8 @@
 //! `kernels/logprob.cu`, run on the CPU by the emulated device: against f64 and against the CPU's own kernels; its bits
 //! against thread orders, neighbours, splits and masked rows.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-mod softmax_oracle;
-
-use device_memory::{bits, download, floats, gpu, uniform, upload, upload_floats};
+use crate::device_memory::{bits, download, floats, gpu, uniform, upload, upload_floats};
+use crate::softmax_oracle::assert_near;
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;
@@ -13,7 +10,6 @@ use gradstone::kernels::logprob::launch::{
     self, Logits, Outputs, Rows, Softmax, Temperature, Upstream,
 };
 use gradstone_host::Order;
-use softmax_oracle::assert_near;
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -184,7 +180,7 @@ impl Case {
             _ => 2e-6,
         };
         for row in 0..self.rows {
-            let oracle = softmax_oracle::Softmax {
+            let oracle = crate::softmax_oracle::Softmax {
                 temperature: self.temperature.as_ref().map_or(1.0, |t| f64::from(t[row])),
                 softcap: self.softcap.map(f64::from),
                 banned: self.banned.clone(),
@@ -227,17 +223,22 @@ fn agrees_with_f64_at_every_width() {
 
 #[test]
 fn thread_orders_do_not_change_a_bit() {
-    let case = Case::new(DType::Bf16, 5, 9001, 3).restricted();
-    let want = case.one_pass();
-    for order in Order::ALL {
-        let got = gradstone_host::with_order(order, || case.one_pass());
-        assert_eq!((got.0, bits(&got.1)), (want.0.clone(), bits(&want.1)), "{order:?}");
-    }
-    let split = Case::new(DType::F32, 1, 9001, 4);
-    let want = split.forward();
-    for order in Order::ALL {
-        let got = gradstone_host::with_order(order, || split.forward());
-        assert_eq!(got, want, "{order:?}");
+    for dtype in DTYPES {
+        // Several rows: a block each. One: its units, and their merge.
+        for rows in [5, 1] {
+            let case = Case::new(dtype, rows, 9001, 3).restricted();
+            let (one, two) = (case.one_pass(), case.two_passes());
+            for order in Order::ALL {
+                for (want, pass) in [
+                    (&one, Case::one_pass as fn(&Case) -> (Stats, Vec<f32>)),
+                    (&two, Case::two_passes),
+                ] {
+                    let (stats, gradient) = gradstone_host::with_order(order, || pass(&case));
+                    assert_eq!(stats, want.0, "{dtype} {order:?}");
+                    assert_eq!(bits(&gradient), bits(&want.1), "{dtype} {order:?}");
+                }
+            }
+        }
     }
 }
 
@@ -286,7 +287,7 @@ fn minus_infinity_nan_and_extremes() {
     case.logits[4 * vocab + 3] = 1e4; // the target is impossible to f32
     let (stats, gradient) = case.one_pass();
     assert_eq!(stats, case.two_passes().0);
-    let want = softmax_oracle::Softmax { temperature: 1.0, ..Default::default() };
+    let want = crate::softmax_oracle::Softmax { temperature: 1.0, ..Default::default() };
     let of_row: Vec<f64> = case.logits[..vocab].iter().map(|x| f64::from(*x)).collect();
     assert_near("half -inf", value(stats.logprob[0]), want.row(&of_row, 4999).logprob, 2e-6, 1e-6);
     assert!(gradient[..4500].iter().all(|g| *g == 0.0));
@@ -330,7 +331,8 @@ fn gradients_of_another_type() {
             let case = Case::new(dtype, 5, vocab, 9).restricted();
             let device = gpu();
             let mut apart = DeviceBuffer::recycled(&device, into, 5 * vocab).unwrap();
-            let body = |logits: &mut DeviceBuffer,
+            let body = |apart: &mut DeviceBuffer,
+                        logits: &mut DeviceBuffer,
                         rows: &Rows<'_>,
                         mut out: Outputs<'_>,
                         up: Upstream<'_>| {
@@ -345,8 +347,14 @@ fn gradients_of_another_type() {
                 let entropy = out.entropy.as_ref().map(|x| x.as_slice());
                 launch::backward(to, rows, out.logsumexp.as_slice(), entropy, up)
             };
-            let (_, kept) = case.run(&device, body).unwrap();
+            let (_, kept) = case.run(&device, |a, b, c, d| body(&mut apart, a, b, c, d)).unwrap();
             assert_eq!(bits(&kept), bits(&case.stored()), "the logits are kept");
+            let first = floats(&apart);
+            for order in Order::ALL {
+                let run = || case.run(&device, |a, b, c, d| body(&mut apart, a, b, c, d)).unwrap();
+                gradstone_host::with_order(order, run);
+                assert_eq!(bits(&floats(&apart)), bits(&first), "{order:?}");
+            }
             let wide = Case { dtype: DType::F32, logits: case.stored(), ..case.clone() };
             let (_, want) = wide.two_passes();
             let want = floats(&upload_floats(&device, into, &want));

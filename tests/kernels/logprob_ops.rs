@@ -1,16 +1,12 @@
 //! The ops `logprob` and `linear_logprob` on the emulated device, against themselves on the CPU.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-mod softmax_oracle;
-
-use device_memory::{gpu, uniform};
+use crate::device_memory::{gpu, uniform};
+use crate::softmax_oracle::assert_near;
 use gradstone::device::Device;
 use gradstone::dtype::DType;
 use gradstone::ops::{self, SoftmaxOptions};
 use gradstone::tensor::Tensor;
 use gradstone::tensor::autograd::{Gradients, ParamId, backward};
-use softmax_oracle::assert_near;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 

@@ -1,16 +1,14 @@
-//! The emulated device for kernel tests, and values going to its memory and back.
+//! The device for kernel tests, and values going to its memory and back.
 #![allow(dead_code)]
 
-use gradstone::device::Device;
+use crate::devices;
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::{DType, Float};
 use half::{bf16, f16};
 use std::sync::Arc;
 
 pub fn gpu() -> Arc<Gpu> {
-    // SAFETY: the kernels are those of this build.
-    let device = unsafe { Device::emulated(gradstone_host::launch) }.unwrap();
-    Arc::clone(device.gpu().unwrap())
+    Arc::clone(devices::emulated().gpu().unwrap())
 }
 
 pub fn upload<T: bytemuck::NoUninit>(gpu: &Arc<Gpu>, dtype: DType, values: &[T]) -> DeviceBuffer {

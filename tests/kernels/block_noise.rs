@@ -1,13 +1,9 @@
 //! Noise of block diffusion: against its definition written out, against the closed forms of its statistics, and the
 //! promise that a sequence's noise does not depend on anything around it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-#[path = "block_noise/definition.rs"]
 mod definition;
-mod devices;
-#[path = "block_noise/statistics.rs"]
 mod statistics;
 
+use crate::devices;
 use definition::Noised;
 use gradstone::DType;
 use gradstone::device::Device;

@@ -1,9 +1,6 @@
 //! `kernels::token_selection` against sorting, and the device against the CPU.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{download, gpu, upload};
+use crate::device_memory::{download, gpu, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::kernels::token_selection::{Inputs, Selected, Selection, launch, select};

@@ -1,7 +1,7 @@
 //! What is drawn has the distribution that the formulas say.
 
-use crate::Batch;
-use crate::definition::{binomial, bounded};
+use super::Batch;
+use super::definition::{binomial, bounded};
 use gradstone::kernels::block_noise::{Draw, Noise, Rate, Weight};
 
 const FORCED: Draw = Draw::Independent { forced: true };

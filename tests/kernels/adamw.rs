@@ -1,10 +1,7 @@
 //! AdamW on the emulated device: with the same scale the bits of the CPU, in every order of threads; steps that are
 //! skipped; the optimizer over parameters of a device.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "emulated/memory.rs"]
-mod memory;
-
+use crate::memory::{self, back, bits, blank, in_every_order, normal, placed, shifted};
 use gradstone::device::Device;
 use gradstone::kernels::adamw::launch::{Parameter, Workspace};
 use gradstone::kernels::adamw::{self, Hyper, Norm, global_norm};
@@ -12,7 +9,6 @@ use gradstone::nn::Parameters;
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::tensor::Gradients;
 use gradstone::{DType, Tensor};
-use memory::{back, bits, blank, in_every_order, normal, placed, shifted};
 
 /// Parameters of a model: empty ones, ragged ones, the borders of a chunk of 16384 elements.
 const LENGTHS: [usize; 7] = [0, 1, 37, 16384, 0, 16385, 40_003];

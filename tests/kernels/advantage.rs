@@ -1,9 +1,6 @@
 //! `kernels/advantage.cu` on the emulated device, against the CPU's own family.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{bits, download, gpu, uniform, upload};
+use crate::device_memory::{bits, download, gpu, uniform, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;

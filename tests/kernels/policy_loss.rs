@@ -1,16 +1,13 @@
 //! `kernels/policy_loss.cu` on the emulated device, against the CPU's own family.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-#[path = "policy_loss/cases.rs"]
+#[path = "../policy_loss/cases.rs"]
 #[allow(dead_code)]
 mod cases;
-mod device_memory;
-#[path = "policy_loss/oracle.rs"]
+#[path = "../policy_loss/oracle.rs"]
 #[allow(dead_code)]
 mod oracle;
 
+use crate::device_memory::{bits, download, gpu, upload};
 use cases::{Got, batch, every, run, wants_one_advantage};
-use device_memory::{bits, download, gpu, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;

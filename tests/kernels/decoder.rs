@@ -1,9 +1,7 @@
 //! The decoder on the emulated device: what the CPU computes, through the CUDA kernels; and the promises that hold there
 //! too: the log-prob that was sampled is the one that training computes, bits do not depend on the order of threads.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod devices;
-
+use crate::devices;
 use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Clamp, Kl, KlEstimator, Objective};
 use gradstone::models::{Architecture, Decoder, DecoderConfig};

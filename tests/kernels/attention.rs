@@ -1,8 +1,6 @@
 //! Attention on the emulated device: the CUDA kernels against the CPU's, and their promises about bits.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod devices;
-
+use crate::devices;
 use gradstone::device::Device;
 use gradstone::kernels::attention::{Attention, KvCache, Mask};
 use gradstone::rng::{self, Stream};
@@ -289,6 +287,33 @@ fn key_groups_join_in_one_block_and_in_many() {
         close(&out, &case.forward(&Device::Cpu), tolerance(dtype), "two groups");
         assert_eq!(case.cached(&device, 514, 1), bits(&out), "{dtype} {window:?} {head_dim}");
         assert_eq!(case.cached(&device, 500, 15), bits(&out), "{dtype} {window:?} {head_dim}");
+    }
+}
+
+/// A kernel is compiled for heads up to 32, 64, 128 and 256 wide, and for each type.
+#[test]
+fn thread_orders_do_not_matter_at_any_width() {
+    let device = devices::emulated();
+    for head_dim in [40, 72, 136] {
+        for dtype in ALL {
+            let case = Case::new(Attention::causal(2, 1, head_dim), &[19, 2], dtype);
+            let results = case.run(&device);
+            for order in Order::ALL {
+                let again = with_order(order, || case.run(&device));
+                for (again, result) in again.iter().zip(&results) {
+                    assert_eq!(bits(again), bits(result), "{order:?} {head_dim} {dtype}");
+                }
+            }
+        }
+    }
+    // A cache, and key groups that are merged.
+    for dtype in ALL {
+        let case = Case::new(Attention::causal(1, 1, 8), &[514], dtype);
+        let packed = bits(&case.forward(&device));
+        for order in Order::ALL {
+            let cached = with_order(order, || case.cached(&device, 512, 1));
+            assert_eq!(cached, packed, "{order:?} {dtype}");
+        }
     }
 }
 

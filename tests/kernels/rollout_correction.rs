@@ -1,9 +1,6 @@
 //! `kernels::rollout_correction`: f64 definitions, published values, edges, the emulated device.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{bits, download, gpu, upload};
+use crate::device_memory::{bits, download, gpu, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;

@@ -1,10 +1,7 @@
 //! `kernels::linear_policy_loss` against the loss in f64 as a function of hidden states and head, and the device against
 //! the CPU.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{download, gpu, uniform, upload};
+use crate::device_memory::{download, gpu, uniform, upload};
 use gradstone::device::gpu::DeviceBuffer;
 use gradstone::dtype::{DType, FloatSlice};
 use gradstone::kernels::linear_logprob::{Gradients, Head, launch as head_launch};

@@ -1,9 +1,6 @@
 //! `kernels::step_credit` on the CPU and on the emulated device: an f64 oracle, edges, thread orders.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{bits, download, gpu, upload};
+use crate::device_memory::{bits, download, gpu, upload};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;
@@ -375,11 +372,19 @@ fn shaping_adds_up_to_nothing_and_agrees_with_the_device() {
             upload(&device, DType::U8, &batch.mask),
             upload(&device, DType::I64, &batch.offsets),
         ];
-        let mut there = DeviceBuffer::recycled(&device, DType::F32, batch.tokens()).unwrap();
         let (labels, mask, offsets) = (labels.whole(), mask.whole(), offsets.whole());
-        launch::shape(&shaping, labels, mask, offsets, there.whole_mut()).unwrap();
-        for (here, there) in out.iter().zip(download::<f32>(&there)) {
+        let on_device = || {
+            let mut there = DeviceBuffer::recycled(&device, DType::F32, batch.tokens()).unwrap();
+            launch::shape(&shaping, labels, mask, offsets, there.whole_mut()).unwrap();
+            download::<f32>(&there)
+        };
+        let there = on_device();
+        for (here, there) in out.iter().zip(&there) {
             assert!((here - there).abs() <= 1e-6, "{here} {there}");
+        }
+        for order in Order::ALL {
+            let again = gradstone_host::with_order(order, on_device);
+            assert_eq!(bits(&again), bits(&there), "{order:?}");
         }
     }
     // Without holes the sum of F over a sequence is minus the potential of its first token.

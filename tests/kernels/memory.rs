@@ -1,6 +1,7 @@
-//! The emulated device and memory of it, for tests of kernels: tensors as carriers of device memory.
+//! The device for kernel tests and memory of it: tensors as carriers of device memory.
 #![allow(dead_code)]
 
+use crate::devices;
 use gradstone::device::Device;
 use gradstone::rng::{self, Stream};
 use gradstone::{DType, Tensor};
@@ -9,8 +10,7 @@ use gradstone_host::{Order, with_order};
 pub const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
 pub fn device() -> Device {
-    // SAFETY: the kernels of this repository.
-    unsafe { Device::emulated(gradstone_host::launch) }.unwrap()
+    devices::emulated()
 }
 
 pub fn normal(len: usize, seed: u64) -> Vec<f32> {

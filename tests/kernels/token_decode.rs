@@ -1,6 +1,5 @@
 //! Ids to bytes against Hugging Face `tokenizers`, whole and as they arrive; image ids to vectors against the formula.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
+use crate::devices;
 use gradstone::device::Device;
 use gradstone::device::cpu::pool;
 use gradstone::device::gpu::{DeviceBuffer, DeviceSlice, Gpu};
@@ -17,8 +16,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-mod devices;
 
 /// Tokens of every kind: words, spaces, bytes, cut characters, long ones.
 const WORDS: [&str; 24] = [

@@ -1,9 +1,6 @@
 //! `kernels/sample.cu` on the emulated device: the CPU's tokens, and the log-probs of `kernels/logprob.cu` to the bit.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod device_memory;
-
-use device_memory::{download, floats, gpu, uniform, upload, upload_floats};
+use crate::device_memory::{download, floats, gpu, uniform, upload, upload_floats};
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::{DType, FloatSlice};
 use gradstone::error::Result;
@@ -262,8 +259,10 @@ fn frequencies_are_the_probabilities() {
 #[test]
 fn orders_and_neighbours_do_not_change_a_draw() {
     let device = gpu();
-    for truncation in [WHOLE, Truncation { top_k: Some(20), top_p: Some(0.9) }] {
-        let case = Case { truncation, ..Case::new(DType::Bf16, 4, 1003, 8) };
+    let cut = Truncation { top_k: Some(20), top_p: Some(0.9) };
+    let kinds = [(DType::F32, cut), (DType::Bf16, WHOLE), (DType::Bf16, cut), (DType::F16, cut)];
+    for (dtype, truncation) in kinds {
+        let case = Case { truncation, ..Case::new(dtype, 4, 1003, 8) };
         let want = case.draw(&device).unwrap();
         for order in Order::ALL {
             let got = gradstone_host::with_order(order, || case.draw(&device).unwrap());
