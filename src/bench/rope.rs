@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
     // [tokens, heads, width of a head]
-    let shape = size(device, quick, [[5, 3, 16], [2048, 32, 64], [8192, 32, 128]]);
+    let shape = size(device, quick, [[5, 3, 16], [8192, 32, 64], [8192, 32, 128]]);
     let [tokens, _, dim] = shape;
     let positions: Vec<i32> = (0..tokens as i32).collect();
     let frequencies: Vec<f32> =

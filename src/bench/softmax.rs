@@ -10,7 +10,7 @@ use crate::ops;
 use crate::tensor::Tensor;
 
 pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    let shape = size(device, quick, [[5, 130], [1024, 8192], [8192, 16_384]]);
+    let shape = size(device, quick, [[5, 130], [4096, 8192], [8192, 16_384]]);
     let [rows, width] = shape;
     for dtype in [DType::F32, DType::Bf16] {
         let x = inputs::tensor(device, dtype, &shape, 1)?;
