@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             kernel_build.flag("-fsanitize=alignment,bounds,null").flag("-fno-sanitize-recover=all");
         }
         Some((define, flag)) => {
-            // Unrolled and then instrumented, the attention kernels take a compiler half an hour. ThreadSanitizer needs
+            // Unrolled and then instrumented, the attention kernels take a compiler over ten minutes. ThreadSanitizer needs
             // optimised code all the same: without, every argument struct is copied to the fibers' stacks, which are
             // used again, and that looks like a race.
             if define == "GRADSTONE_HOST_TSAN" {
