@@ -211,9 +211,27 @@ impl DeviceBuffer {
     /// Memory of somebody else's on this device: another framework's tensor, used as it is.
     ///
     /// # Safety
-    /// `address` is valid device memory of `len` elements for as long as the buffer lives, aligned to its type.
-    pub unsafe fn borrowed(gpu: &Arc<Gpu>, dtype: DType, address: u64, len: usize) -> DeviceBuffer {
-        DeviceBuffer { gpu: Arc::clone(gpu), address, len, dtype, owned: false }
+    /// `address` is valid device memory of `len` elements for as long as the buffer lives.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] for elements at address 0, at one that is not aligned to their type, or beyond the last
+    /// address.
+    pub unsafe fn borrowed(
+        gpu: &Arc<Gpu>,
+        dtype: DType,
+        address: u64,
+        len: usize,
+    ) -> Result<DeviceBuffer> {
+        let bytes = len.checked_mul(dtype.size()).and_then(|bytes| u64::try_from(bytes).ok());
+        let wraps = bytes.is_none_or(|bytes| address.checked_add(bytes).is_none());
+        let misplaced = address == 0 || !address.is_multiple_of(dtype.size() as u64);
+        if wraps || (len > 0 && misplaced) {
+            return Err(Error::invalid(format!(
+                "{len} elements of {dtype} at address {address:#x} of {}",
+                gpu.describe()
+            )));
+        }
+        Ok(DeviceBuffer { gpu: Arc::clone(gpu), address, len, dtype, owned: false })
     }
 
     /// The device that holds it.

@@ -382,7 +382,7 @@ fn rows_lie_beyond_two_to_the_31() {
     // SAFETY: masked rows are never read, and the last row is `live`.
     let logits = unsafe {
         let start = address.wrapping_sub(before as u64);
-        DeviceBuffer::borrowed(&device, DType::Bf16, start, rows * vocab)
+        DeviceBuffer::borrowed(&device, DType::Bf16, start, rows * vocab).unwrap()
     };
     // Five rows of the logits are asked for; `row_of` names no output for all but one.
     let mut targets = vec![-1; rows];
@@ -479,4 +479,19 @@ fn bad_input_is_named_or_masks_its_row() {
     assert!(blind.unwrap_err().is_invalid());
     let nothing = Case { rows: 0, logits: vec![], targets: vec![], ..case.clone() };
     assert_eq!(forward(&nothing).unwrap().0.logprob.len(), 0);
+}
+
+#[test]
+fn memory_that_cannot_be_is_refused() {
+    let device = gpu();
+    // SAFETY: nothing is launched on it.
+    let borrowed = |address, len| unsafe {
+        DeviceBuffer::borrowed(&device, DType::F32, address, len).map(|buffer| buffer.len())
+    };
+    for (address, len) in [(0, 1), (0x1002, 1), (u64::MAX - 3, 4), (0x1000, usize::MAX)] {
+        let error = borrowed(address, len).unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains("0x"), "{error}");
+    }
+    assert_eq!(borrowed(0, 0).unwrap(), 0);
+    assert_eq!(borrowed(0x1000, 5).unwrap(), 5);
 }

@@ -102,7 +102,7 @@ pub fn accumulate(sum: DeviceSliceMut<'_>, x: DeviceSlice<'_>) -> Result<()> {
     // Aliasing is fine: the kernel reads element i before it writes it, and no other element.
     let (gpu, address, len, dtype) = (sum.gpu().clone(), sum.address(), sum.len(), sum.dtype());
     // SAFETY: the run is valid as long as `sum` is, which outlives this call.
-    let whole = unsafe { DeviceBuffer::borrowed(&gpu, dtype, address, len) };
+    let whole = unsafe { DeviceBuffer::borrowed(&gpu, dtype, address, len)? };
     run(Binary::Add, whole.whole(), x, sum)
 }
 
