@@ -18,6 +18,8 @@ mod attention;
 mod block_noise;
 mod decoder;
 mod device_memory;
+mod elementwise;
+mod host_waits;
 mod linear_logprob;
 mod linear_policy_loss;
 mod logprob;
