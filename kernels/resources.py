@@ -40,7 +40,7 @@ STREAMS = [
     (r"rms_norm_(bf16|f16|f32)", 2, 1, "row_walk.cuh: groups of 16 bytes: x and weight in, y out"),
     (r"rms_norm_gradient_(bf16|f16)", 4, 2, "x, weight and two halves of dy in, two halves of dx out"),
     (r"rms_norm_gradient_f32", 3, 1, "x, weight and dy in, dx out"),
-    (r"rope_(bf16|f16)", 6, 2, "rope.cu: both halves of a head and two 16-byte words each of cosines and sines in, both halves out"),
+    (r"rope_(bf16|f16)", 6, 2, "rope.cu: both halves of a head in, two words each of cosines and sines, both halves out"),
     (r"rope_f32", 4, 2, "rope.cu: both halves of a head, cosines and sines in, both halves out"),
     (r"sample_.*", 4, 0, "sample.cu: statistics are softmax_row.cuh's"),
     (r"scatter_add_rows", 1, 1, "rows.cu: four columns a thread"),
@@ -54,7 +54,7 @@ TENSOR_CORES = r"attention_(forward_\d+_(bf16|f16)|backward_(queries|keys)_\d+_b
 
 # Why a kernel may touch local memory. Others must not, and one that no longer does is taken out here.
 LOCAL = {
-    "block_noise": "a level or a count is word `index mod 4` of a Philox call, an index known at run time: 16 bytes, once a block of tokens",
+    "block_noise": "a level or a count is word `index mod 4` of a Philox call, an index of run time; once a block of tokens",
     "decode_copy": "the 16 bytes of a token's entry, indexed by the byte that is copied",
     "decode_strip": "the same entry, in a kernel of a thread a text",
 }
@@ -118,8 +118,8 @@ def read_log(path):
         elif kernel and (found := STACK.search(line)):
             stack, spilled = max(stack, int(found[1])), spilled + int(found[2]) + int(found[3])
         elif kernel and (found := USED.search(line)):
-            shared = SHARED.search(line)
-            kernels[kernel] = {"registers": int(found[1]), "shared": int(shared[1]) if shared else 0, "stack": stack, "spilled": spilled}
+            shared = int(smem[1]) if (smem := SHARED.search(line)) else 0
+            kernels[kernel] = {"registers": int(found[1]), "shared": shared, "stack": stack, "spilled": spilled}
             kernel = None
     return kernels
 
@@ -202,8 +202,10 @@ def cell(kernel, column):
 
 
 def table(family, kernels):
-    columns = [(column, title) for column, title in COLUMNS if any(of[column] for pair in kernels.values() for of in pair.values())]
-    lines = ["", f"## {family}", "", "| kernel | | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    numbers = [of for pair in kernels.values() for of in pair.values()]
+    columns = [(column, title) for column, title in COLUMNS if any(of[column] for of in numbers)]
+    head = "| kernel | | " + " | ".join(title for _, title in columns) + " |"
+    lines = ["", f"## {family}", "", head, "|---" * (len(columns) + 2) + "|"]
     for name, pair in sorted(kernels.items()):
         cells = [" | ".join(cell(pair[architecture], column) for column, _ in columns) for architecture in ARCHITECTURES]
         if cells[0] == cells[1]:
@@ -245,7 +247,10 @@ def main(made, ptx):
     for log in sorted(pathlib.Path(made).glob("*.log")):
         family, architecture = log.stem.split(".")
         code, threads_of = read_code(log.with_suffix(".sass")), most_threads(pathlib.Path(ptx) / f"{family}.ptx")
-        for name, numbers in read_log(log).items():
+        kernels = read_log(log)
+        if code.keys() != kernels.keys():
+            sys.exit(f"{family} on {architecture}: code of {sorted(code)}, registers of {sorted(kernels)}")
+        for name, numbers in kernels.items():
             launch = next((launch for pattern, launch in LAUNCHES if re.fullmatch(pattern, name)), None)
             threads, dynamic = launch(name) if launch else (threads_of[name], 0)
             warps = resident_warps(architecture, numbers["registers"], threads, numbers["shared"] + dynamic)
