@@ -18,6 +18,7 @@ mod attention;
 mod block_noise;
 mod decoder;
 mod device_memory;
+mod far;
 mod linear_logprob;
 mod linear_policy_loss;
 mod logprob;
