@@ -34,7 +34,7 @@ impl Memory {
         // SAFETY: both are of this size; plain data of any kind may be copied as bytes.
         unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(values.as_ptr().cast(), bytes.len()) };
         assert!(
-            bytes.as_ptr().addr() % 16 == 0 || bytes.len() < 16,
+            bytes.as_ptr().addr().is_multiple_of(16) || bytes.len() < 16,
             "kernels read 16 bytes at once"
         );
         Memory::Held(bytes)
