@@ -1021,20 +1021,26 @@ const _: () = {
     ["Offset of field: BlockNoiseArgs::after"]
         [::core::mem::offset_of!(BlockNoiseArgs, after) - 148usize];
 };
+pub const CAST_GROUP: CastShape = 8;
+pub type CastShape = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastArgs {
     pub x: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
     pub len: i64,
+    pub aligned: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of CastArgs"][::core::mem::size_of::<CastArgs>() - 24usize];
+    ["Size of CastArgs"][::core::mem::size_of::<CastArgs>() - 32usize];
     ["Alignment of CastArgs"][::core::mem::align_of::<CastArgs>() - 8usize];
     ["Offset of field: CastArgs::x"][::core::mem::offset_of!(CastArgs, x) - 0usize];
     ["Offset of field: CastArgs::out"][::core::mem::offset_of!(CastArgs, out) - 8usize];
     ["Offset of field: CastArgs::len"][::core::mem::offset_of!(CastArgs, len) - 16usize];
+    ["Offset of field: CastArgs::aligned"][::core::mem::offset_of!(CastArgs, aligned) - 24usize];
+    ["Offset of field: CastArgs::unused"][::core::mem::offset_of!(CastArgs, unused) - 28usize];
 };
 pub const BINARY_ADD: BinaryOp = 0;
 pub const BINARY_SUB: BinaryOp = 1;
@@ -1058,7 +1064,7 @@ pub struct BinaryArgs {
     pub len: i64,
     pub period: i64,
     pub op: u32,
-    pub unused: u32,
+    pub aligned: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1070,7 +1076,8 @@ const _: () = {
     ["Offset of field: BinaryArgs::len"][::core::mem::offset_of!(BinaryArgs, len) - 24usize];
     ["Offset of field: BinaryArgs::period"][::core::mem::offset_of!(BinaryArgs, period) - 32usize];
     ["Offset of field: BinaryArgs::op"][::core::mem::offset_of!(BinaryArgs, op) - 40usize];
-    ["Offset of field: BinaryArgs::unused"][::core::mem::offset_of!(BinaryArgs, unused) - 44usize];
+    ["Offset of field: BinaryArgs::aligned"]
+        [::core::mem::offset_of!(BinaryArgs, aligned) - 44usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1083,7 +1090,7 @@ pub struct BinaryGradientArgs {
     pub len: i64,
     pub period: i64,
     pub op: u32,
-    pub unused: u32,
+    pub aligned: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1105,8 +1112,8 @@ const _: () = {
         [::core::mem::offset_of!(BinaryGradientArgs, period) - 48usize];
     ["Offset of field: BinaryGradientArgs::op"]
         [::core::mem::offset_of!(BinaryGradientArgs, op) - 56usize];
-    ["Offset of field: BinaryGradientArgs::unused"]
-        [::core::mem::offset_of!(BinaryGradientArgs, unused) - 60usize];
+    ["Offset of field: BinaryGradientArgs::aligned"]
+        [::core::mem::offset_of!(BinaryGradientArgs, aligned) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1116,10 +1123,12 @@ pub struct UnaryArgs {
     pub len: i64,
     pub constant: f32,
     pub op: u32,
+    pub aligned: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of UnaryArgs"][::core::mem::size_of::<UnaryArgs>() - 32usize];
+    ["Size of UnaryArgs"][::core::mem::size_of::<UnaryArgs>() - 40usize];
     ["Alignment of UnaryArgs"][::core::mem::align_of::<UnaryArgs>() - 8usize];
     ["Offset of field: UnaryArgs::x"][::core::mem::offset_of!(UnaryArgs, x) - 0usize];
     ["Offset of field: UnaryArgs::out"][::core::mem::offset_of!(UnaryArgs, out) - 8usize];
@@ -1127,6 +1136,8 @@ const _: () = {
     ["Offset of field: UnaryArgs::constant"]
         [::core::mem::offset_of!(UnaryArgs, constant) - 24usize];
     ["Offset of field: UnaryArgs::op"][::core::mem::offset_of!(UnaryArgs, op) - 28usize];
+    ["Offset of field: UnaryArgs::aligned"][::core::mem::offset_of!(UnaryArgs, aligned) - 32usize];
+    ["Offset of field: UnaryArgs::unused"][::core::mem::offset_of!(UnaryArgs, unused) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1137,10 +1148,12 @@ pub struct UnaryGradientArgs {
     pub len: i64,
     pub constant: f32,
     pub op: u32,
+    pub aligned: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of UnaryGradientArgs"][::core::mem::size_of::<UnaryGradientArgs>() - 40usize];
+    ["Size of UnaryGradientArgs"][::core::mem::size_of::<UnaryGradientArgs>() - 48usize];
     ["Alignment of UnaryGradientArgs"][::core::mem::align_of::<UnaryGradientArgs>() - 8usize];
     ["Offset of field: UnaryGradientArgs::saved"]
         [::core::mem::offset_of!(UnaryGradientArgs, saved) - 0usize];
@@ -1154,6 +1167,10 @@ const _: () = {
         [::core::mem::offset_of!(UnaryGradientArgs, constant) - 32usize];
     ["Offset of field: UnaryGradientArgs::op"]
         [::core::mem::offset_of!(UnaryGradientArgs, op) - 36usize];
+    ["Offset of field: UnaryGradientArgs::aligned"]
+        [::core::mem::offset_of!(UnaryGradientArgs, aligned) - 40usize];
+    ["Offset of field: UnaryGradientArgs::unused"]
+        [::core::mem::offset_of!(UnaryGradientArgs, unused) - 44usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -12,8 +12,8 @@ typedef struct BinaryArgs {
   void* out;     /**< [len] in the same type */
   int64_t len;
   int64_t period; /**< `len`, or a divisor of it: y is repeated */
-  uint32_t op;     /**< BINARY_* */
-  uint32_t unused;
+  uint32_t op;      /**< BINARY_* */
+  uint32_t aligned; /**< every array starts at a multiple of 16 bytes */
 } BinaryArgs;
 
 /** The gradients of BinaryArgs for both operands; one for y is given per element, before the sum over its repeats. */
@@ -26,7 +26,7 @@ typedef struct BinaryGradientArgs {
   int64_t len;
   int64_t period;
   uint32_t op;
-  uint32_t unused;
+  uint32_t aligned; /**< as in BinaryArgs */
 } BinaryGradientArgs;
 
 /** out[i] = f(x[i]). `out` may be `x`. */
@@ -35,7 +35,9 @@ typedef struct UnaryArgs {
   void* out;     /**< [len] storage type */
   int64_t len;
   float constant; /**< the factor, the addend or the cap of the functions that have one */
-  uint32_t op;     /**< UNARY_* */
+  uint32_t op;      /**< UNARY_* */
+  uint32_t aligned; /**< as in BinaryArgs */
+  uint32_t unused;
 } UnaryArgs;
 
 /** dx[i] = gradient[i] * f'(i), from the input (log) or the output (all others) of the forward pass. */
@@ -46,6 +48,8 @@ typedef struct UnaryGradientArgs {
   int64_t len;
   float constant;
   uint32_t op;
+  uint32_t aligned; /**< as in BinaryArgs */
+  uint32_t unused;
 } UnaryGradientArgs;
 
 #endif

@@ -10,12 +10,14 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A device behind an engine.
 pub struct Gpu {
     engine: Box<dyn Engine>,
     /// One word of STATUS_* bits that kernels raise.
     status: u64,
+    waits: AtomicU64,
 }
 
 impl Gpu {
@@ -27,7 +29,7 @@ impl Gpu {
         let status = engine.allocate(size_of::<u32>())?;
         // SAFETY: the word was just allocated.
         unsafe { engine.fill(status, 0, size_of::<u32>())? };
-        Ok(Arc::new(Gpu { engine, status }))
+        Ok(Arc::new(Gpu { engine, status, waits: AtomicU64::new(0) }))
     }
 
     /// The device in words.
@@ -45,6 +47,16 @@ impl Gpu {
         self.engine.shared_limit()
     }
 
+    /// How often the host has waited for this device: copies to the host, looks at the status word, and
+    /// [`Gpu::wait`]. What is launched between two equal counts can be queued, or captured in a graph, as one piece.
+    pub fn host_waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    fn count_wait(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The address of the status word, for argument structs.
     pub(crate) fn status(&self) -> *mut u32 {
         self.status as *mut u32
@@ -56,6 +68,7 @@ impl Gpu {
     /// [`Error::is_index`] naming what kernels met since the last call, or what the device reports.
     pub fn check_status(&self) -> Result<()> {
         let mut word = [0u8; 4];
+        self.count_wait();
         // SAFETY: the status word is one u32 of this engine.
         unsafe {
             self.engine.download(&mut word, self.status)?;
@@ -142,6 +155,7 @@ impl Gpu {
     /// # Errors
     /// What failed since the last wait.
     pub fn wait(&self) -> Result<()> {
+        self.count_wait();
         self.engine.wait()
     }
 }
@@ -274,6 +288,7 @@ impl DeviceBuffer {
         if to.is_empty() {
             return Ok(());
         }
+        self.gpu.count_wait();
         // SAFETY: the slice lies in the buffer and has as many bytes as `to`.
         unsafe { self.gpu.engine.download(to, from.address) }
     }

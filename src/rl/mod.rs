@@ -7,6 +7,7 @@
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
 pub mod block_decoding;
+mod drawing;
 pub mod dynamic_sampling;
 pub mod entropy_control;
 pub mod faithful;

@@ -1,18 +1,15 @@
 //! Rollouts: completions sampled from a decoder in batches, each with the log-probs under which it was drawn.
 //!
 //! A prompt is run once however many completions are drawn from it: its cached keys and values are forked. A sequence
-//! that ends leaves the batch and the next one takes its place. The token at position p of sequence s is a function of (seed, s, p) and the weights
-//! alone: neither the other sequences of the batch nor the number of threads can change it.
+//! that ends leaves the batch and the next one takes its place. The token at position p of sequence s is a function of
+//! (seed, s, p) and the weights alone: neither the other sequences of the batch nor the number of threads can change it.
 
-use crate::DType;
+use super::drawing::Drawing;
 use crate::device::Device;
 use crate::device::cpu::pool;
-use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::attention::KvCache;
-use crate::kernels::logprob::Outputs;
-use crate::kernels::logprob::launch::banned_ids;
-use crate::kernels::sample::{self, Sample, Truncation, launch};
+use crate::kernels::sample::Truncation;
 use crate::models::{Decoder, Prepared, Tokens};
 use crate::ops;
 use crate::rng::Stream;
@@ -20,7 +17,7 @@ use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
 use std::iter::Enumerate;
 use std::slice::IterMut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// How completions are drawn.
 #[derive(Clone, Debug)]
@@ -198,8 +195,10 @@ impl Batch<'_> {
         told: &mut dyn FnMut(usize, i32),
     ) -> Result<()> {
         let Batch { model, prepared, prompts, sampling, .. } = self;
+        let mut drawing = Drawing::new(model, sampling)?;
         let context = model.config().max_position_embeddings;
         let mut live = waiting.next(together);
+        let mut done = Vec::new();
         // Fork: every completion gets its prompt's cache and last hidden state.
         let fork = |new: &[(usize, &mut Rollout)]| -> Vec<usize> {
             new.iter().map(|(_, rollout)| rollout.prompt).collect()
@@ -208,12 +207,11 @@ impl Batch<'_> {
         cache.keep(&fork(&live))?;
         let mut hidden = ops::gather(self.hidden, &fork(&live))?;
         while !live.is_empty() {
-            let drawn = draw(model, &model.raw_logits_with(prepared, &hidden)?, sampling, &live)?;
+            let ids = drawing.draw(&model.raw_logits_with(prepared, &hidden)?, &mut live)?;
             let mut kept = Vec::new();
-            for (row, (id, logprob)) in drawn.into_iter().enumerate() {
+            for (row, id) in ids.into_iter().enumerate() {
                 let (number, rollout) = &mut live[row];
                 rollout.tokens.push(id);
-                rollout.logprob.push(logprob);
                 told(*number, id);
                 let length = prompts[rollout.prompt].len() + rollout.tokens.len();
                 if sampling.stop.contains(&id) {
@@ -229,10 +227,10 @@ impl Batch<'_> {
             if ended > 0 {
                 cache.keep(&kept)?;
                 let mut row = 0;
-                live.retain(|_| {
+                done.extend(live.extract_if(.., |_| {
                     row += 1;
-                    kept.binary_search(&(row - 1)).is_ok()
-                });
+                    kept.binary_search(&(row - 1)).is_err()
+                }));
             }
             if !live.is_empty() {
                 let packed = Packed::new(live.iter().map(|(_, rollout)| {
@@ -249,90 +247,8 @@ impl Batch<'_> {
                 live.extend(new);
             }
         }
-        Ok(())
+        drawing.finish(done)
     }
-}
-
-/// One token and its log-prob for every live sequence.
-fn draw(
-    model: &Decoder,
-    logits: &Tensor,
-    sampling: &Sampling,
-    live: &[(usize, &mut Rollout)],
-) -> Result<Vec<(i32, f32)>> {
-    if let Device::Gpu(gpu) = logits.device() {
-        return draw_on(&gpu, model, logits, sampling, live);
-    }
-    let rows = live.len();
-    let sequences: Vec<u64> =
-        live.iter().map(|(number, _)| sampling.first_sequence + *number as u64).collect();
-    let positions: Vec<u32> = live.iter().map(|(_, one)| one.tokens.len() as u32).collect();
-    let mut ids = vec![0i32; rows];
-    let (mut logprob, mut logsumexp) = (vec![0f32; rows], vec![0f32; rows]);
-    let args = Sample {
-        logits: logits.floats()?,
-        rows,
-        vocab: model.config().vocab_size,
-        temperature: sampling.temperature,
-        softcap: model.config().final_softcap,
-        truncation: sampling.truncation,
-        banned: &sampling.banned,
-        seed: sampling.seed,
-        stream: sampling.stream,
-        sequences: &sequences,
-        positions: &positions,
-    };
-    let outputs =
-        Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
-    sample::tokens(&args, &mut ids, Some(outputs))?;
-    Ok(ids.into_iter().zip(logprob).collect())
-}
-
-/// [`draw`] on a device: the tokens come to the host when the whole step has been started, because the host decides who
-/// goes on.
-fn draw_on(
-    gpu: &Arc<Gpu>,
-    model: &Decoder,
-    logits: &Tensor,
-    sampling: &Sampling,
-    live: &[(usize, &mut Rollout)],
-) -> Result<Vec<(i32, f32)>> {
-    let rows = live.len();
-    let sequences: Vec<i64> =
-        live.iter().map(|(number, _)| (sampling.first_sequence + *number as u64) as i64).collect();
-    let positions: Vec<i32> = live.iter().map(|(_, one)| one.tokens.len() as i32).collect();
-    let sequences = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&sequences))?;
-    let positions = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(&positions))?;
-    let banned = banned_ids(gpu, &sampling.banned, model.config().vocab_size)?;
-    let mut tokens = DeviceBuffer::recycled(gpu, DType::I32, rows)?;
-    let mut logprob = DeviceBuffer::recycled(gpu, DType::F32, rows)?;
-    let args = launch::Sample {
-        logits: logits.device_slice()?,
-        rows,
-        vocab: model.config().vocab_size,
-        temperature: sampling.temperature,
-        softcap: model.config().final_softcap,
-        truncation: sampling.truncation,
-        banned: banned.as_ref().map(DeviceBuffer::whole),
-        seed: sampling.seed,
-        stream: sampling.stream,
-        sequences: sequences.whole(),
-        positions: positions.whole(),
-    };
-    let outputs =
-        launch::Outputs { logprob: Some(logprob.whole_mut()), ..launch::Outputs::default() };
-    launch::tokens(&args, tokens.whole_mut(), outputs)?;
-    let mut ids = vec![0i32; rows];
-    let mut logprobs = vec![0f32; rows];
-    tokens.download(0..rows, bytemuck::cast_slice_mut(&mut ids))?;
-    logprob.download(0..rows, bytemuck::cast_slice_mut(&mut logprobs))?;
-    if let Some(row) = ids.iter().position(|id| *id < 0) {
-        return Err(Error::numeric(format!(
-            "sampling: the logits of completion {} hold a NaN or nothing to draw",
-            live[row].0
-        )));
-    }
-    Ok(ids.into_iter().zip(logprobs).collect())
 }
 
 /// Sequences laid end to end, each from a first position on.

@@ -15,6 +15,7 @@ pub mod diffusion;
 pub mod evaluate;
 pub mod metrics;
 pub mod observer;
+mod policy_gradient;
 pub mod report;
 pub mod run_dir;
 pub mod session;

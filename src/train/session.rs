@@ -28,8 +28,8 @@ use crate::rng::Stream;
 use crate::tasks::arithmetic::Arithmetic;
 use crate::tasks::jsonl::Jsonl;
 use crate::tasks::{Problem, Task, Verifier};
-use crate::tensor::Gradients;
 use crate::tensor::autograd::{no_grad, with_grad};
+use crate::tensor::{Gradients, Tensor};
 use crate::text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -408,7 +408,7 @@ impl Session {
                     completion: &rollout.tokens,
                 },
                 old_logprob: &rollout.logprob,
-                reference_logprob: references.as_ref().map(|all| &*all[i]),
+                reference_logprob: references.as_ref().map(|all| &all[i]),
                 advantage: batch.advantages[i],
             })
             .collect();
@@ -602,8 +602,9 @@ impl Session {
         Ok(batch)
     }
 
-    /// Log-probs under the reference policy, one list a rollout; `None` when the objective has no KL term.
-    fn reference_logprobs(&self, batch: &Batch) -> Result<Option<Vec<Vec<f32>>>> {
+    /// Log-probs under the reference policy, one tensor a rollout, where the model is; `None` when the objective has no KL
+    /// term.
+    fn reference_logprobs(&self, batch: &Batch) -> Result<Option<Vec<Tensor>>> {
         let Some(reference) = &self.reference else { return Ok(None) };
         let scored: Vec<Scored<'_>> = batch
             .rollouts
@@ -614,12 +615,11 @@ impl Session {
         for part in supervised::micro_batches(&scored, self.settings.update.micro_batch_tokens) {
             let (flat, _) =
                 no_grad(|| logprobs(reference, part, self.settings.rollout.temperature))?;
-            let flat = flat.to_device(&Device::Cpu)?;
-            let mut rest = flat.f32s()?;
+            let mut first = 0;
             for one in part {
-                let (here, after) = rest.split_at(one.completion.len());
-                all.push(here.to_vec());
-                rest = after;
+                let end = first + one.completion.len();
+                all.push(flat.rows(first..end)?);
+                first = end;
             }
         }
         Ok(Some(all))

@@ -1,7 +1,10 @@
 /* A libcuda for tests without a GPU: device memory is host memory, launches are written to a log instead of run.
  * It refuses what the driver refuses: calls without a current context, unknown kernels, wrong sizes.
  * Behaviour by environment: STUB_INIT, STUB_COUNT, STUB_VERSION, STUB_CAPABILITY (90), STUB_POOLS, STUB_MEMORY (bytes that
- * can be allocated), STUB_LAUNCH (code of the first launch), STUB_SYNC (code of waits after a launch), STUB_LOG (file).
+ * can be allocated), STUB_LAUNCH (code of the first launch), STUB_SYNC (code of waits after a launch), STUB_LOG (file),
+ * STUB_WAITS (waits are logged too). Uploads are made as late as a device may: when something waits for them or reads them.
+ * Between stub_capture(1) and stub_capture(0) it refuses what a stream that is being captured in a graph refuses, and
+ * uploads: their host memory is another's by the time a graph is replayed.
  * Compiled with STUB_OLD it lacks a function. */
 #include <stddef.h>
 #include <stdint.h>
@@ -29,6 +32,23 @@ static void note(const char* text) {
   FILE* file = path ? fopen(path, "a") : NULL;
   if (file) fprintf(file, "%s\n", text), fclose(file);
 }
+
+static void note_wait(const char* text) {
+  if (setting("STUB_WAITS", 0)) note(text);
+}
+
+typedef struct { void* to; const void* from; size_t bytes; } Upload;
+static Upload late[4096];
+static int late_count;
+
+static void make_uploads(void) {
+  for (int i = 0; i < late_count; i++) memcpy(late[i].to, late[i].from, late[i].bytes);
+  late_count = 0;
+}
+
+static int capturing;
+void stub_capture(int on) { capturing = on; }
+#define NO_CAPTURE if (capturing) return 900
 
 #define NEEDS_CONTEXT if (current != &context) return 201
 #define NEEDS_STREAM if (stream != &stream_context) return 400
@@ -69,7 +89,12 @@ Code cuCtxPushCurrent_v2(void* pushed) { current = pushed; return 0; }
 Code cuCtxPopCurrent_v2(void** popped) { *popped = current; current = NULL; return 0; }
 Code cuStreamCreate(void** stream, unsigned flags) { NEEDS_CONTEXT; streams++; *stream = &stream_context; return flags == 1 ? 0 : 1; }
 Code cuStreamDestroy_v2(void* stream) { NEEDS_CONTEXT; NEEDS_STREAM; streams--; return 0; }
-Code cuStreamSynchronize(void* stream) { NEEDS_CONTEXT; NEEDS_STREAM; return launches ? (Code)setting("STUB_SYNC", 0) : 0; }
+Code cuStreamSynchronize(void* stream) {
+  NEEDS_CONTEXT; NEEDS_STREAM; NO_CAPTURE;
+  note_wait("waited for the stream");
+  make_uploads();
+  return launches ? (Code)setting("STUB_SYNC", 0) : 0;
+}
 #ifndef STUB_OLD
 Code cuStreamGetCtx(void* stream, void** of) { *of = stream == &stream_context ? &context : NULL; return 0; }
 #endif
@@ -84,6 +109,7 @@ static Code allocate(uint64_t* address, size_t bytes, int pooled) {
   return 0;
 }
 static Code release(uint64_t address, int pooled) {
+  make_uploads();
   for (Allocation** at = &allocations; *at; at = &(*at)->next) {
     Allocation* found = *at;
     if ((uint64_t)(uintptr_t)found->memory != address || found->pooled != pooled) continue;
@@ -102,8 +128,8 @@ static int inside(uint64_t address, size_t bytes) {
   }
   return 0;
 }
-Code cuMemAlloc_v2(uint64_t* address, size_t bytes) { NEEDS_CONTEXT; return allocate(address, bytes, 0); }
-Code cuMemFree_v2(uint64_t address) { NEEDS_CONTEXT; return release(address, 0); }
+Code cuMemAlloc_v2(uint64_t* address, size_t bytes) { NEEDS_CONTEXT; NO_CAPTURE; return allocate(address, bytes, 0); }
+Code cuMemFree_v2(uint64_t address) { NEEDS_CONTEXT; NO_CAPTURE; return release(address, 0); }
 Code cuMemPoolCreate(void** pool, const unsigned* properties) {
   NEEDS_CONTEXT;
   if (properties[0] != 1 || properties[2] != 1 || properties[3] >= setting("STUB_COUNT", 1)) return 1;
@@ -120,40 +146,49 @@ Code cuMemAllocFromPoolAsync(uint64_t* address, size_t bytes, void* pool, void* 
   return pool == &pools ? allocate(address, bytes, 1) : 1;
 }
 Code cuMemFreeAsync(uint64_t address, void* stream) { NEEDS_CONTEXT; NEEDS_STREAM; return release(address, 1); }
-Code cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) { NEEDS_CONTEXT; pinned++; *memory = malloc(bytes); return flags ? 1 : 0; }
+Code cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) { NEEDS_CONTEXT; NO_CAPTURE; pinned++; *memory = malloc(bytes); return flags ? 1 : 0; }
 Code cuMemFreeHost(void* memory) { NEEDS_CONTEXT; pinned--; free(memory); return 0; }
 Code cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
-  NEEDS_CONTEXT; NEEDS_STREAM;
+  NEEDS_CONTEXT; NEEDS_STREAM; NO_CAPTURE;
   if (!inside(to, bytes)) return 1;
-  memcpy((void*)(uintptr_t)to, from, bytes);
+  if (late_count == 4096) make_uploads();
+  late[late_count++] = (Upload){(void*)(uintptr_t)to, from, bytes};
   return 0;
 }
 Code cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
-  NEEDS_CONTEXT; NEEDS_STREAM;
+  NEEDS_CONTEXT; NEEDS_STREAM; NO_CAPTURE;
   if (!inside(from, bytes)) return 1;
+  make_uploads();
   memcpy(to, (void*)(uintptr_t)from, bytes);
   return 0;
 }
 Code cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
   NEEDS_CONTEXT; NEEDS_STREAM;
   if (!inside(to, bytes) || !inside(from, bytes)) return 1;
+  make_uploads();
   memcpy((void*)(uintptr_t)to, (void*)(uintptr_t)from, bytes);
   return 0;
 }
 Code cuMemsetD8Async(uint64_t address, unsigned char byte, size_t bytes, void* stream) {
   NEEDS_CONTEXT; NEEDS_STREAM;
   if (!inside(address, bytes)) return 1;
+  make_uploads();
   memset((void*)(uintptr_t)address, byte, bytes);
   return 0;
 }
 Code cuEventCreate(void** event, unsigned flags) { NEEDS_CONTEXT; events++; *event = malloc(1); return flags == 2 ? 0 : 1; }
 Code cuEventDestroy_v2(void* event) { NEEDS_CONTEXT; events--; free(event); return 0; }
 Code cuEventRecord(void* event, void* stream) { NEEDS_CONTEXT; NEEDS_STREAM; return event ? 0 : 400; }
-Code cuEventSynchronize(void* event) { NEEDS_CONTEXT; return event ? 0 : 400; }
+Code cuEventSynchronize(void* event) {
+  NEEDS_CONTEXT; NO_CAPTURE;
+  note_wait("waited for an event");
+  make_uploads();
+  return event ? 0 : 400;
+}
 
 /* An image is PTX, whose kernels and their parameters are found by name; native code is for another GPU than this. */
 Code cuModuleLoadDataEx(void** module, const char* image, unsigned count, int* options, void** values) {
-  NEEDS_CONTEXT;
+  NEEDS_CONTEXT; NO_CAPTURE;
   if (memcmp(image, "\x50\xed\x55\xba", 4) == 0) return 209;
   if (!strstr(image, ".version ")) return 200;
   if (count == 2 && options[0] == 5 && options[1] == 6)

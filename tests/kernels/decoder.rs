@@ -17,7 +17,7 @@ use gradstone_host::{Order, with_order};
 
 const VOCAB: usize = 37;
 
-fn model(architecture: Architecture, dtype: DType) -> Decoder {
+pub fn model(architecture: Architecture, dtype: DType) -> Decoder {
     let config = DecoderConfig::small(architecture, VOCAB, 32, 2, 2, 128).unwrap();
     let mut model = Decoder::random(config, dtype, 5).unwrap();
     for index in 0..model.parameters().len() {
@@ -31,20 +31,20 @@ fn model(architecture: Architecture, dtype: DType) -> Decoder {
 }
 
 /// The same weights on `device`.
-fn on(model: &Decoder, device: &Device) -> Decoder {
+pub fn on(model: &Decoder, device: &Device) -> Decoder {
     let mut copy = model.copy().unwrap();
     copy.parameters_mut().freeze(false, |_| true);
     copy.move_to(device).unwrap();
     copy
 }
 
-fn prompts(lengths: &[usize]) -> Vec<Vec<i32>> {
+pub fn prompts(lengths: &[usize]) -> Vec<Vec<i32>> {
     let mut draws = Sequence::new(3, Stream::Free, 0);
     let prompt = |n: &usize| (0..*n).map(|_| draws.below(VOCAB as u32) as i32).collect();
     lengths.iter().map(prompt).collect()
 }
 
-fn sampling(temperature: f32) -> Sampling {
+pub fn sampling(temperature: f32) -> Sampling {
     Sampling {
         temperature,
         truncation: Default::default(),
@@ -61,7 +61,7 @@ fn host(tensor: &Tensor) -> Vec<f32> {
     tensor.to_device(&Device::Cpu).unwrap().to_f32s().unwrap().to_vec()
 }
 
-fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+pub fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     let scale = want.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
@@ -69,8 +69,31 @@ fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Rollout]) -> Vec<Scored<'a>> {
+pub fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Rollout]) -> Vec<Scored<'a>> {
     rollouts.iter().map(|r| Scored { prompt: &prompts[r.prompt], completion: &r.tokens }).collect()
+}
+
+/// The reference's log-probs: those of the sampler, on `device`.
+pub fn of_reference(drawn: &[Rollout], device: &Device) -> Vec<Tensor> {
+    let one = |r: &Rollout| {
+        let host = Tensor::from_f32(r.logprob.clone(), &[r.logprob.len()]).unwrap();
+        host.to_device(device).unwrap()
+    };
+    drawn.iter().map(one).collect()
+}
+
+pub fn samples<'a>(
+    batch: &[Scored<'a>],
+    drawn: &'a [Rollout],
+    reference: &'a [Tensor],
+) -> Vec<Sample<'a>> {
+    let one = |(i, scored): (usize, &Scored<'a>)| Sample {
+        scored: *scored,
+        old_logprob: &drawn[i].logprob,
+        reference_logprob: Some(&reference[i]),
+        advantage: i as f32 - 1.3,
+    };
+    batch.iter().enumerate().map(one).collect()
 }
 
 #[test]
@@ -161,17 +184,8 @@ fn a_step_of_training_is_the_cpus() {
     let run = |device: &Device| {
         let mut model = on(&model, device);
         let batch = scored(&prompts, &drawn);
-        let samples: Vec<Sample<'_>> = batch
-            .iter()
-            .zip(&drawn)
-            .enumerate()
-            .map(|(i, (scored, drawn))| Sample {
-                scored: *scored,
-                old_logprob: &drawn.logprob,
-                reference_logprob: Some(&drawn.logprob),
-                advantage: i as f32 - 1.3,
-            })
-            .collect();
+        let reference = of_reference(&drawn, device);
+        let samples = samples(&batch, &drawn, &reference);
         let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
         let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
         let mut losses = Vec::new();

@@ -147,8 +147,9 @@ fn casts_have_the_bits_of_the_cpu() {
     let mut values = normal(1003, 7);
     values.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 65_520.0, -1e30, 1e-30, -0.0]);
     values.extend([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.0 + 1.0 / 2048.0]);
-    for from in FLOATS {
-        let x = placed(&on, &values, &[values.len()], from);
+    let place = [placed, shifted];
+    for (from, place) in FLOATS.into_iter().flat_map(|from| place.map(|place| (from, place))) {
+        let x = place(&on, &values, &[values.len()], from);
         let on_host = back(&x);
         for to in FLOATS {
             let got = in_every_order(|| {

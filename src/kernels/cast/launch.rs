@@ -1,13 +1,11 @@
 //! Conversion on a device: checks and launches of `kernels/cast.cu`.
 
 use crate::DType::{Bf16, F16, F32};
-use crate::device::engine::{Kernel, Launch};
+use crate::device::engine::Kernel;
 use crate::device::gpu::{DeviceSlice, DeviceSliceMut};
 use crate::error::{Error, Result};
-use crate::kernels::args::CastArgs;
-
-/// Threads of a block.
-const BLOCK: u32 = 256;
+use crate::kernels::args::{CAST_GROUP, CastArgs};
+use crate::kernels::row_walk;
 
 /// `to[i] = from[i]`: widened exactly, or rounded to nearest even; a copy where the types are the same.
 ///
@@ -30,10 +28,16 @@ pub fn convert(from: DeviceSlice<'_>, mut to: DeviceSliceMut<'_>) -> Result<()> 
             (a, b) => return Err(Error::dtype(format!("cast of {a} to {b}"))),
         },
     );
-    let args = CastArgs { x: from.ptr(), out: to.ptr(), len: from.len() as i64 };
+    let aligned = row_walk::aligned(&[from.address(), to.address()]);
+    let args = CastArgs {
+        x: from.ptr(),
+        out: to.ptr(),
+        len: from.len() as i64,
+        aligned: u32::from(aligned),
+        unused: 0,
+    };
     let gpu = from.gpu();
-    let launch =
-        Launch { kernel, grid: gpu.stride_grid(from.len(), BLOCK), block: BLOCK, shared: 0 };
+    let launch = row_walk::groups(gpu, kernel, from.len(), CAST_GROUP as usize);
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args) }
 }

@@ -1,14 +1,12 @@
 //! Arithmetic element by element on a device: checks and launches of `kernels/elementwise.cu`.
 
-use crate::device::engine::Launch;
 use crate::device::gpu::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::args::{self, BinaryArgs, BinaryGradientArgs, UnaryArgs, UnaryGradientArgs};
+use crate::kernels::row_walk;
 use crate::typed_kernel;
 use std::ptr::null_mut;
-
-/// Threads of a block.
-const BLOCK: u32 = 256;
 
 /// A function of two elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +72,15 @@ fn same(op: &str, lengths: &[usize]) -> Result<()> {
     Err(Error::shape(format!("{op}: runs of {lengths:?} elements")))
 }
 
+/// Elements of the storage type that a thread takes at once.
+fn group(dtype: DType) -> usize {
+    16 / dtype.size()
+}
+
+fn aligned(addresses: &[u64]) -> u32 {
+    u32::from(row_walk::aligned(addresses))
+}
+
 fn period(op: Binary, x: usize, y: usize) -> Result<i64> {
     if x > 0 && (y == 0 || !x.is_multiple_of(y)) {
         return Err(Error::shape(format!("{op:?}: {y} elements over {x}")));
@@ -130,9 +137,9 @@ fn run(
         len: x.len() as i64,
         period: period(op, x.len(), y.len())?,
         op: op.code(),
-        unused: 0,
+        aligned: aligned(&[x.address(), y.address(), out.address()]),
     };
-    let launch = Launch { kernel, grid: gpu.stride_grid(x.len(), BLOCK), block: BLOCK, shared: 0 };
+    let launch = row_walk::groups(gpu, kernel, x.len(), group(x.dtype()));
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args) }
 }
@@ -154,24 +161,29 @@ pub fn binary_gradient(
     if x.dtype() != y.dtype() {
         return Err(Error::dtype(format!("{op:?}: {} and {}", x.dtype(), y.dtype())));
     }
-    let pointer = |out: Option<DeviceSliceMut<'_>>| match out {
-        Some(mut out) => out.typed::<f32>(),
+    let mut addresses = vec![x.address(), y.address(), gradient.address()];
+    let mut pointer = |out: Option<DeviceSliceMut<'_>>| match out {
+        Some(mut out) => {
+            addresses.push(out.address());
+            out.typed::<f32>()
+        }
         None => Ok(null_mut()),
     };
+    let (dx, dy) = (pointer(dx)?, pointer(dy)?);
     let gpu = x.gpu();
     let args = BinaryGradientArgs {
         x: x.ptr(),
         y: y.ptr(),
         gradient: gradient.typed::<f32>()?,
-        dx: pointer(dx)?,
-        dy: pointer(dy)?,
+        dx,
+        dy,
         len: x.len() as i64,
         period: period(op, x.len(), y.len())?,
         op: op.code(),
-        unused: 0,
+        aligned: aligned(&addresses),
     };
     let kernel = typed_kernel!("elementwise", "binary_gradient", x.dtype())?;
-    let launch = Launch { kernel, grid: gpu.stride_grid(x.len(), BLOCK), block: BLOCK, shared: 0 };
+    let launch = row_walk::groups(gpu, kernel, x.len(), group(x.dtype()));
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args) }
 }
@@ -187,9 +199,17 @@ pub fn unary(op: Unary, x: DeviceSlice<'_>, mut out: DeviceSliceMut<'_>) -> Resu
     }
     let (code, constant) = op.code();
     let gpu = x.gpu();
-    let args = UnaryArgs { x: x.ptr(), out: out.ptr(), len: x.len() as i64, constant, op: code };
+    let args = UnaryArgs {
+        x: x.ptr(),
+        out: out.ptr(),
+        len: x.len() as i64,
+        constant,
+        op: code,
+        aligned: aligned(&[x.address(), out.address()]),
+        unused: 0,
+    };
     let kernel = typed_kernel!("elementwise", "unary", x.dtype())?;
-    let launch = Launch { kernel, grid: gpu.stride_grid(x.len(), BLOCK), block: BLOCK, shared: 0 };
+    let launch = row_walk::groups(gpu, kernel, x.len(), group(x.dtype()));
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args) }
 }
@@ -214,10 +234,11 @@ pub fn unary_gradient(
         len: saved.len() as i64,
         constant,
         op: code,
+        aligned: aligned(&[saved.address(), gradient.address(), dx.address()]),
+        unused: 0,
     };
     let kernel = typed_kernel!("elementwise", "unary_gradient", saved.dtype())?;
-    let launch =
-        Launch { kernel, grid: gpu.stride_grid(saved.len(), BLOCK), block: BLOCK, shared: 0 };
+    let launch = row_walk::groups(gpu, kernel, saved.len(), group(saved.dtype()));
     // SAFETY: types and lengths were checked.
     unsafe { gpu.launch(&launch, &args) }
 }

@@ -1,7 +1,7 @@
 //! Kernels whose thread takes an element, or a few beside each other; and sums of rows and columns.
 
 use super::args::*;
-use super::{BLOCKS, Cases, FAR, FLOATS, blocks, zeroed};
+use super::{BLOCKS, Cases, FAR, FLOATS, blocks};
 use gradstone::dtype::DType;
 
 pub fn cases(cases: &mut Cases) {
@@ -19,8 +19,18 @@ pub fn cases(cases: &mut Cases) {
     column_sums(cases);
 }
 
+/// Threads of a block that take a group of elements each.
+const THREADS: u32 = 256;
+
+/// Elements of a block whose threads take 16 bytes each.
+fn each_of(dtype: DType) -> i64 {
+    i64::from(THREADS) * 16 / dtype.size() as i64
+}
+
 fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
-    let count = 300;
+    // A block and some more, whose last thread has less than 16 bytes of 16-bit elements.
+    let each = each_of(dtype);
+    let count = each + 36;
     for repeated in [false, true] {
         // An operand as long as the other, and one of four elements that is repeated.
         let period = |len| if repeated { 4 } else { len };
@@ -37,9 +47,9 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
                 len,
                 period: period(len),
                 op: BINARY_MUL,
-                ..zeroed()
+                aligned: 1,
             };
-            run.launch([blocks(len, 256), 1, 1], 256, 0, &args);
+            run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
         });
         cases.check(format!("binary_gradient_{suffix}"), FAR, |run| {
             let len = run.at + count;
@@ -56,9 +66,9 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
                 len,
                 period: period(len),
                 op: BINARY_DIV,
-                ..zeroed()
+                aligned: 1,
             };
-            run.launch([blocks(len, 256), 1, 1], 256, 0, &args);
+            run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
         });
     }
     cases.check(format!("unary_{suffix}"), FAR, |run| {
@@ -69,8 +79,10 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
             len,
             op: UNARY_TANH,
             constant: 1.0,
+            aligned: 1,
+            unused: 0,
         };
-        run.launch([blocks(len, 256), 1, 1], 256, 0, &args);
+        run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
     });
     cases.check(format!("unary_gradient_{suffix}"), FAR, |run| {
         let len = run.at + count;
@@ -81,14 +93,15 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
             len,
             op: UNARY_TANH,
             constant: 1.0,
+            aligned: 1,
+            unused: 0,
         };
-        run.launch([blocks(len, 256), 1, 1], 256, 0, &args);
+        run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
     });
 }
 
 fn activations(cases: &mut Cases, dtype: DType, suffix: &str) {
-    // A block and some more, whose last thread has less than 16 bytes.
-    let each = 256 * 16 / dtype.size() as i64;
+    let each = each_of(dtype);
     let count = each + 37;
     cases.check(format!("activation_{suffix}"), FAR, |run| {
         let len = run.at + count;
@@ -100,7 +113,7 @@ fn activations(cases: &mut Cases, dtype: DType, suffix: &str) {
             function: ACTIVATION_SILU,
             aligned: 1,
         };
-        run.launch([blocks(len, each), 1, 1], 256, 0, &args);
+        run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
     });
     cases.check(format!("activation_gradient_{suffix}"), FAR, |run| {
         let len = run.at + count;
@@ -114,17 +127,19 @@ fn activations(cases: &mut Cases, dtype: DType, suffix: &str) {
             function: ACTIVATION_SILU,
             aligned: 1,
         };
-        run.launch([blocks(len, each), 1, 1], 256, 0, &args);
+        run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
     });
 }
 
 fn cast(cases: &mut Cases, from: (DType, &str), to: (DType, &str)) {
-    let count = 300;
+    let each = i64::from(THREADS * CAST_GROUP);
+    let count = each + 37;
     cases.check(format!("cast_{}_{}", from.1, to.1), FAR, |run| {
         let len = run.at + count;
         let x = run.floats(from.0, run.at, count);
-        let args = CastArgs { x, out: run.blank(to.0, run.at, count), len };
-        run.launch([blocks(len, 256), 1, 1], 256, 0, &args);
+        let out = run.blank(to.0, run.at, count);
+        let args = CastArgs { x, out, len, aligned: 1, unused: 0 };
+        run.launch([blocks(len, each), 1, 1], THREADS, 0, &args);
     });
 }
 

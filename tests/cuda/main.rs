@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod capture;
+
 use gradstone::device::Device;
 use gradstone::device::cuda::{self, CudaOptions};
 use gradstone::ops;
@@ -235,7 +237,8 @@ fn memory_and_launches() {
     assert_eq!(words.len(), 6, "the struct is 48 bytes");
     assert_eq!(words[0], x.device_slice().unwrap().address());
     assert_eq!(words[1], y.device_slice().unwrap().address());
-    assert_eq!((words[3], words[4], words[5]), (1_700_001, 3, 0), "len, period, BINARY_ADD");
+    assert_eq!((words[3], words[4]), (1_700_001, 3), "len, period");
+    assert_eq!(words[5], 1 << 32, "BINARY_ADD, aligned");
     let part = x.rows(5..7).unwrap();
     assert_eq!(values(&part), [15.0, 16.0, 17.0, 18.0, 19.0, 20.0]);
     assert!(Tensor::zeros_on(&[7], DType::F32, &device).map(|z| values(&z)).unwrap() == [0.0; 7]);
@@ -261,6 +264,37 @@ fn memory_and_launches_without_pools() {
         memory_and_launches();
         given_back();
     });
+}
+
+#[test]
+fn uploads_wait_for_nothing_until_the_slots_come_round() {
+    let settings = [("STUB_WAITS", "1")];
+    in_a_process(
+        "uploads_wait_for_nothing_until_the_slots_come_round",
+        &[DRIVER],
+        &settings,
+        || {
+            let device = Device::cuda(0).unwrap();
+            let waits = || log().iter().filter(|line| line.starts_with("waited")).count();
+            let numbers = |count: usize, seed: usize| -> Vec<f32> {
+                (0..count).map(|i| (i * 31 + seed) as f32).collect()
+            };
+            let upload = |count, seed| tensor(&numbers(count, seed), &[count], &device);
+            let before = waits();
+            // What some hundred steps upload: 3 MiB in pieces.
+            let small: Vec<Tensor> = (0..3000).map(|i| upload(1 + i % 200, i)).collect();
+            assert_eq!(waits(), before, "short uploads");
+            // A second time round the slots, in pieces of every kind of length.
+            let large: Vec<Tensor> = (0..40).map(|i| upload(1 + i * 20_011 % 600_000, i)).collect();
+            assert!(waits() > before, "a slot was filled again before its uploads were made");
+            for (i, tensor) in small.iter().enumerate() {
+                assert_eq!(values(tensor), numbers(1 + i % 200, i), "short {i}");
+            }
+            for (i, tensor) in large.iter().enumerate() {
+                assert!(values(tensor) == numbers(1 + i * 20_011 % 600_000, i), "long {i}");
+            }
+        },
+    );
 }
 
 #[test]
