@@ -247,3 +247,24 @@ fn bad_input_is_named() {
     let error = launch::select(&kl_cov, &inputs, selected.whole_mut()).err().unwrap();
     assert!(error.to_string().contains("needs logprob"), "{error}");
 }
+
+#[test]
+fn more_tokens_than_the_kernel_can_count_are_refused_before_any_launch() {
+    let device = gpu();
+    let len = 1usize << 32;
+    // SAFETY: refused by its length, so nobody reads it.
+    let of = |dtype| unsafe { DeviceBuffer::borrowed(&device, dtype, 0x1000, len).unwrap() };
+    let (entropy, mask, mut selected) = (of(DType::F32), of(DType::U8), of(DType::U8));
+    let inputs = launch::Inputs {
+        logprob: None,
+        old_logprob: None,
+        advantage: None,
+        entropy: Some(entropy.whole()),
+        mask: mask.whole(),
+        clip: (0.8, 1.2),
+        draw: (1, 1),
+    };
+    let selection = Selection::TopEntropy { fraction: 0.5 };
+    let error = launch::select(&selection, &inputs, selected.whole_mut()).err().unwrap();
+    assert!(error.is_shape() && error.to_string().contains("4294967296 tokens"), "{error}");
+}
