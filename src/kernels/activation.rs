@@ -174,6 +174,13 @@ pub fn forward_stored(
     up: Option<FloatSlice<'_>>,
     y: FloatSliceMut<'_>,
 ) -> Result<()> {
+    let y = match (x, up, y) {
+        (FloatSlice::F32(x), None, FloatSliceMut::F32(y)) => return forward(f, x, None, y),
+        (FloatSlice::F32(x), Some(FloatSlice::F32(up)), FloatSliceMut::F32(y)) => {
+            return forward(f, x, Some(up), y);
+        }
+        (_, _, y) => y,
+    };
     same("activation", &[x.len(), y.len(), up.map_or(x.len(), FloatSlice::len)])?;
     with_float!(FloatSliceMut, y, |y| pool::blocks(y, BLOCK, |block, y| {
         let mut wide = [[0f32; STAGE]; 3];
