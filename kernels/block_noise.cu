@@ -19,54 +19,83 @@
 #include "args/block_noise.h"
 
 constexpr int THREADS = 256;
+constexpr int SHORT = 32;  // the longest block that one thread folds
 constexpr uint32_t STREAM_NOISE = 8;
 // Philox counters of a sequence: keys from 0 (four a counter), then levels, counts, and the turns of strata.
 constexpr uint32_t LEVELS = 1u << 30, COUNTS = 2u << 30, TURNS = 3u << 30;
 constexpr float SMALLEST = 1.0f / 4294967296.0f;
 
-// The tile of a noise block's sequence that a CUDA block works on.
+// The noise blocks of one sequence that a CUDA block works on.
 struct Tile {
-  int64_t row;       // of the batch
-  int64_t number;    // of the sequence
-  int64_t block;     // the first noise block, counted in the sequence
-  int64_t token;     // the first token, counted in the sequence
+  int64_t number;   // of the sequence
+  int64_t at;       // the first token, counted in the batch
+  int64_t rate_at;  // the first noise block, counted in the batch
+  uint32_t token, block;  // the same, counted in the sequence
+  uint32_t blocks_of_row;
   int blocks, tokens;
 };
 
-// What step 2 leaves for step 3, in dynamic shared memory: keys [tokens], bounds and weights [blocks].
+// What the steps leave for one another, in dynamic shared memory: keys [tokens], bounds and weights [blocks].
 struct Drawn {
   uint32_t* key;
-  uint32_t* bound;  // the highest masked key, or the count
-  float* worth;
+  uint32_t* bound;  // the word of the level, then the highest masked key or the count
+  uint32_t* worth;  // the word of the count, then the bits of the weight
 };
 
-__device__ __forceinline__ uint32_t word_of(const BlockNoiseArgs& a, const Tile& tile, uint32_t base, int64_t index) {
-  return philox(a.seed, STREAM_NOISE, uint64_t(tile.number), base + uint32_t(index / 4)).word[index % 4];
+// Whether four neighbouring tokens belong to one noise block, start at a multiple of four and have their marks in one word.
+__device__ __forceinline__ bool in_fours(const BlockNoiseArgs& a) {
+  return a.block % 4 == 0 && reinterpret_cast<unsigned long long>(a.eligible) % 4 == 0;
 }
 
 __device__ __forceinline__ bool is_eligible(const BlockNoiseArgs& a, const Tile& tile, int token) {
-  return !a.eligible || a.eligible[tile.row * a.length + tile.token + token] != 0;
+  return !a.eligible || a.eligible[tile.at + token] != 0;
 }
 
-__device__ __forceinline__ void draw_keys(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
-  const int64_t first = tile.token / 4, last = (tile.token + tile.tokens - 1) / 4;
-  for (int64_t quad = first + threadIdx.x; quad <= last; quad += THREADS) {
-    const Random4 words = philox(a.seed, STREAM_NOISE, uint64_t(tile.number), uint32_t(quad));
+// 0x80 in each byte whose token may be masked: four from `token` on.
+__device__ __forceinline__ uint32_t eligible_four(const BlockNoiseArgs& a, const Tile& tile, int token) {
+  if (!a.eligible) return 0x80808080u;
+  const uint32_t marks = *reinterpret_cast<const uint32_t*>(a.eligible + tile.at + token);
+  return (((marks & 0x7f7f7f7fu) + 0x7f7f7f7fu) | marks) & 0x80808080u;
+}
+
+__device__ __forceinline__ int fours_of(uint32_t first, int count) { return int((first + count - 1) / 4 - first / 4 + 1); }
+
+// Step 1: the words of the keys, the levels and the counts of a tile, four to a call of Philox.
+__device__ __forceinline__ void draw(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
+  const bool fours = in_fours(a);
+  const int keys = fours_of(tile.token, tile.tokens), of_blocks = fours_of(tile.block, tile.blocks);
+  const int levels = keys + (a.given_rate ? 0 : of_blocks), all = levels + (a.draw == NOISE_COUNTED ? of_blocks : 0);
+  for (int item = threadIdx.x; item < all; item += THREADS) {
+    const bool is_key = item < keys, is_level = !is_key && item < levels;
+    const uint32_t four = is_key ? tile.token / 4 + item : tile.block / 4 + item - (is_level ? keys : levels);
+    const Random4 words = philox(a.seed, STREAM_NOISE, uint64_t(tile.number), four + (is_key ? 0 : is_level ? LEVELS : COUNTS));
+    const int first = int(four * 4 - (is_key ? tile.token : tile.block));  // below 0 where the tile begins within the four
+    if (is_key && fours) {
+      uint4 key = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+      if (a.eligible) {
+        const uint32_t marks = eligible_four(a, tile, first);
+        key.x = marks & 0x80u ? key.x : 0xffffffffu;
+        key.y = marks & 0x8000u ? key.y : 0xffffffffu;
+        key.z = marks & 0x800000u ? key.z : 0xffffffffu;
+        key.w = marks & 0x80000000u ? key.w : 0xffffffffu;
+      }
+      *reinterpret_cast<uint4*>(drawn.key + first) = key;
+    } else {
+      uint32_t* into = is_key ? drawn.key : is_level ? drawn.bound : drawn.worth;
+      const int count = is_key ? tile.tokens : tile.blocks;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int token = int(quad * 4 + i - tile.token);
-      if (token >= 0 && token < tile.tokens) drawn.key[token] = is_eligible(a, tile, token) ? words.word[i] : 0xffffffffu;
+      for (int i = 0; i < 4; i++) {
+        const int place = first + i;
+        if (place >= 0 && place < count) into[place] = !is_key || is_eligible(a, tile, place) ? words.word[i] : 0xffffffffu;
+      }
     }
   }
 }
 
-// The rate of a noise block, counted in the sequence.
-__device__ __forceinline__ float draw_rate(const BlockNoiseArgs& a, const Tile& tile, int64_t block) {
-  const int64_t blocks = a.length / a.block;
-  if (a.given_rate) return a.given_rate[tile.row * blocks + block];
-  uint32_t word = word_of(a, tile, LEVELS, block);
+// The rate of a noise block from the word of its level; `block` is counted in the sequence.
+__device__ __forceinline__ float draw_rate(const BlockNoiseArgs& a, const Tile& tile, uint32_t block, uint32_t word) {
   if (a.strata_bits) {
-    const uint64_t global = uint64_t(tile.number) * uint64_t(blocks) + uint64_t(block);
+    const uint64_t global = uint64_t(tile.number) * tile.blocks_of_row + block;
     const uint32_t turn = philox(a.seed, STREAM_NOISE, global >> a.strata_bits, TURNS).word[0];
     const uint32_t stratum = (uint32_t(global) * 0x9E3779B1u + turn) & ((1u << a.strata_bits) - 1u);
     word = stratum << (32u - a.strata_bits) | word >> a.strata_bits;
@@ -76,6 +105,13 @@ __device__ __forceinline__ float draw_rate(const BlockNoiseArgs& a, const Tile& 
   rate = rate > a.high ? a.high : rate;
   rate = __fmul_rn(a.after, rate);
   return rate < SMALLEST ? SMALLEST : rate;
+}
+
+// The highest key that a rate masks. The product is exact; a rate of 1 masks all keys, a smaller one at least key 0.
+__device__ __forceinline__ uint32_t highest_key(float rate) {
+  const float product = __fmul_rn(rate, 4294967296.0f);
+  const uint32_t keys = __float2uint_rz(product);
+  return product >= 4294967296.0f ? 0xffffffffu : (keys > 0 ? keys : 1) - 1;
 }
 
 // The binomial distribution between two bounds: terms from the mode outward, in the order of the CPU's.
@@ -133,67 +169,101 @@ __device__ __forceinline__ float forced_weight(float rate, uint32_t places) {
   return __double2float_rn(__ddiv_rn(1.0, __dadd_rn(p, __ddiv_rn(power, double(places)))));
 }
 
-// Step 2 for one noise block, by the first lane of its group.
-__device__ void decide(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int b, uint32_t places, uint32_t least_key) {
-  const int64_t block = tile.block + b, at = tile.row * (a.length / a.block) + block;
+// What a noise block's tokens say of it.
+struct Places {
+  uint32_t count;      // of eligible ones
+  uint32_t least_key;  // asked for where an empty mask is forced
+};
+
+__device__ __forceinline__ void fold(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int token, Places& places) {
+  const uint32_t key = drawn.key[token];
+  places.least_key = key < places.least_key ? key : places.least_key;
+  places.count += is_eligible(a, tile, token);
+}
+
+__device__ __forceinline__ void fold_four(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int token, Places& places) {
+  const Vec16<uint32_t> key = load16(drawn.key + token);
+#pragma unroll
+  for (int i = 0; i < 4; i++) places.least_key = key.at[i] < places.least_key ? key.at[i] : places.least_key;
+  places.count += uint32_t(__popc(eligible_four(a, tile, token)));
+}
+
+// Step 2 for one noise block, by one thread.
+__device__ __forceinline__ void decide(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int b, const Places& places) {
   float rate = 0.0f, worth = 0.0f;
   uint32_t bound = 0;
-  if (places > 0) {
-    rate = draw_rate(a, tile, block);
-    worth = a.weighting == NOISE_WEIGHT_ONE ? 1.0f : __fdiv_rn(1.0f, rate);
+  if (places.count > 0) {
+    rate = a.given_rate ? a.given_rate[tile.rate_at + b] : draw_rate(a, tile, tile.block + b, drawn.bound[b]);
+    worth = a.weighting == NOISE_WEIGHT_ONE ? 1.0f : __frcp_rn(rate);
     if (a.draw == NOISE_COUNTED) {
-      Binomial counts = binomial(places, rate, a.least_count, a.most_count);
+      Binomial counts = binomial(places.count, rate, a.least_count, a.most_count);
       counts.walk(INFINITY_F);  // for its sums
       if (a.weighting == NOISE_WEIGHT_UNBIASED) {
         const double mean = __ddiv_rn(counts.moment, counts.total);
-        worth = __double2float_rn(__ddiv_rn(double(places), mean));
+        worth = __double2float_rn(__ddiv_rn(double(places.count), mean));
       }
-      const double unit = double(word_of(a, tile, COUNTS, block)) * (1.0 / 4294967296.0);  // exact
+      const double unit = double(drawn.worth[b]) * (1.0 / 4294967296.0);  // exact
       bound = counts.walk(__dmul_rn(unit, counts.total));
     } else {
-      // The product is exact and at least 1.
-      const uint64_t keys = uint64_t(__fmul_rn(rate, 4294967296.0f));
-      bound = uint32_t((keys > 0 ? keys : 1) - 1);
+      bound = highest_key(rate);
       if (a.draw == NOISE_FORCED) {
-        bound = bound > least_key ? bound : least_key;
-        if (a.weighting == NOISE_WEIGHT_UNBIASED) worth = forced_weight(rate, places);
+        bound = bound > places.least_key ? bound : places.least_key;
+        if (a.weighting == NOISE_WEIGHT_UNBIASED) worth = forced_weight(rate, places.count);
       }
     }
-    if (a.given_weight) worth = a.given_weight[at];
+    if (a.given_weight) worth = a.given_weight[tile.rate_at + b];
   }
-  a.rate[at] = rate;
+  a.rate[tile.rate_at + b] = rate;
   drawn.bound[b] = bound;
-  drawn.worth[b] = worth;
+  drawn.worth[b] = __float_as_uint(worth);
 }
 
+// A thread a short block, a warp a long one: lane l keeps what its warp folds of the l-th, and decides.
 __device__ __forceinline__ void decide_blocks(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
-  int lanes = 1;
-  while (lanes < a.block && lanes < WARP) lanes *= 2;
-  const int groups = WARP / lanes, member = lane_id() % lanes;
-  // The bound of the loop is the same for a warp: all of its lanes exchange.
-  for (int first = warp_id() * groups; first < tile.blocks; first += THREADS / WARP * groups) {
-    const int b = first + lane_id() / lanes;
-    uint32_t places = 0, least_key = 0xffffffffu;
-    if (b < tile.blocks) {
-      for (int i = member; i < a.block; i += lanes) {
-        const uint32_t key = drawn.key[b * a.block + i];
-        least_key = key < least_key ? key : least_key;
-        places += is_eligible(a, tile, b * a.block + i);
+  const bool fours = in_fours(a), folds = a.eligible || a.draw == NOISE_FORCED, is_long = a.block > SHORT;
+  constexpr int WARPS = THREADS / WARP;
+  // All lanes of a warp take part in every turn of its loops.
+  for (int first = 0; first < tile.blocks; first += THREADS) {
+    const int mine = first + (is_long ? lane_id() * WARPS + warp_id() : int(threadIdx.x));
+    Places places{uint32_t(a.block), 0xffffffffu};
+    if (folds && !is_long && mine < tile.blocks) {
+      places.count = 0;
+      const int begin = mine * a.block, quads = a.block / 4;
+      if (fours) {
+        // Lanes whose blocks begin in the same bank of shared memory begin with different fours.
+        int four = (quads & (quads - 1)) == 0 ? (lane_id() * quads / 8) & (quads - 1) : 0;
+        for (int i = 0; i < quads; i++) {
+          fold_four(a, tile, drawn, begin + four * 4, places);
+          four = four + 1 < quads ? four + 1 : 0;
+        }
+      } else {
+        for (int i = 0; i < a.block; i++) fold(a, tile, drawn, begin + i, places);
+      }
+    } else if (folds && is_long) {
+      for (int turn = 0; turn < WARP; turn++) {
+        const int b = first + turn * WARPS + warp_id(), begin = b * a.block;
+        if (b >= tile.blocks) break;
+        Places of_lane{0, 0xffffffffu};
+        if (fours) {
+          for (int i = lane_id() * 4; i < a.block; i += WARP * 4) fold_four(a, tile, drawn, begin + i, of_lane);
+        } else {
+          for (int i = lane_id(); i < a.block; i += WARP) fold(a, tile, drawn, begin + i, of_lane);
+        }
+        const Places of_block{__reduce_add_sync(ALL_LANES, of_lane.count), __reduce_min_sync(ALL_LANES, of_lane.least_key)};
+        if (turn == lane_id()) places = of_block;
       }
     }
-    for (int mask = lanes / 2; mask > 0; mask /= 2) {
-      const uint32_t other = shuffle_xor(least_key, mask);
-      least_key = other < least_key ? other : least_key;
-      places += shuffle_xor(places, mask);
-    }
-    if (member == 0 && b < tile.blocks) decide(a, tile, drawn, b, places, least_key);
+    if (mine < tile.blocks) decide(a, tile, drawn, mine, places);
   }
 }
 
-__device__ __forceinline__ bool is_masked(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int token) {
-  const uint32_t key = drawn.key[token];
-  const int block = token / a.block;
-  const uint32_t bound = drawn.bound[block];
+// The noise block of a token: an exact quotient, since half a token is more than the division's error.
+__device__ __forceinline__ int block_of(const BlockNoiseArgs& a, int token) {
+  return int(__fdividef(float(token) + 0.5f, float(a.block)));
+}
+
+__device__ __forceinline__ bool is_masked(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int token, int block) {
+  const uint32_t key = drawn.key[token], bound = drawn.bound[block];
   if (!is_eligible(a, tile, token)) return false;
   if (a.draw != NOISE_COUNTED) return key <= bound;
   uint32_t rank = 0;
@@ -205,54 +275,85 @@ __device__ __forceinline__ bool is_masked(const BlockNoiseArgs& a, const Tile& t
   return rank < bound;
 }
 
+// Step 3.
 __device__ __forceinline__ void write_tokens(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
-  const int64_t at = tile.row * a.length + tile.token;
-  const unsigned long long addresses = reinterpret_cast<unsigned long long>(a.ids + at) |
-                                       reinterpret_cast<unsigned long long>(a.noised + at) |
-                                       reinterpret_cast<unsigned long long>(a.weight + at);
-  const bool whole = addresses % 16 == 0 && reinterpret_cast<unsigned long long>(a.mask + at) % 4 == 0;
-  const int fours = whole ? tile.tokens / 4 : 0;
-  for (int four = threadIdx.x; four < fours; four += THREADS) {
-    Vec16<int32_t> id = load16(a.ids + at + four * 4);
+  const int32_t* ids = a.ids + tile.at;
+  int32_t* noised = a.noised + tile.at;
+  float* weights = a.weight + tile.at;
+  uint8_t* masks = a.mask + tile.at;
+  const unsigned long long addresses = reinterpret_cast<unsigned long long>(ids) | reinterpret_cast<unsigned long long>(noised) |
+                                       reinterpret_cast<unsigned long long>(weights);
+  const bool whole = addresses % 16 == 0 && reinterpret_cast<unsigned long long>(masks) % 4 == 0;
+  const bool fours = in_fours(a);
+  const int end = whole ? tile.tokens / 4 * 4 : 0;
+  for (int token = threadIdx.x * 4; token < end; token += THREADS * 4) {
+    Vec16<int32_t> id = load16(ids + token);
     Vec16<float> weight;
     uint32_t mask = 0;
+    if (fours && a.draw != NOISE_COUNTED) {
+      const Vec16<uint32_t> key = load16(drawn.key + token);
+      const int block = a.block == 4 ? token / 4 : block_of(a, token);
+      const uint32_t bound = drawn.bound[block], eligible = eligible_four(a, tile, token);
+      const float worth = __uint_as_float(drawn.worth[block]);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int token = four * 4 + i;
-      const bool masked = is_masked(a, tile, drawn, token);
-      id.at[i] = masked ? a.mask_id : id.at[i];
-      weight.at[i] = masked ? drawn.worth[token / a.block] : 0.0f;
-      mask |= uint32_t(masked) << (8 * i);
+      for (int i = 0; i < 4; i++) {
+        const bool masked = key.at[i] <= bound && (eligible & 0x80u << 8 * i) != 0;
+        id.at[i] = masked ? a.mask_id : id.at[i];
+        weight.at[i] = masked ? worth : 0.0f;
+        mask |= masked ? 1u << 8 * i : 0u;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int block = block_of(a, token + i);
+        const bool masked = is_masked(a, tile, drawn, token + i, block);
+        id.at[i] = masked ? a.mask_id : id.at[i];
+        weight.at[i] = masked ? __uint_as_float(drawn.worth[block]) : 0.0f;
+        mask |= masked ? 1u << 8 * i : 0u;
+      }
     }
-    store16(a.noised + at + four * 4, id);
-    store16(a.weight + at + four * 4, weight);
-    *reinterpret_cast<uint32_t*>(a.mask + at + four * 4) = mask;
+    store16(noised + token, id);
+    store16(weights + token, weight);
+    *reinterpret_cast<uint32_t*>(masks + token) = mask;
   }
-  for (int token = fours * 4 + threadIdx.x; token < tile.tokens; token += THREADS) {
-    const bool masked = is_masked(a, tile, drawn, token);
-    a.noised[at + token] = masked ? a.mask_id : a.ids[at + token];
-    a.weight[at + token] = masked ? drawn.worth[token / a.block] : 0.0f;
-    a.mask[at + token] = uint8_t(masked);
+  for (int token = end + threadIdx.x; token < tile.tokens; token += THREADS) {
+    const int block = block_of(a, token);
+    const bool masked = is_masked(a, tile, drawn, token, block);
+    noised[token] = masked ? a.mask_id : ids[token];
+    weights[token] = masked ? __uint_as_float(drawn.worth[block]) : 0.0f;
+    masks[token] = uint8_t(masked);
   }
 }
 
-KERNEL(block_noise, BlockNoiseArgs, THREADS) {
-  const int64_t blocks = a.length / a.block, tiles = (blocks + a.tile - 1) / a.tile;
+// What all threads of a CUDA block would divide for: one of them does. No blocks: there is no such tile.
+__device__ __forceinline__ void plan_tile(const BlockNoiseArgs& a, int64_t i, Tile& tile) {
+  const uint32_t blocks = uint32_t(a.length) / uint32_t(a.block), tiles = (blocks + uint32_t(a.tile) - 1) / uint32_t(a.tile);
+  tile.blocks = 0;
+  if (i >= a.rows * int64_t(tiles)) return;
+  const int64_t row = i / int64_t(tiles);
+  tile.block = uint32_t(i - row * tiles) * uint32_t(a.tile);
+  tile.token = tile.block * uint32_t(a.block);
+  tile.number = a.sequences[row];
+  tile.at = row * a.length + tile.token;
+  tile.rate_at = row * blocks + tile.block;
+  tile.blocks_of_row = blocks;
+  tile.blocks = int(blocks - tile.block < uint32_t(a.tile) ? blocks - tile.block : uint32_t(a.tile));
+  tile.tokens = tile.blocks * a.block;
+}
+
+KERNEL_RESIDENT(block_noise, BlockNoiseArgs, THREADS, 4) {
   uint32_t* shared = dynamic_shared<uint32_t>();
-  const Drawn drawn = {shared, shared + a.tile * a.block, reinterpret_cast<float*>(shared + a.tile * a.block + a.tile)};
-  for (int64_t i = blockIdx.x; i < a.rows * tiles; i += gridDim.x) {
-    Tile tile;
-    tile.row = i / tiles;
-    tile.number = a.sequences[tile.row];
-    tile.block = i % tiles * a.tile;
-    tile.token = tile.block * a.block;
-    tile.blocks = int(blocks - tile.block < a.tile ? blocks - tile.block : a.tile);
-    tile.tokens = tile.blocks * a.block;
-    draw_keys(a, tile, drawn);
+  const Drawn drawn = {shared, shared + a.tile * a.block, shared + a.tile * a.block + a.tile};
+  Tile& planned = block_shared<Tile>();
+  for (int64_t i = blockIdx.x;; i += gridDim.x) {
+    if (threadIdx.x == 0) plan_tile(a, i, planned);
+    __syncthreads();  // and nobody reads the keys of the tile before
+    const Tile tile = planned;
+    if (tile.blocks == 0) break;
+    draw(a, tile, drawn);
     __syncthreads();
     decide_blocks(a, tile, drawn);
     __syncthreads();
     write_tokens(a, tile, drawn);
-    __syncthreads();  // the next tile overwrites the keys
   }
 }
