@@ -4,16 +4,21 @@
 //            Bits are those of src/kernels/block_noise, the CPU's: masks come from comparing Philox words, and the
 //            few floating-point steps are written with intrinsics that round once and are never fused.
 // Floor      an id read, an id, a mask byte and a weight written: 13 bytes a token, and 1 where `eligible` is given. At
-//            1 M tokens that is 3 us of an H200's 4.3 TB/s; Philox is some 25 instructions a token, as much again.
-// Algorithm  A CUDA block takes a tile of whole noise blocks of one sequence. (1) Keys: a thread draws four positions
-//            with one Philox call, into shared memory. (2) Blocks: a group of lanes (as many as a block is long, up to
-//            a warp) folds the keys of one block: eligible places, least key; from them the highest key that is
-//            masked, or for bounded counts the count, by inverting the binomial's cumulative sum from its mode
-//            outward. (3) Tokens: a comparison with that key, or the rank of the key in its block against the count;
-//            sixteen bytes at a time where rows are aligned. The subset of a bounded count is uniform because keys are.
+//            1 M tokens that is 3 us of an H200's 4.8 TB/s; Philox is some 20 instructions a token, as much again.
+// Algorithm  A CUDA block takes a tile of whole noise blocks of one sequence; one thread divides for all. (1) Words: keys,
+//            levels and counts, four to a call of Philox, into shared memory. (2) Blocks: a thread folds the keys of a
+//            block of up to 32 tokens, a warp those of a longer one (lane l keeps the l-th): eligible places, least key;
+//            then 32 threads decide side by side: the highest key that is masked, or for bounded counts the count, by
+//            inverting the binomial's cumulative sum from its mode outward. (3) Tokens: a comparison with that key,
+//            sixteen bytes at a time where rows are aligned, one division for four tokens where the block is a multiple
+//            of four; or the rank of the key in its block against the count. The subset of a bounded count is uniform
+//            because keys are.
+//            Blocks of four, whose keys are one call of Philox, stay in one thread's registers from key to token; its
+//            ids are loaded before the first word is drawn, and only levels pass through shared memory.
 // Hazards    Ranks cost `block` comparisons a token: fine up to hundreds, slow for a block of thousands. A key of 2^32-1
 //            is both the mark of an ineligible place and one that a draw may give: equality asks `eligible`.
-//            Rows times length passes 2^31; tiles may outnumber a grid, so blocks loop.
+//            Folding threads whose blocks lie a multiple of 128 bytes apart would all read one bank: each starts with
+//            another four. Rows times length passes 2^31; tiles may outnumber a grid, so blocks loop.
 // Measured   not yet run on a GPU.
 #include "prim.cuh"
 #include "args/block_noise.h"
@@ -60,26 +65,27 @@ __device__ __forceinline__ uint32_t eligible_four(const BlockNoiseArgs& a, const
 
 __device__ __forceinline__ int fours_of(uint32_t first, int count) { return int((first + count - 1) / 4 - first / 4 + 1); }
 
-// Step 1: the words of the keys, the levels and the counts of a tile, four to a call of Philox.
+// Four keys from `token` on, the mark of an ineligible place among them.
+__device__ __forceinline__ Vec16<uint32_t> marked(const Random4& words, uint32_t eligible) {
+  Vec16<uint32_t> key;
+#pragma unroll
+  for (int i = 0; i < 4; i++) key.at[i] = eligible & 0x80u << 8 * i ? words.word[i] : 0xffffffffu;
+  return key;
+}
+
+// Step 1: the words of the keys, the levels and the counts of a tile, four to a call of Philox. Not KEYS: those of the blocks.
+template <bool KEYS>
 __device__ __forceinline__ void draw(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
   const bool fours = in_fours(a);
-  const int keys = fours_of(tile.token, tile.tokens), of_blocks = fours_of(tile.block, tile.blocks);
+  const int keys = KEYS ? fours_of(tile.token, tile.tokens) : 0, of_blocks = fours_of(tile.block, tile.blocks);
   const int levels = keys + (a.given_rate ? 0 : of_blocks), all = levels + (a.draw == NOISE_COUNTED ? of_blocks : 0);
   for (int item = threadIdx.x; item < all; item += THREADS) {
-    const bool is_key = item < keys, is_level = !is_key && item < levels;
+    const bool is_key = KEYS && item < keys, is_level = !is_key && item < levels;
     const uint32_t four = is_key ? tile.token / 4 + item : tile.block / 4 + item - (is_level ? keys : levels);
     const Random4 words = philox(a.seed, STREAM_NOISE, uint64_t(tile.number), four + (is_key ? 0 : is_level ? LEVELS : COUNTS));
     const int first = int(four * 4 - (is_key ? tile.token : tile.block));  // below 0 where the tile begins within the four
     if (is_key && fours) {
-      uint4 key = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
-      if (a.eligible) {
-        const uint32_t marks = eligible_four(a, tile, first);
-        key.x = marks & 0x80u ? key.x : 0xffffffffu;
-        key.y = marks & 0x8000u ? key.y : 0xffffffffu;
-        key.z = marks & 0x800000u ? key.z : 0xffffffffu;
-        key.w = marks & 0x80000000u ? key.w : 0xffffffffu;
-      }
-      *reinterpret_cast<uint4*>(drawn.key + first) = key;
+      *reinterpret_cast<Vec16<uint32_t>*>(drawn.key + first) = marked(words, eligible_four(a, tile, first));
     } else {
       uint32_t* into = is_key ? drawn.key : is_level ? drawn.bound : drawn.worth;
       const int count = is_key ? tile.tokens : tile.blocks;
@@ -181,28 +187,35 @@ __device__ __forceinline__ void fold(const BlockNoiseArgs& a, const Tile& tile, 
   places.count += is_eligible(a, tile, token);
 }
 
-__device__ __forceinline__ void fold_four(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int token, Places& places) {
-  const Vec16<uint32_t> key = load16(drawn.key + token);
+__device__ __forceinline__ void fold_four(const Vec16<uint32_t>& key, uint32_t eligible, Places& places) {
 #pragma unroll
   for (int i = 0; i < 4; i++) places.least_key = key.at[i] < places.least_key ? key.at[i] : places.least_key;
-  places.count += uint32_t(__popc(eligible_four(a, tile, token)));
+  places.count += uint32_t(__popc(eligible));
 }
 
-// Step 2 for one noise block, by one thread.
-__device__ __forceinline__ void decide(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn, int b, const Places& places) {
+// What a noise block's keys are compared with: the highest masked key, or how many are masked; and what a masked token weighs.
+struct Decision {
+  uint32_t bound;
+  float worth;
+};
+
+// Step 2 for one noise block, by one thread, from the words of its level and its count. MAY_COUNT: the draw may be a counted one.
+template <bool MAY_COUNT>
+__device__ __forceinline__ Decision decide(const BlockNoiseArgs& a, const Tile& tile, int b, const Places& places, uint32_t level,
+                                           uint32_t count) {
   float rate = 0.0f, worth = 0.0f;
   uint32_t bound = 0;
   if (places.count > 0) {
-    rate = a.given_rate ? a.given_rate[tile.rate_at + b] : draw_rate(a, tile, tile.block + b, drawn.bound[b]);
+    rate = a.given_rate ? a.given_rate[tile.rate_at + b] : draw_rate(a, tile, tile.block + b, level);
     worth = a.weighting == NOISE_WEIGHT_ONE ? 1.0f : __frcp_rn(rate);
-    if (a.draw == NOISE_COUNTED) {
+    if (MAY_COUNT && a.draw == NOISE_COUNTED) {
       Binomial counts = binomial(places.count, rate, a.least_count, a.most_count);
       counts.walk(INFINITY_F);  // for its sums
       if (a.weighting == NOISE_WEIGHT_UNBIASED) {
         const double mean = __ddiv_rn(counts.moment, counts.total);
         worth = __double2float_rn(__ddiv_rn(double(places.count), mean));
       }
-      const double unit = double(drawn.worth[b]) * (1.0 / 4294967296.0);  // exact
+      const double unit = double(count) * (1.0 / 4294967296.0);  // exact
       bound = counts.walk(__dmul_rn(unit, counts.total));
     } else {
       bound = highest_key(rate);
@@ -214,8 +227,7 @@ __device__ __forceinline__ void decide(const BlockNoiseArgs& a, const Tile& tile
     if (a.given_weight) worth = a.given_weight[tile.rate_at + b];
   }
   a.rate[tile.rate_at + b] = rate;
-  drawn.bound[b] = bound;
-  drawn.worth[b] = __float_as_uint(worth);
+  return Decision{bound, worth};
 }
 
 // A thread a short block, a warp a long one: lane l keeps what its warp folds of the l-th, and decides.
@@ -231,12 +243,14 @@ __device__ __forceinline__ void decide_blocks(const BlockNoiseArgs& a, const Til
       const int begin = mine * a.block, quads = a.block / 4;
       if (fours) {
         // Lanes whose blocks begin in the same bank of shared memory begin with different fours.
-        int four = (quads & (quads - 1)) == 0 ? (lane_id() * quads / 8) & (quads - 1) : 0;
+        int four = (quads & (quads - 1)) == 0 ? begin / 32 & (quads - 1) : 0;
+#pragma unroll 1
         for (int i = 0; i < quads; i++) {
-          fold_four(a, tile, drawn, begin + four * 4, places);
+          fold_four(load16(drawn.key + begin + four * 4), eligible_four(a, tile, begin + four * 4), places);
           four = four + 1 < quads ? four + 1 : 0;
         }
       } else {
+#pragma unroll 1
         for (int i = 0; i < a.block; i++) fold(a, tile, drawn, begin + i, places);
       }
     } else if (folds && is_long) {
@@ -245,15 +259,23 @@ __device__ __forceinline__ void decide_blocks(const BlockNoiseArgs& a, const Til
         if (b >= tile.blocks) break;
         Places of_lane{0, 0xffffffffu};
         if (fours) {
-          for (int i = lane_id() * 4; i < a.block; i += WARP * 4) fold_four(a, tile, drawn, begin + i, of_lane);
+#pragma unroll 1
+          for (int i = lane_id() * 4; i < a.block; i += WARP * 4) {
+            fold_four(load16(drawn.key + begin + i), eligible_four(a, tile, begin + i), of_lane);
+          }
         } else {
+#pragma unroll 1
           for (int i = lane_id(); i < a.block; i += WARP) fold(a, tile, drawn, begin + i, of_lane);
         }
         const Places of_block{__reduce_add_sync(ALL_LANES, of_lane.count), __reduce_min_sync(ALL_LANES, of_lane.least_key)};
         if (turn == lane_id()) places = of_block;
       }
     }
-    if (mine < tile.blocks) decide(a, tile, drawn, mine, places);
+    if (mine < tile.blocks) {
+      const Decision of = decide<true>(a, tile, mine, places, drawn.bound[mine], drawn.worth[mine]);
+      drawn.bound[mine] = of.bound;
+      drawn.worth[mine] = __float_as_uint(of.worth);
+    }
   }
 }
 
@@ -268,6 +290,7 @@ __device__ __forceinline__ bool is_masked(const BlockNoiseArgs& a, const Tile& t
   if (a.draw != NOISE_COUNTED) return key <= bound;
   uint32_t rank = 0;
   const int begin = block * a.block;
+#pragma unroll 2
   for (int other = begin; other < begin + a.block; other++) {
     const uint32_t theirs = drawn.key[other];
     rank += theirs < key || (theirs == key && other < token && is_eligible(a, tile, other));
@@ -275,53 +298,85 @@ __device__ __forceinline__ bool is_masked(const BlockNoiseArgs& a, const Tile& t
   return rank < bound;
 }
 
-// Step 3.
-__device__ __forceinline__ void write_tokens(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
-  const int32_t* ids = a.ids + tile.at;
-  int32_t* noised = a.noised + tile.at;
-  float* weights = a.weight + tile.at;
-  uint8_t* masks = a.mask + tile.at;
-  const unsigned long long addresses = reinterpret_cast<unsigned long long>(ids) | reinterpret_cast<unsigned long long>(noised) |
-                                       reinterpret_cast<unsigned long long>(weights);
-  const bool whole = addresses % 16 == 0 && reinterpret_cast<unsigned long long>(masks) % 4 == 0;
-  const bool fours = in_fours(a);
-  const int end = whole ? tile.tokens / 4 * 4 : 0;
-  for (int token = threadIdx.x * 4; token < end; token += THREADS * 4) {
-    Vec16<int32_t> id = load16(ids + token);
-    Vec16<float> weight;
-    uint32_t mask = 0;
-    if (fours && a.draw != NOISE_COUNTED) {
-      const Vec16<uint32_t> key = load16(drawn.key + token);
-      const int block = a.block == 4 ? token / 4 : block_of(a, token);
-      const uint32_t bound = drawn.bound[block], eligible = eligible_four(a, tile, token);
-      const float worth = __uint_as_float(drawn.worth[block]);
+// Four tokens as they are written.
+struct Written {
+  Vec16<int32_t> id;
+  Vec16<float> weight;
+  uint32_t mask;
+
+  __device__ __forceinline__ void set(int i, bool masked, int32_t mask_id, float worth) {
+    id.at[i] = masked ? mask_id : id.at[i];
+    weight.at[i] = masked ? worth : 0.0f;
+    mask |= masked ? 1u << 8 * i : 0u;
+  }
+  // Of one noise block whose draw is not counted.
+  __device__ __forceinline__ void compare(const Vec16<uint32_t>& key, uint32_t eligible, const Decision& of, int32_t mask_id) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const bool masked = key.at[i] <= bound && (eligible & 0x80u << 8 * i) != 0;
-        id.at[i] = masked ? a.mask_id : id.at[i];
-        weight.at[i] = masked ? worth : 0.0f;
-        mask |= masked ? 1u << 8 * i : 0u;
-      }
+    for (int i = 0; i < 4; i++) set(i, key.at[i] <= of.bound && (eligible & 0x80u << 8 * i) != 0, mask_id, of.worth);
+  }
+  __device__ __forceinline__ void store(const BlockNoiseArgs& a, const Tile& tile, int token) const {
+    store16(a.noised + tile.at + token, id);
+    store16(a.weight + tile.at + token, weight);
+    *reinterpret_cast<uint32_t*>(a.mask + tile.at + token) = mask;
+  }
+};
+
+// The tokens of a tile that are read and written four at a time.
+__device__ __forceinline__ int tokens_in_fours(const BlockNoiseArgs& a, const Tile& tile) {
+  const unsigned long long addresses = reinterpret_cast<unsigned long long>(a.ids + tile.at) |
+                                       reinterpret_cast<unsigned long long>(a.noised + tile.at) |
+                                       reinterpret_cast<unsigned long long>(a.weight + tile.at);
+  const bool whole = addresses % 16 == 0 && reinterpret_cast<unsigned long long>(a.mask + tile.at) % 4 == 0;
+  return whole ? tile.tokens / 4 * 4 : 0;
+}
+
+// Step 3. Tokens whose rank is asked for are taken one by one: that takes longer than their loads.
+__device__ __forceinline__ void write_tokens(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
+  const bool fours = in_fours(a);
+  const int end = a.draw == NOISE_COUNTED ? 0 : tokens_in_fours(a, tile);
+  for (int token = threadIdx.x * 4; token < end; token += THREADS * 4) {
+    Written four{load16(a.ids + tile.at + token), {}, 0};
+    if (fours) {
+      const int block = block_of(a, token);
+      four.compare(load16(drawn.key + token), eligible_four(a, tile, token),
+                   Decision{drawn.bound[block], __uint_as_float(drawn.worth[block])}, a.mask_id);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int block = block_of(a, token + i);
-        const bool masked = is_masked(a, tile, drawn, token + i, block);
-        id.at[i] = masked ? a.mask_id : id.at[i];
-        weight.at[i] = masked ? __uint_as_float(drawn.worth[block]) : 0.0f;
-        mask |= masked ? 1u << 8 * i : 0u;
+        const bool masked = drawn.key[token + i] <= drawn.bound[block] && is_eligible(a, tile, token + i);
+        four.set(i, masked, a.mask_id, __uint_as_float(drawn.worth[block]));
       }
     }
-    store16(noised + token, id);
-    store16(weights + token, weight);
-    *reinterpret_cast<uint32_t*>(masks + token) = mask;
+    four.store(a, tile, token);
   }
   for (int token = end + threadIdx.x; token < tile.tokens; token += THREADS) {
     const int block = block_of(a, token);
     const bool masked = is_masked(a, tile, drawn, token, block);
-    noised[token] = masked ? a.mask_id : ids[token];
-    weights[token] = masked ? __uint_as_float(drawn.worth[block]) : 0.0f;
-    masks[token] = uint8_t(masked);
+    a.noised[tile.at + token] = masked ? a.mask_id : a.ids[tile.at + token];
+    a.weight[tile.at + token] = masked ? __uint_as_float(drawn.worth[block]) : 0.0f;
+    a.mask[tile.at + token] = uint8_t(masked);
+  }
+}
+
+// All steps for aligned blocks of four that are not counted: a thread draws the keys of a block, decides and writes it. Only
+// levels, four to a call, pass through shared memory.
+__device__ __forceinline__ void noise_fours(const BlockNoiseArgs& a, const Tile& tile, const Drawn& drawn) {
+  const int first = threadIdx.x;
+  Vec16<int32_t> next{};
+  if (first < tile.blocks) next = load16(a.ids + tile.at + first * 4);  // under way while words are drawn
+  draw<false>(a, tile, drawn);
+  __syncthreads();
+  for (int b = first; b < tile.blocks; b += THREADS) {
+    Written four{next, {}, 0};
+    if (b + THREADS < tile.blocks) next = load16(a.ids + tile.at + (b + THREADS) * 4);
+    const uint32_t eligible = eligible_four(a, tile, b * 4);
+    const Random4 words = philox(a.seed, STREAM_NOISE, uint64_t(tile.number), tile.token / 4 + b);
+    const Vec16<uint32_t> key = marked(words, eligible);
+    Places places{0, 0xffffffffu};
+    fold_four(key, eligible, places);
+    four.compare(key, eligible, decide<false>(a, tile, b, places, drawn.bound[b], 0), a.mask_id);
+    four.store(a, tile, b * 4);
   }
 }
 
@@ -347,13 +402,17 @@ KERNEL_RESIDENT(block_noise, BlockNoiseArgs, THREADS, 4) {
   Tile& planned = block_shared<Tile>();
   for (int64_t i = blockIdx.x;; i += gridDim.x) {
     if (threadIdx.x == 0) plan_tile(a, i, planned);
-    __syncthreads();  // and nobody reads the keys of the tile before
-    const Tile tile = planned;
+    __syncthreads();  // and nobody reads what the tile before has left
+    const Tile tile = planned;  // in registers: the next plan may follow the next barrier
     if (tile.blocks == 0) break;
-    draw(a, tile, drawn);
-    __syncthreads();
-    decide_blocks(a, tile, drawn);
-    __syncthreads();
-    write_tokens(a, tile, drawn);
+    if (a.block == 4 && in_fours(a) && a.draw != NOISE_COUNTED && tokens_in_fours(a, tile) > 0) {
+      noise_fours(a, tile, drawn);
+    } else {
+      draw<true>(a, tile, drawn);
+      __syncthreads();
+      decide_blocks(a, tile, drawn);
+      __syncthreads();
+      write_tokens(a, tile, drawn);
+    }
   }
 }
