@@ -56,11 +56,10 @@ __device__ __forceinline__ bool is_eligible(const BlockNoiseArgs& a, const Tile&
   return !a.eligible || a.eligible[tile.at + token] != 0;
 }
 
-// 0x80 in each byte whose token may be masked: four from `token` on.
+// Which of four tokens from `token` on may be masked, as `marked_bytes` has it.
 __device__ __forceinline__ uint32_t eligible_four(const BlockNoiseArgs& a, const Tile& tile, int token) {
   if (!a.eligible) return 0x80808080u;
-  const uint32_t marks = *reinterpret_cast<const uint32_t*>(a.eligible + tile.at + token);
-  return (((marks & 0x7f7f7f7fu) + 0x7f7f7f7fu) | marks) & 0x80808080u;
+  return marked_bytes(*reinterpret_cast<const uint32_t*>(a.eligible + tile.at + token));
 }
 
 __device__ __forceinline__ int fours_of(uint32_t first, int count) { return int((first + count - 1) / 4 - first / 4 + 1); }
@@ -69,7 +68,7 @@ __device__ __forceinline__ int fours_of(uint32_t first, int count) { return int(
 __device__ __forceinline__ Vec16<uint32_t> marked(const Random4& words, uint32_t eligible) {
   Vec16<uint32_t> key;
 #pragma unroll
-  for (int i = 0; i < 4; i++) key.at[i] = eligible & 0x80u << 8 * i ? words.word[i] : 0xffffffffu;
+  for (int i = 0; i < 4; i++) key.at[i] = is_marked(eligible, i) ? words.word[i] : 0xffffffffu;
   return key;
 }
 
@@ -312,7 +311,7 @@ struct Written {
   // Of one noise block whose draw is not counted.
   __device__ __forceinline__ void compare(const Vec16<uint32_t>& key, uint32_t eligible, const Decision& of, int32_t mask_id) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) set(i, key.at[i] <= of.bound && (eligible & 0x80u << 8 * i) != 0, mask_id, of.worth);
+    for (int i = 0; i < 4; i++) set(i, key.at[i] <= of.bound && is_marked(eligible, i), mask_id, of.worth);
   }
   __device__ __forceinline__ void store(const BlockNoiseArgs& a, const Tile& tile, int token) const {
     store16(a.noised + tile.at + token, id);
