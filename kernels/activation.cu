@@ -3,9 +3,9 @@
 // Contract   args/activation.h. Element i of an output depends on element i of the inputs alone.
 // Floor      forward: x, up and y once. Backward: x, up and dy read, dx and dup written, in one pass.
 // Algorithm  A thread takes 16 bytes of the storage type at a time, the grid as stride. Value and slope come from the
-//            same exponential. Which function it is, is a number that all threads share: a branch that never diverges.
-// Hazards    e^-x overflows to infinity for large negative x: 1 / (1 + inf) is 0, as it should be. GELU's tail is taken
-//            from erfc: 1 + erf(x) would round to 0 below -5.
+//            same exponential. Which function it is, is a number that all threads share: it chooses a loop.
+// Hazards    e^-x overflows to infinity for large negative x: 1 / (1 + inf) is 0, as it should be; the quick division is 0
+//            from 2^126 on, where the sigmoid is. GELU's tail is taken from erfc: 1 + erf(x) would round to 0 below -5.
 // Measured   not yet run on a GPU.
 #include "row_walk.cuh"
 #include "args/activation.h"
@@ -14,24 +14,25 @@ struct ValueSlope {
   float value, slope;
 };
 
-__device__ __forceinline__ ValueSlope activate(uint32_t function, float x) {
+template <uint32_t FUNCTION>
+__device__ __forceinline__ ValueSlope activate(float x) {
   constexpr float SQRT_2_OVER_PI = 0.7978845608f, CUBIC = 0.044715f;
-  if (function == ACTIVATION_SILU) {
-    const float sigmoid = 1.0f / (1.0f + expf(-x));
+  if constexpr (FUNCTION == ACTIVATION_SILU) {
+    const float sigmoid = __fdividef(1.0f, 1.0f + expf(-x));
     return ValueSlope{x * sigmoid, sigmoid * (1.0f + x * (1.0f - sigmoid))};
-  }
-  if (function == ACTIVATION_GELU) {
+  } else if constexpr (FUNCTION == ACTIVATION_GELU) {
     const float cumulative = 0.5f * erfcf(x * -0.7071067812f);
     const float density = expf(-0.5f * x * x) * 0.3989422804f;
     return ValueSlope{x * cumulative, cumulative + x * density};
+  } else {
+    const float square = x * x;
+    const float t = tanhf(SQRT_2_OVER_PI * x * (1.0f + CUBIC * square));
+    const float inner = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * square);
+    return ValueSlope{0.5f * x * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner};
   }
-  const float square = x * x;
-  const float t = tanhf(SQRT_2_OVER_PI * x * (1.0f + CUBIC * square));
-  const float inner = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * square);
-  return ValueSlope{0.5f * x * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner};
 }
 
-template <class T>
+template <class T, uint32_t FUNCTION>
 __device__ __forceinline__ void activation(const ActivationArgs& a) {
   constexpr int N = Vec16<T>::SIZE;
   const T* x = static_cast<const T*>(a.x);
@@ -39,34 +40,38 @@ __device__ __forceinline__ void activation(const ActivationArgs& a) {
   T* y = static_cast<T*>(a.y);
   for (int64_t at = thread_in_grid() * N; at < a.len; at += threads_in_grid() * N) {
     const int64_t count = a.len - at;
-    const Group<T, N> in = load_group<N>(x + at, count, a.aligned);
-    Group<T, N> gate = {}, out;
-    if (up) gate = load_group<N>(up + at, count, a.aligned);
+    const Words<T, N> in = load_words<N>(x + at, count, a.aligned);
+    Words<T, N> gate = {};
+    if (up) gate = load_words<N>(up + at, count, a.aligned);  // both in flight before either is worked on
+    Group<float, N> out = widened<T, N>(in);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-      const float value = activate(a.function, to_float(in.at[i])).value;
-      out.at[i] = from_float<T>(up ? value * to_float(gate.at[i]) : value);
+    for (int i = 0; i < N; i++) out.at[i] = activate<FUNCTION>(out.at[i]).value;
+    if (up) {
+      const Group<float, N> factor = widened<T, N>(gate);
+#pragma unroll
+      for (int i = 0; i < N; i++) out.at[i] *= factor.at[i];
     }
-    store_group<N>(y + at, out, count, a.aligned);
+    store_rounded(y + at, out, count, a.aligned);
   }
 }
 
-template <class T>
+template <class T, uint32_t FUNCTION>
 __device__ __forceinline__ void activation_gradient(const ActivationGradientArgs& a) {
   constexpr int N = Vec16<T>::SIZE;
   const T* x = static_cast<const T*>(a.x);
   const T* up = static_cast<const T*>(a.up);
   for (int64_t at = thread_in_grid() * N; at < a.len; at += threads_in_grid() * N) {
     const int64_t count = a.len - at;
-    const Group<T, N> in = load_group<N>(x + at, count, a.aligned);
-    const Group<float, N> dy = load_group<N>(a.dy + at, count, a.aligned);
-    Group<T, N> gate = {};
-    if (up) gate = load_group<N>(up + at, count, a.aligned);
+    const Words<T, N> in = load_words<N>(x + at, count, a.aligned);
+    const Words<float, N> upstream = load_words<N>(a.dy + at, count, a.aligned);
+    Words<T, N> gate = {};
+    if (up) gate = load_words<N>(up + at, count, a.aligned);
+    const Group<float, N> z = widened<T, N>(in), dy = widened<float, N>(upstream), factor = widened<T, N>(gate);
     Group<float, N> dx, dup;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      const ValueSlope f = activate(a.function, to_float(in.at[i]));
-      dx.at[i] = (up ? f.slope * to_float(gate.at[i]) : f.slope) * dy.at[i];
+      const ValueSlope f = activate<FUNCTION>(z.at[i]);
+      dx.at[i] = (up ? f.slope * factor.at[i] : f.slope) * dy.at[i];
       dup.at[i] = f.value * dy.at[i];
     }
     if (a.dx) store_group<N>(a.dx + at, dx, count, a.aligned);
@@ -74,9 +79,15 @@ __device__ __forceinline__ void activation_gradient(const ActivationGradientArgs
   }
 }
 
-#define ACTIVATION_KERNELS(T, suffix)                                                                 \
-  KERNEL(activation_##suffix, ActivationArgs, ROW_BLOCK) { activation<T>(a); }                        \
-  KERNEL(activation_gradient_##suffix, ActivationGradientArgs, ROW_BLOCK) { activation_gradient<T>(a); }
+#define OF_FUNCTION(walk, T)                            \
+  switch (a.function) {                                 \
+    case ACTIVATION_SILU: walk<T, ACTIVATION_SILU>(a); break; \
+    case ACTIVATION_GELU: walk<T, ACTIVATION_GELU>(a); break; \
+    default: walk<T, ACTIVATION_GELU_TANH>(a);          \
+  }
+#define ACTIVATION_KERNELS(T, suffix)                                                            \
+  KERNEL(activation_##suffix, ActivationArgs, ROW_BLOCK) { OF_FUNCTION(activation, T) }          \
+  KERNEL(activation_gradient_##suffix, ActivationGradientArgs, ROW_BLOCK) { OF_FUNCTION(activation_gradient, T) }
 ACTIVATION_KERNELS(float, f32)
 ACTIVATION_KERNELS(bf16, bf16)
 ACTIVATION_KERNELS(f16, f16)

@@ -90,19 +90,14 @@ KERNEL(gradient_norm, GradientNormArgs, ROW_BLOCK) {
 template <class T>
 __device__ __forceinline__ void store_copy(void* copy, int64_t at, const Group<float, 4>& weight, int64_t count, bool aligned) {
   static_assert(sizeof(T) == 2, "a 16-bit type");
-  union {
-    uint2 words;
-    T at[4];
-  } rounded;
-#pragma unroll
-  for (int i = 0; i < 4; i++) rounded.at[i] = from_float<T>(weight.at[i]);
   T* to = static_cast<T*>(copy) + at;
   if (aligned && count >= 4) {
-    *reinterpret_cast<uint2*>(to) = rounded.words;
+    const uint2 words = make_uint2(pack2<T>(weight.at[0], weight.at[1]), pack2<T>(weight.at[2], weight.at[3]));
+    __stwb(reinterpret_cast<uint2*>(to), words);  // an assignment would become two stores
   } else {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      if (i < count) to[i] = rounded.at[i];
+      if (i < count) to[i] = from_float<T>(weight.at[i]);
     }
   }
 }
@@ -112,7 +107,8 @@ KERNEL(adamw, AdamWArgs, ROW_BLOCK) {
   if (a.result->bad >= 0) return;
   const float scale = a.result->scale;
   for (int64_t chunk = blockIdx.x; chunk < a.chunks; chunk += gridDim.x) {
-    const AdamWParameter& parameter = a.table[parameter_of(a.table, a.parameters, chunk)];
+    // A copy: through a reference its pointers would be read again after every store.
+    const AdamWParameter parameter = a.table[parameter_of(a.table, a.parameters, chunk)];
     const int64_t first = (chunk - parameter.first_chunk) * CHUNK;
     const int64_t end = first + CHUNK < parameter.len ? first + CHUNK : parameter.len;
     const float keep = parameter.decays ? a.keep : 1.0f;

@@ -15,11 +15,7 @@ __device__ __forceinline__ void cast(const CastArgs& a) {
   const From* x = static_cast<const From*>(a.x);
   To* out = static_cast<To*>(a.out);
   for (int64_t at = thread_in_grid() * N; at < a.len; at += threads_in_grid() * N) {
-    const Group<From, N> from = load_group<N>(x + at, a.len - at, a.aligned);
-    Group<To, N> to;
-#pragma unroll
-    for (int i = 0; i < N; i++) to.at[i] = from_float<To>(to_float(from.at[i]));
-    store_group<N>(out + at, to, a.len - at, a.aligned);
+    store_rounded(out + at, load_wide<N>(x + at, a.len - at, a.aligned), a.len - at, a.aligned);
   }
 }
 

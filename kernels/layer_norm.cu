@@ -14,21 +14,22 @@ template <class T, int THREADS>
 __device__ __forceinline__ void layer_norm(const LayerNormArgs& a) {
   constexpr int N = Vec16<T>::SIZE;
   for (RowTurn<THREADS> turn; turn.row < a.rows; turn.next()) {
-    HeldRow<T, N> x(static_cast<const T*>(a.x) + turn.row * a.width, a.width, a.aligned);
+    const T* row = static_cast<const T*>(a.x) + turn.row * a.width;
+    const auto x = HeldRow<T, N>::template load<THREADS>(row, a.width, a.aligned);
     T* y = static_cast<T*>(a.y) + turn.row * a.width;
     float sum = 0.0f;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.read(k, at);
+      const Group<float, N> group = x.values(k, at);
 #pragma unroll
-      for (int i = 0; i < N; i++) sum += to_float(group.at[i]);
+      for (int i = 0; i < N; i++) sum += group.at[i];
     });
     const float mean = block_reduce<THREADS>(sum, Sum()) / float(a.width);
     float squares = 0.0f;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.again(k, at);
+      const Group<float, N> group = x.values(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        const float centred = at + i < a.width ? to_float(group.at[i]) - mean : 0.0f;
+        const float centred = at + i < a.width ? group.at[i] - mean : 0.0f;
         squares += centred * centred;
       }
     });
@@ -39,16 +40,16 @@ __device__ __forceinline__ void layer_norm(const LayerNormArgs& a) {
       a.statistics[2 * turn.row + 1] = inverse;
     }
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      Group<T, N> group = x.again(k, at);
+      Group<float, N> group = x.values(k, at);
       const int64_t count = a.width - at;
-      const Group<T, N> weight = load_group<N>(static_cast<const T*>(a.weight) + at, count, a.aligned);
-      const Group<T, N> bias = load_group<N>(static_cast<const T*>(a.bias) + at, count, a.aligned);
+      const Group<float, N> weight = load_wide<N>(static_cast<const T*>(a.weight) + at, count, a.aligned);
+      const Group<float, N> bias = load_wide<N>(static_cast<const T*>(a.bias) + at, count, a.aligned);
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        const float normal = (to_float(group.at[i]) - mean) * inverse;
-        group.at[i] = from_float<T>(normal * to_float(weight.at[i]) + to_float(bias.at[i]));
+        const float normal = (group.at[i] - mean) * inverse;
+        group.at[i] = normal * weight.at[i] + bias.at[i];
       }
-      store_group<N>(y + at, group, count, a.aligned);
+      store_rounded(y + at, group, count, a.aligned);
     });
   }
 }
@@ -59,34 +60,34 @@ __device__ __forceinline__ void layer_norm_gradient(const LayerNormGradientArgs&
   const T* weights = static_cast<const T*>(a.weight);
   for (RowTurn<THREADS> turn; turn.row < a.rows; turn.next()) {
     const int64_t first = turn.row * a.width;
-    HeldRow<T, N> x(static_cast<const T*>(a.x) + first, a.width, a.aligned);
+    const auto x = HeldRow<T, N>::template load<THREADS>(static_cast<const T*>(a.x) + first, a.width, a.aligned);
+    const auto dy = HeldRow<float, N>::template load<THREADS>(a.dy + first, a.width, a.aligned);
     const float mean = a.statistics[2 * turn.row], inverse = a.statistics[2 * turn.row + 1];
     // dy * weight at one group; zeros behind the end.
-    const auto scaled = [&](int64_t at) {
-      const Group<T, N> weight = load_group<N>(weights + at, a.width - at, a.aligned);
-      Group<float, N> s = load_group<N>(a.dy + first + at, a.width - at, a.aligned);
+    const auto scaled = [&](int k, int64_t at) {
+      const Group<float, N> weight = load_wide<N>(weights + at, a.width - at, a.aligned);
+      Group<float, N> s = dy.values(k, at);
 #pragma unroll
-      for (int i = 0; i < N; i++) s.at[i] *= to_float(weight.at[i]);
+      for (int i = 0; i < N; i++) s.at[i] *= weight.at[i];
       return s;
     };
     SumPair sums = {0.0f, 0.0f};
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.read(k, at);
-      const Group<float, N> s = scaled(at);
+      const Group<float, N> group = x.values(k, at), s = scaled(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) {
         sums.first += s.at[i];
-        sums.second += s.at[i] * ((to_float(group.at[i]) - mean) * inverse);
+        sums.second += s.at[i] * ((group.at[i] - mean) * inverse);
       }
     });
     sums = block_reduce<THREADS>(sums, AddPairs());
     const float level = sums.first / float(a.width), along = sums.second / float(a.width);
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.again(k, at);
-      Group<float, N> dx = scaled(at);
+      const Group<float, N> group = x.values(k, at);
+      Group<float, N> dx = scaled(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        const float normal = (to_float(group.at[i]) - mean) * inverse;
+        const float normal = (group.at[i] - mean) * inverse;
         dx.at[i] = (dx.at[i] - level - along * normal) * inverse;
       }
       store_group<N>(a.dx + first + at, dx, a.width - at, a.aligned);
@@ -102,8 +103,8 @@ __device__ __forceinline__ void layer_norm_weight(const LayerNormWeightArgs& a) 
   });
 }
 
-ROW_KERNELS(layer_norm, LayerNormArgs)
-ROW_KERNELS(layer_norm_gradient, LayerNormGradientArgs)
+ROW_KERNELS(layer_norm, LayerNormArgs, 3)
+ROW_KERNELS(layer_norm_gradient, LayerNormGradientArgs, 2)
 KERNEL(layer_norm_weight_f32, LayerNormWeightArgs, ROW_BLOCK) { layer_norm_weight<float>(a); }
 KERNEL(layer_norm_weight_bf16, LayerNormWeightArgs, ROW_BLOCK) { layer_norm_weight<bf16>(a); }
 KERNEL(layer_norm_weight_f16, LayerNormWeightArgs, ROW_BLOCK) { layer_norm_weight<f16>(a); }

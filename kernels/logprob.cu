@@ -143,85 +143,125 @@ __device__ __forceinline__ Gradient gradient_of(const RowRule& rule, int32_t tar
                   false};
 }
 
-__device__ __forceinline__ float differentiate(float z, int64_t id, const Gradient& g, float softcap) {
-  const float once = id == g.target ? g.once : 0.0f;
-  const float t = softcap > 0.0f ? tanhf(__fdiv_rn(z, softcap)) : 0.0f;
-  const float log_p = fmaf(softcap > 0.0f ? __fmul_rn(softcap, t) : z, g.inverse_temperature, -g.logsumexp);
+// The gradient by one logit; `once` at the target, else 0. CAPPED is the same for a whole launch.
+template <bool CAPPED>
+__device__ __forceinline__ float differentiate(float z, float once, const Gradient& g, float softcap) {
+  const float t = CAPPED ? tanhf(__fdiv_rn(z, softcap)) : 0.0f;
+  const float log_p = fmaf(CAPPED ? __fmul_rn(softcap, t) : z, g.inverse_temperature, -g.logsumexp);
   const float y = max_nan(__fmul_rn(log_p, 1.4426950408889634f), LEAST_EXPONENT);
   const float dz = fmaf(exp2_flushed(y), fmaf(g.slope, y, g.constant), once);
-  return softcap > 0.0f ? __fmul_rn(dz, fmaf(-t, t, 1.0f)) : dz;
+  return CAPPED ? __fmul_rn(dz, fmaf(-t, t, 1.0f)) : dz;
 }
 
-// SIZE elements of T, as one or two 16-byte operations.
-template <class T, int SIZE>
-struct Group {
-  static constexpr int VECTORS = SIZE / Vec16<T>::SIZE;
-  Vec16<T> vec[VECTORS];
-  __device__ __forceinline__ void load(const T* address) {
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) vec[i] = load16(address + i * Vec16<T>::SIZE);
+// Where the ids of a tile are read and written by one or two 16-byte operations of SIZE elements.
+template <class In, class Out>
+struct Groups {
+  static constexpr int SIZE = 16 / (sizeof(In) < sizeof(Out) ? sizeof(In) : sizeof(Out));
+  static constexpr int IN = SIZE / Vec16<In>::SIZE, OUT = SIZE / Vec16<Out>::SIZE;
+  int64_t start, count;  // the first id of the first group; groups
+
+  __device__ __forceinline__ Groups(const In* logits, const Out* dlogits, int64_t first, int64_t end) {
+    const int64_t head = sizeof(In) < sizeof(Out) ? ragged_head(logits + first, end - first) : ragged_head(dlogits + first, end - first);
+    start = aligned16(logits + first + head) && aligned16(dlogits + first + head) ? first + head : end;
+    count = (end - start) / SIZE;
   }
-  __device__ __forceinline__ void store(T* address) const {
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) store16(address + i * Vec16<T>::SIZE, vec[i]);
+  template <class T>
+  static __device__ __forceinline__ bool aligned16(const T* address) {
+    return (reinterpret_cast<unsigned long long>(address) & 15u) == 0;
   }
-  __device__ __forceinline__ T& operator[](int e) { return vec[e / Vec16<T>::SIZE].at[e % Vec16<T>::SIZE]; }
+  static __device__ __forceinline__ void store(Out* address, const float (&dz)[SIZE]) {
+#pragma unroll
+    for (int i = 0; i < OUT; i++) {
+      const int first = i * Vec16<Out>::SIZE;
+      __stwb(reinterpret_cast<uint4*>(address + first), narrow<Out>(dz + first));
+    }
+  }
 };
 
-template <class T>
-__device__ __forceinline__ bool aligned16(const T* address) {
-  return (reinterpret_cast<unsigned long long>(address) & 15u) == 0;
+// Zeros at the ids [first, end) of a row, by a block.
+template <class In, class Out>
+__device__ __forceinline__ void clear_tile(const In* logits, Out* dlogits, int64_t first, int64_t end) {
+  const Groups<In, Out> groups(logits, dlogits, first, end);
+  const float zeros[Groups<In, Out>::SIZE] = {};
+  for (int64_t id = first + threadIdx.x; id < groups.start; id += blockDim.x) dlogits[id] = from_float<Out>(0.0f);
+  for (int64_t group = threadIdx.x; group < groups.count; group += blockDim.x) {
+    groups.store(dlogits + groups.start + group * groups.SIZE, zeros);
+  }
+  for (int64_t id = groups.start + groups.count * groups.SIZE + threadIdx.x; id < end; id += blockDim.x) {
+    dlogits[id] = from_float<Out>(0.0f);
+  }
 }
 
 // The gradients of the ids [first, end) of a row, by a block. Element by element: alignment cannot change a bit.
-template <class In, class Out>
-__device__ __forceinline__ void differentiate_tile(const In* logits, Out* dlogits, int64_t first, int64_t end,
-                                                   const Gradient& g, const RowRule& rule) {
-  constexpr int SIZE = 16 / (sizeof(In) < sizeof(Out) ? sizeof(In) : sizeof(Out)), BATCH = 16 / SIZE;
-  const BannedRange banned = g.zero ? BannedRange{0, 0} : banned_within(rule, first, end);
+template <bool CAPPED, class In, class Out>
+__device__ __forceinline__ void differentiate_ids(const In* logits, Out* dlogits, int64_t first, int64_t end, const Gradient& g,
+                                                  const RowRule& rule) {
+  const Groups<In, Out> groups(logits, dlogits, first, end);
+  constexpr int SIZE = groups.SIZE, BATCH = 16 / SIZE;
+  const BannedRange banned = banned_within(rule, first, end);
   const auto one = [&](int64_t id) {
-    float dz = 0.0f;
-    if (!g.zero) {
-      dz = differentiate(to_float(logits[id]), id, g, rule.softcap);
-      for (unsigned place = banned.from; place < banned.to; place++) {
-        if (rule.banned[place] == id) dz = 0.0f;
-      }
+    float dz = differentiate<CAPPED>(to_float(logits[id]), id == g.target ? g.once : 0.0f, g, rule.softcap);
+    for (unsigned place = banned.from; place < banned.to; place++) {
+      if (rule.banned[place] == id) dz = 0.0f;
     }
     dlogits[id] = from_float<Out>(dz);
   };
-  int64_t head = sizeof(In) < sizeof(Out) ? ragged_head(logits + first, end - first) : ragged_head(dlogits + first, end - first);
-  if (!aligned16(logits + first + head) || !aligned16(dlogits + first + head)) head = end - first;
-  const int64_t groups = (end - first - head) / SIZE, start = first + head;
-  for (int64_t id = first + threadIdx.x; id < start; id += blockDim.x) one(id);
-  for (int64_t id = start + groups * SIZE + threadIdx.x; id < end; id += blockDim.x) one(id);
-  for (int64_t batch = threadIdx.x; batch < groups; batch += int64_t(BATCH) * blockDim.x) {
-    Group<In, SIZE> z[BATCH];  // loaded before any is stored: the compiler must think that they overlap
-    if (!g.zero) {
+  for (int64_t id = first + threadIdx.x; id < groups.start; id += blockDim.x) one(id);
+  for (int64_t id = groups.start + groups.count * SIZE + threadIdx.x; id < end; id += blockDim.x) one(id);
+  for (int64_t batch = threadIdx.x; batch < groups.count; batch += int64_t(BATCH) * blockDim.x) {
+    uint4 words[BATCH][groups.IN];  // loaded before any is stored: the compiler must think that they overlap
 #pragma unroll
-      for (int j = 0; j < BATCH; j++) {
-        const int64_t group = batch + int64_t(j) * blockDim.x;
-        if (group < groups) z[j].load(logits + start + group * SIZE);
+    for (int j = 0; j < BATCH; j++) {
+      const int64_t group = batch + int64_t(j) * blockDim.x;
+      if (group < groups.count) {
+        const uint4* address = reinterpret_cast<const uint4*>(logits + groups.start + group * SIZE);
+#pragma unroll
+        for (int i = 0; i < groups.IN; i++) words[j][i] = address[i];
       }
     }
 #pragma unroll
     for (int j = 0; j < BATCH; j++) {
-      const int64_t group = batch + int64_t(j) * blockDim.x, id = start + group * SIZE;
-      if (group >= groups) break;
-      float dz[SIZE];
+      const int64_t group = batch + int64_t(j) * blockDim.x, id = groups.start + group * SIZE;
+      if (group >= groups.count) break;
+      float z[SIZE], dz[SIZE];
 #pragma unroll
-      for (int e = 0; e < SIZE; e++) dz[e] = g.zero ? 0.0f : differentiate(to_float(z[j][e]), id + e, g, rule.softcap);
-      for (unsigned place = banned.from; place < banned.to; place++) {
-        const int64_t e_banned = rule.banned[place] - id;
+      for (int i = 0; i < groups.IN; i++) {
+        float some[Vec16<In>::SIZE];
+        widen<In>(words[j][i], some);
+#pragma unroll
+        for (int e = 0; e < Vec16<In>::SIZE; e++) z[i * Vec16<In>::SIZE + e] = some[e];
+      }
+#pragma unroll
+      for (int e = 0; e < SIZE; e++) dz[e] = differentiate<CAPPED>(z[e], 0.0f, g, rule.softcap);
+      const unsigned place = unsigned(g.target) - unsigned(id);  // ids fit 31 bits
+      if (place < unsigned(SIZE)) {  // once a row: what no other element is asked
+#pragma unroll
+        for (int e = 0; e < SIZE; e++) {
+          if (unsigned(e) == place) dz[e] = differentiate<CAPPED>(z[e], g.once, g, rule.softcap);
+        }
+      }
+      for (unsigned at = banned.from; at < banned.to; at++) {
+        const int64_t e_banned = rule.banned[at] - id;
 #pragma unroll
         for (int e = 0; e < SIZE; e++) {
           if (e == e_banned) dz[e] = 0.0f;
         }
       }
-      Group<Out, SIZE> out;
-#pragma unroll
-      for (int e = 0; e < SIZE; e++) out[e] = from_float<Out>(dz[e]);
-      out.store(dlogits + id);
+      groups.store(dlogits + id, dz);
     }
+  }
+}
+
+// What is the same for a row is asked once a tile, not once an id.
+template <class In, class Out>
+__device__ __forceinline__ void differentiate_tile(const In* logits, Out* dlogits, int64_t first, int64_t end,
+                                                   const Gradient& g, const RowRule& rule) {
+  if (g.zero) {
+    clear_tile(logits, dlogits, first, end);
+  } else if (rule.softcap > 0.0f) {
+    differentiate_ids<true>(logits, dlogits, first, end, g, rule);
+  } else {
+    differentiate_ids<false>(logits, dlogits, first, end, g, rule);
   }
 }
 

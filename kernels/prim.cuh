@@ -63,7 +63,7 @@ __device__ __forceinline__ float to_float(f16 value) {
 #endif
 }
 
-// Rounds to nearest even; a NaN stays one.
+// Rounds to nearest even; a NaN stays one (on a device with bits of its own).
 template <class T>
 __device__ __forceinline__ T from_float(float value);
 template <>
@@ -72,9 +72,15 @@ __device__ __forceinline__ float from_float<float>(float value) {
 }
 template <>
 __device__ __forceinline__ bf16 from_float<bf16>(float value) {
+#if defined(__CUDA_ARCH__)
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bf16{bits};
+#else
   const unsigned bits = __float_as_uint(value);
   const unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   return bf16{(unsigned short)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded)};
+#endif
 }
 template <>
 __device__ __forceinline__ f16 from_float<f16>(float value) {
@@ -87,6 +93,38 @@ __device__ __forceinline__ f16 from_float<f16>(float value) {
 #else
   return f16{float_to_half_bits(value)};
 #endif
+}
+
+// Two values rounded to T in one word, `low` in its lower half.
+template <class T>
+__device__ __forceinline__ unsigned pack2(float low, float high) {
+  return unsigned(from_float<T>(low).bits) | unsigned(from_float<T>(high).bits) << 16;
+}
+#if defined(__CUDA_ARCH__)
+template <>
+__device__ __forceinline__ unsigned pack2<bf16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+template <>
+__device__ __forceinline__ unsigned pack2<f16>(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+#endif
+
+// The two values of a word, the lower half first. One instruction each, where a half that is taken out first costs two.
+template <class T>
+__device__ __forceinline__ float2 unpack2(unsigned word);
+template <>
+__device__ __forceinline__ float2 unpack2<bf16>(unsigned word) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+template <>
+__device__ __forceinline__ float2 unpack2<f16>(unsigned word) {
+  return make_float2(to_float(f16{(unsigned short)word}), to_float(f16{(unsigned short)(word >> 16)}));
 }
 
 // ---- arithmetic that CUDA C++ has no name for ----
@@ -132,6 +170,35 @@ __device__ __forceinline__ Vec16<T> load16(const T* address) {
   } both;
   both.words = *reinterpret_cast<const uint4*>(address);
   return both.vec;
+}
+
+// Sixteen bytes of T as floats, and floats as sixteen bytes.
+template <class T>
+__device__ __forceinline__ void widen(uint4 words, float (&values)[Vec16<T>::SIZE]) {
+  const unsigned word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    if constexpr (sizeof(T) == 4) {
+      values[i] = __uint_as_float(word[i]);
+    } else {
+      const float2 pair = unpack2<T>(word[i]);
+      values[2 * i] = pair.x;
+      values[2 * i + 1] = pair.y;
+    }
+  }
+}
+template <class T>
+__device__ __forceinline__ uint4 narrow(const float* values) {
+  unsigned word[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    if constexpr (sizeof(T) == 4) {
+      word[i] = __float_as_uint(values[i]);
+    } else {
+      word[i] = pack2<T>(values[2 * i], values[2 * i + 1]);
+    }
+  }
+  return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
 // A load of what is read once and by nobody else: it shall not displace the cache's content.
@@ -317,26 +384,6 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (
 #endif
 
 // ---- 16 x 16 tiles in shared memory as fragments of tensor-core products ----
-
-// Two values rounded to T in one word, `low` in its lower half.
-template <class T>
-__device__ __forceinline__ unsigned pack2(float low, float high) {
-  return unsigned(from_float<T>(low).bits) | unsigned(from_float<T>(high).bits) << 16;
-}
-#if defined(__CUDA_ARCH__)
-template <>
-__device__ __forceinline__ unsigned pack2<bf16>(float low, float high) {
-  unsigned word;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-}
-template <>
-__device__ __forceinline__ unsigned pack2<f16>(float low, float high) {
-  unsigned word;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-}
-#endif
 
 // The four 8 x 8 quarters of a tile of 16-bit values whose rows lie `stride` apart, each row 16-byte aligned: word i is
 // of quarter (rows 8 (i & 1).., columns 8 (i / 2)..); lane 4 g + t holds row g, columns 2 t and 2 t + 1. So `words` is

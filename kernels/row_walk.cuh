@@ -21,6 +21,48 @@ struct Group {
   T at[N];
 };
 
+// N elements as they lie in memory: registers hold two 16-bit values each until they are worked on.
+template <class T, int N>
+struct Words {
+  static constexpr int COUNT = N / Vec16<T>::SIZE;
+  uint4 at[COUNT];
+};
+
+template <int N, class T>
+__device__ __forceinline__ Words<T, N> load_words(const T* address) {
+  Words<T, N> words;
+#pragma unroll
+  for (int i = 0; i < words.COUNT; i++) words.at[i] = reinterpret_cast<const uint4*>(address)[i];
+  return words;
+}
+
+// The same, zeros from `count` on, at any alignment.
+template <int N, class T>
+__device__ __forceinline__ Words<T, N> load_words(const T* address, int64_t count, bool aligned) {
+  if (aligned && count >= N) return load_words<N>(address);
+  union {
+    Words<T, N> words;
+    T at[N];
+  } both;
+#pragma unroll
+  for (int i = 0; i < N; i++) both.at[i] = i < count ? address[i] : T{};
+  return both.words;
+}
+
+template <class T, int N>
+__device__ __forceinline__ Group<float, N> widened(const Words<T, N>& words) {
+  constexpr int SIZE = Vec16<T>::SIZE;
+  Group<float, N> group;
+#pragma unroll
+  for (int i = 0; i < words.COUNT; i++) {
+    float values[SIZE];
+    widen<T>(words.at[i], values);
+#pragma unroll
+    for (int j = 0; j < SIZE; j++) group.at[i * SIZE + j] = values[j];
+  }
+  return group;
+}
+
 // N elements, zeros from `count` on. `aligned`: the address is a multiple of 16.
 template <int N, class T>
 __device__ __forceinline__ Group<T, N> load_group(const T* address, int64_t count, bool aligned) {
@@ -88,26 +130,66 @@ __device__ __forceinline__ void for_each_group(int64_t width, F f) {
   }
 }
 
-// A row that is walked more than once: what fits stays in registers, the rest is read again (from a cache, mostly).
+// N elements as floats, zeros from `count` on. `aligned`: the address is a multiple of 16.
+template <int N, class T>
+__device__ __forceinline__ Group<float, N> load_wide(const T* address, int64_t count, bool aligned) {
+  return widened<T, N>(load_words<N>(address, count, aligned));
+}
+
+// N floats rounded to T, the first `count` of them.
+template <class T, int N>
+__device__ __forceinline__ void store_rounded(T* address, const Group<float, N>& group, int64_t count, bool aligned) {
+  constexpr int SIZE = Vec16<T>::SIZE;
+  if (aligned && count >= N) {
+#pragma unroll
+    for (int i = 0; i < N; i += SIZE) __stwb(reinterpret_cast<uint4*>(address + i), narrow<T>(group.at + i));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      if (i < count) address[i] = from_float<T>(group.at[i]);
+    }
+  }
+}
+
+// A row that is walked more than once: what fits stays in registers, as it lies in memory, and is asked for at once, so
+// that its loads are in flight together; the rest is read in every walk (from a cache, after the first).
 template <class T, int N>
 struct HeldRow {
   const T* row;
   int64_t width;
   bool aligned;
-  Group<T, N> kept[HELD_GROUPS];
+  Words<T, N> kept[HELD_GROUPS];
 
-  __device__ __forceinline__ HeldRow(const T* row, int64_t width, bool aligned) : row(row), width(width), aligned(aligned) {}
-
-  // In the first walk.
-  __device__ __forceinline__ Group<T, N> read(int k, int64_t at) {
-    const Group<T, N> group = load_group<N>(row + at, width - at, aligned);
-    if (k < HELD_GROUPS) kept[k] = group;
-    return group;
+  template <int THREADS>
+  static __device__ __forceinline__ HeldRow load(const T* row, int64_t width, bool aligned) {
+    HeldRow held;
+    held.row = row;
+    held.width = width;
+    held.aligned = aligned;
+    bool ragged = false;
+#pragma unroll
+    for (int k = 0; k < HELD_GROUPS; k++) {
+      const int64_t at = int64_t(k * THREADS + thread_of_row<THREADS>()) * N;
+      held.kept[k] = Words<T, N>{};
+      if (aligned && at + N <= width) {  // nothing but loads: no branch stands between them
+        held.kept[k] = load_words<N>(row + at);
+      } else if (at < width) {
+        ragged = true;
+      }
+    }
+    if (ragged) {
+#pragma unroll
+      for (int k = 0; k < HELD_GROUPS; k++) {
+        const int64_t at = int64_t(k * THREADS + thread_of_row<THREADS>()) * N;
+        if (at < width && !(aligned && at + N <= width)) held.kept[k] = load_words<N>(row + at, width - at, aligned);
+      }
+    }
+    return held;
   }
-  // In later walks.
-  __device__ __forceinline__ Group<T, N> again(int k, int64_t at) const {
-    if (k < HELD_GROUPS) return kept[k];
-    return load_group<N>(row + at, width - at, aligned);
+
+  // In any walk.
+  __device__ __forceinline__ Group<float, N> values(int k, int64_t at) const {
+    return widened<T, N>(k < HELD_GROUPS ? kept[k] : load_words<N>(row + at, width - at, aligned));
   }
 };
 
@@ -135,16 +217,17 @@ struct AddPairs {
   }
 };
 
-// One kernel a storage type: the width decides who shares a row.
-#define ROW_KERNEL(name, suffix, T, Args)                              \
-  KERNEL(name##_##suffix, Args, ROW_BLOCK) {                           \
-    if (a.width <= WARP_ROW_WIDTH) {                                   \
-      name<T, WARP>(a);                                                \
-    } else {                                                           \
-      name<T, ROW_BLOCK>(a);                                           \
-    }                                                                  \
+// One kernel a storage type: the width decides who shares a row. `blocks` is how many shall fit on a multiprocessor: what
+// a thread holds of its row must stay in registers, and left to itself the compiler spills a word to fit one more.
+#define ROW_KERNEL(name, suffix, T, Args, blocks)                \
+  KERNEL_RESIDENT(name##_##suffix, Args, ROW_BLOCK, blocks) {    \
+    if (a.width <= WARP_ROW_WIDTH) {                             \
+      name<T, WARP>(a);                                          \
+    } else {                                                     \
+      name<T, ROW_BLOCK>(a);                                     \
+    }                                                            \
   }
-#define ROW_KERNELS(name, Args)       \
-  ROW_KERNEL(name, f32, float, Args)  \
-  ROW_KERNEL(name, bf16, bf16, Args)  \
-  ROW_KERNEL(name, f16, f16, Args)
+#define ROW_KERNELS(name, Args, blocks)       \
+  ROW_KERNEL(name, f32, float, Args, blocks)  \
+  ROW_KERNEL(name, bf16, bf16, Args, blocks)  \
+  ROW_KERNEL(name, f16, f16, Args, blocks)

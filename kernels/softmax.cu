@@ -18,38 +18,34 @@ __device__ __forceinline__ void softmax(const SoftmaxArgs& a) {
   constexpr int N = Vec16<T>::SIZE;
   for (RowTurn<THREADS> turn; turn.row < a.rows; turn.next()) {
     const int64_t first = turn.row * a.width;
-    HeldRow<T, N> x(static_cast<const T*>(a.x) + first, a.width, a.aligned);
+    const auto x = HeldRow<T, N>::template load<THREADS>(static_cast<const T*>(a.x) + first, a.width, a.aligned);
     float largest = -INFINITY_F;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.read(k, at);
+      const Group<float, N> group = x.values(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        if (at + i < a.width) largest = fmaxf(largest, to_float(group.at[i]));
+        if (at + i < a.width) largest = fmaxf(largest, group.at[i]);
       }
     });
     largest = block_reduce<THREADS>(largest, Max());
     float sum = 0.0f;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.again(k, at);
+      const Group<float, N> group = x.values(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        if (at + i < a.width) sum += expf(to_float(group.at[i]) - largest);
+        if (at + i < a.width) sum += expf(group.at[i] - largest);
       }
     });
     sum = block_reduce<THREADS>(sum, Sum());
     const float logsumexp = largest + logf(sum), share = 1.0f / sum;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> group = x.again(k, at);
+      Group<float, N> exact = x.values(k, at);
       const int64_t count = a.width - at;
-      Group<float, N> exact;
-      Group<T, N> rounded;
 #pragma unroll
       for (int i = 0; i < N; i++) {
-        const float value = to_float(group.at[i]);
-        exact.at[i] = a.log ? value - logsumexp : expf(value - largest) * share;
-        rounded.at[i] = from_float<T>(exact.at[i]);
+        exact.at[i] = a.log ? exact.at[i] - logsumexp : expf(exact.at[i] - largest) * share;
       }
-      store_group<N>(static_cast<T*>(a.y) + first + at, rounded, count, a.aligned);
+      store_rounded(static_cast<T*>(a.y) + first + at, exact, count, a.aligned);
       if (a.exact) store_group<N>(a.exact + first + at, exact, count, a.aligned);
     });
   }
@@ -60,17 +56,18 @@ __device__ __forceinline__ void softmax_gradient(const SoftmaxGradientArgs& a) {
   constexpr int N = Vec16<T>::SIZE;
   for (RowTurn<THREADS> turn; turn.row < a.rows; turn.next()) {
     const int64_t first = turn.row * a.width;
-    HeldRow<T, N> y(a.y + first, a.width, a.aligned), dy(a.dy + first, a.width, a.aligned);
+    const auto y = HeldRow<T, N>::template load<THREADS>(a.y + first, a.width, a.aligned);
+    const auto dy = HeldRow<T, N>::template load<THREADS>(a.dy + first, a.width, a.aligned);
     float sum = 0.0f;
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> result = y.read(k, at), gradient = dy.read(k, at);
+      const Group<float, N> result = y.values(k, at), gradient = dy.values(k, at);
 #pragma unroll
       for (int i = 0; i < N; i++) sum += a.log ? gradient.at[i] : result.at[i] * gradient.at[i];
     });
     sum = block_reduce<THREADS>(sum, Sum());
     for_each_group<N, THREADS>(a.width, [&](int k, int64_t at) {
-      const Group<T, N> result = y.again(k, at), gradient = dy.again(k, at);
-      Group<T, N> dx;
+      const Group<float, N> result = y.values(k, at), gradient = dy.values(k, at);
+      Group<float, N> dx;
 #pragma unroll
       for (int i = 0; i < N; i++) {
         const float value = result.at[i];
@@ -81,5 +78,5 @@ __device__ __forceinline__ void softmax_gradient(const SoftmaxGradientArgs& a) {
   }
 }
 
-ROW_KERNELS(softmax, SoftmaxArgs)
-ROW_KERNEL(softmax_gradient, f32, float, SoftmaxGradientArgs)
+ROW_KERNELS(softmax, SoftmaxArgs, 3)
+ROW_KERNEL(softmax_gradient, f32, float, SoftmaxGradientArgs, 3)

@@ -253,23 +253,24 @@ __device__ __forceinline__ OnlineSoftmax sum_unit(const T* row, int64_t vocab, u
   const RowReader<T> reader(row, unsigned(vocab));
   const BannedRange banned = banned_within(rule, first, end);
   const bool restricted = rule.softcap > 0.0f || banned.from < banned.to;  // where not, vectors are not asked
+  const bool whole = reader.skew == 0 && end - first == LOGPROB_UNIT;      // as nearly all units are: nothing is ragged
   OnlineSoftmax state[STATES];
 #pragma unroll
   for (int j = 0; j < STATES; j++) state[j] = empty_softmax();
   for (unsigned round = first; round < end; round += STATES * STEP) {
     const unsigned at = round + unsigned(lane_id()) * SIZE;
     uint4 vector[STATES];
-    reader.round(at, STEP, vector);
+    if (whole) {
+      const uint4* words = reader.words(at);
+#pragma unroll
+      for (unsigned j = 0; j < STATES; j++) vector[j] = words[j * WARP];
+    } else {
+      reader.round(at, STEP, vector);
+    }
 #pragma unroll
     for (unsigned j = 0; j < STATES; j++) {
-      union {
-        uint4 words;
-        Vec16<T> vec;
-      } both;
-      both.words = vector[j];
       float z[SIZE];
-#pragma unroll
-      for (unsigned e = 0; e < SIZE; e++) z[e] = to_float(both.vec.at[e]);
+      widen<T>(vector[j], z);
       if (restricted) restrict_logits(z, at + j * STEP, unsigned(vocab), rule);
       push(state[j], z, at + j * STEP, rule.scale);
     }

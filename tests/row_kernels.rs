@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use gradstone::device::cpu::pool;
+use gradstone::dtype::{FloatSlice, FloatSliceMut};
 use gradstone::kernels::activation::{self, Activation};
 use gradstone::kernels::rms_norm::Norm;
 use gradstone::kernels::rope::{Angles, Layout};
 use gradstone::kernels::{layer_norm, rms_norm, rope, rows, softmax};
 use gradstone::rng::{self, Stream};
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 fn normal(len: usize, seed: u64) -> Vec<f32> {
@@ -237,6 +239,40 @@ fn activations_over_their_whole_range() {
             close(&[dup[i]], &[exact(at) * f64::from(dy[i])], 2e-6, "dup");
         }
     }
+}
+
+/// Stored values are widened, and the value rounded once: whatever the types, and wherever a block or a stage ends.
+#[test]
+fn stored_activations_are_the_rounded_f32_ones() {
+    for len in [0, 1, 1023, 1025, 8 * 1024 + 1, 20_000] {
+        let (x, up) = (normal(len, 21), normal(len, 22));
+        let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
+        let half_up: Vec<f16> = up.iter().copied().map(f16::from_f32).collect();
+        let wide = |values: &[f16]| values.iter().map(|v| v.to_f32()).collect::<Vec<f32>>();
+        let wide_x: Vec<f32> = x.iter().map(|v| v.to_f32()).collect();
+        for f in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let ups = [None, Some(FloatSlice::F16(&half_up)), Some(FloatSlice::F32(&up))];
+            for (stored, wide_up) in
+                ups.into_iter().zip([None, Some(wide(&half_up)), Some(up.clone())])
+            {
+                let (mut y, mut rounded) = (vec![f32::NAN; len], vec![bf16::NAN; len]);
+                activation::forward(f, &wide_x, wide_up.as_deref(), &mut y).unwrap();
+                let out = FloatSliceMut::Bf16(&mut rounded);
+                activation::forward_stored(f, FloatSlice::Bf16(&x), stored, out).unwrap();
+                assert!(
+                    y.iter().zip(&rounded).all(|(y, r)| bf16::from_f32(*y) == *r),
+                    "{f:?} {len}"
+                );
+                let mut again = vec![f32::NAN; len];
+                let out = FloatSliceMut::F32(&mut again);
+                activation::forward_stored(f, FloatSlice::Bf16(&x), stored, out).unwrap();
+                assert!(bits(&again) == bits(&y), "{f:?} {len}");
+            }
+        }
+    }
+    let out = FloatSliceMut::F32(&mut []);
+    let error = activation::forward_stored(Activation::Silu, FloatSlice::F32(&[1.0]), None, out);
+    assert!(error.unwrap_err().is_shape());
 }
 
 #[test]

@@ -248,6 +248,89 @@ proptest! {
     }
 }
 
+/// The id that a draw from the likeliest ids takes, found by sorting them all, and how near the random number, or what
+/// top-p keeps, comes to a bound: there rounding decides.
+fn by_sorting(row: &[f32], how: How<'_>, sequence: u64, position: u32) -> (i32, f64) {
+    let all = How { truncation: Truncation { top_p: None, ..how.truncation }, ..how };
+    let p = probabilities(row, all);
+    let mut order: Vec<usize> = (0..row.len()).filter(|id| p[*id] > 0.0).collect();
+    order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+    let sorted: Vec<f64> = order.iter().map(|id| p[*id]).collect();
+    let goal = how.truncation.top_p.map_or(f64::INFINITY, f64::from);
+    let (mut sum, mut kept, mut margin) = (0.0, 0, f64::INFINITY);
+    while kept < sorted.len() && sum < goal {
+        sum += sorted[kept];
+        kept += 1;
+        margin = margin.min((sum - goal).abs());
+    }
+    let kept: Vec<f64> = sorted[..kept].iter().map(|p| p / sum).collect();
+    let (place, of_token) = inverse_of_the_sum(&kept, sequence, position);
+    (order[place as usize] as i32, margin.min(of_token))
+}
+
+/// Rows as they come: flat ones, of an untrained model and of a trained one at a high temperature, with many equal logits;
+/// a language model's, whose weight lies in few ids; ones with ids that are masked by a large negative number.
+fn rows_of_all_kinds(vocab: usize, seed: u64) -> Vec<(&'static str, Vec<f32>)> {
+    let wide = normal(vocab, seed, 3.0);
+    let peak = |id: usize, height: f32| {
+        let mut row = wide.clone();
+        (0..vocab.min(40)).for_each(|rank| row[(id + 7 * rank) % vocab] = height - rank as f32);
+        row
+    };
+    let mask = |row: Vec<f32>| row.into_iter().map(|z| if z < 1.0 { -1e4 } else { z }).collect();
+    vec![
+        ("equal", vec![0.25; vocab]),
+        ("untrained", normal(vocab, seed, 0.01)),
+        ("few values", wide.iter().map(|z| z.round()).collect()),
+        ("peaked", peak(vocab / 2, 14.0)),
+        ("certain", peak(vocab - 1, 90.0)),
+        ("masked", mask(wide.clone())),
+        ("steep", normal(vocab, seed, 60.0)),
+        ("flat", wide),
+    ]
+}
+
+#[test]
+fn likely_draws_are_those_of_sorting_everything() {
+    for (seed, vocab) in [1usize, 2, 130, 2049, 30_011].into_iter().enumerate() {
+        for (kind, row) in rows_of_all_kinds(vocab, seed as u64) {
+            for (top_k, top_p) in [
+                (None, Some(0.3)),
+                (None, Some(0.9)),
+                (None, Some(0.9999)),
+                (Some(1), None),
+                (Some(50), Some(0.9)),
+                (Some(3000), None),
+                (Some(40_000), Some(0.99)),
+            ] {
+                let banned: &[i32] = if vocab > 2 { &[1, vocab as i32 / 2] } else { &[] };
+                for banned in [&[], banned] {
+                    let truncation = Truncation { top_k, top_p };
+                    let how = How { truncation, temperature: 0.8, banned, ..PLAIN };
+                    for (position, got) in repeated(&row, 3, how).into_iter().enumerate() {
+                        let (want, margin) = by_sorting(&row, how, 5, position as u32);
+                        let what = format!("{kind} {vocab} {truncation:?} {banned:?}");
+                        assert!(got == want || margin < 1e-6, "{what}: {got}, not {want}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Relative to the banned id none of the others has a weight.
+#[test]
+fn a_banned_id_leaves_the_others_however_unlikely() {
+    let mut row = normal(5000, 8, 1.0);
+    row[4000] = 400.0;
+    let of = |top_k, top_p| Truncation { top_k, top_p };
+    for truncation in [of(None, None), of(None, Some(0.8)), of(Some(30), None)] {
+        let how = How { truncation, banned: &[4000], ..PLAIN };
+        let excess = chi_square(&repeated(&row, 2000, how), &probabilities(&row, how));
+        assert!(excess < 4.0, "{truncation:?}: {excess}");
+    }
+}
+
 #[test]
 fn greedy_takes_the_first_of_the_largest() {
     for vocab in [1usize, 7, 2048, 6001] {
@@ -272,8 +355,10 @@ fn a_token_depends_on_its_row_and_its_place_alone() {
     let logits = normal(rows * vocab, 4, 2.0);
     let sequences: Vec<u64> = (100..100 + rows as u64).collect();
     let positions: Vec<u32> = (7..7 + rows as u32).collect();
-    for truncation in [Truncation::default(), Truncation { top_k: Some(50), top_p: Some(0.9) }] {
-        let how = How { truncation, ..PLAIN };
+    for (top_k, top_p) in
+        [(None, None), (Some(50), Some(0.9)), (None, Some(0.9)), (Some(5000), None)]
+    {
+        let how = How { truncation: Truncation { top_k, top_p }, ..PLAIN };
         let all = draw(FloatSlice::F32(&logits), vocab, &sequences, &positions, how).unwrap();
         for threads in [1, 2, 4] {
             pool::set_threads(threads).unwrap();

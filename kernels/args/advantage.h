@@ -170,7 +170,7 @@ typedef struct AdvantageTokenBaselineArgs {
   const int32_t* order;       /**< [sequences] sequence at each place; null: sequence i is at place i */
   double* to_go;              /**< [tokens] workspace: return of each slot */
   double* energy;             /**< [tokens] workspace: accumulated variance of each slot, 0 where it does not count */
-  int32_t* place;             /**< [tokens] workspace: token of each slot, counted in the sequence */
+  int32_t* place;             /**< [tokens] workspace: token of each slot, counted in the sequence, which is below 2^31 long */
   int32_t* slots;             /**< [sequences] workspace: slots of each sequence; -1: not placed */
   int32_t* live;              /**< [sequences] workspace: live tokens */
   float* advantage;           /**< [tokens], zero before; 0 where masked */

@@ -21,8 +21,9 @@ enum AttentionSize {
  * h / (query_heads / kv_heads). The queries of a sequence stand at its last positions. */
 typedef struct AttentionShape {
   const int32_t* segments; /**< [sequences + 1], rising from 0 to tokens: where the queries of each sequence begin */
-  const int32_t* lengths;  /**< [sequences] keys of each sequence, at least its queries; null: one key a query */
-  int64_t tokens;          /**< queries of all sequences; tokens * query_heads / kv_heads < 2^31 */
+  const int32_t* lengths;  /**< [sequences] keys of each sequence, at least its queries, at most 2^31 - 128; null: one key a
+                              query */
+  int64_t tokens;          /**< queries of all sequences; tokens * query_heads / kv_heads <= 2^31 - 128: tiles pass the end */
   int32_t sequences;
   int32_t query_heads;
   int32_t kv_heads;

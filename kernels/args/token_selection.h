@@ -27,7 +27,7 @@ typedef struct TokenSelectionArgs {
   uint8_t* selected;            /**< [tokens] 1 where picked, else 0 */
   uint32_t* keys;               /**< [tokens] workspace */
   TokenSelectionReport* report; /**< [1] */
-  int64_t tokens;
+  int64_t tokens; /**< below 2^32 */
   uint64_t seed;   /**< of Clip-Cov's random numbers */
   uint64_t number; /**< of the call among those of the seed */
   double share;    /**< picked tokens for each live one; SELECT_TOP_ENTROPY: the quantile's place, 0 to 1 */

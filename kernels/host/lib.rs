@@ -47,6 +47,33 @@ impl Order {
     ];
 }
 
+/// Which blocks of a grid run, counted with x fastest, then y, then z. The others do not exist.
+///
+/// The end of a grid of billions of blocks can be run this way, and nothing before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// The default.
+    All,
+    /// So many at the beginning.
+    First(u64),
+    /// So many at the end.
+    Last(u64),
+}
+
+impl Blocks {
+    /// The first block and the number of blocks (0: all), as the engine wants them. More than there are stay more.
+    fn within(self, grid: [u32; 3]) -> Option<(u64, u64)> {
+        // Wide enough: 2^31 * 2^16 * 2^16 is the most that a launch may ask for, and the engine says so of others.
+        let all = grid.iter().fold(1u64, |blocks, side| blocks.saturating_mul(u64::from(*side)));
+        match self {
+            Blocks::All => Some((0, 0)),
+            Blocks::First(0) | Blocks::Last(0) => None,
+            Blocks::First(count) => Some((0, count)),
+            Blocks::Last(count) => Some((all.saturating_sub(count), count)),
+        }
+    }
+}
+
 /// A kernel that can be launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelInfo {
@@ -61,6 +88,7 @@ pub struct KernelInfo {
 thread_local! {
     static ORDER: Cell<Order> = const { Cell::new(Order::LowestFirst) };
     static WORKERS: Cell<u32> = const { Cell::new(0) };
+    static BLOCKS: Cell<Blocks> = const { Cell::new(Blocks::All) };
 }
 
 /// Restores a thread-local setting when the closure returns or panics.
@@ -84,6 +112,12 @@ pub fn with_workers<R>(workers: u32, body: impl FnOnce() -> R) -> R {
     body()
 }
 
+/// Launches of this thread within `body` run these blocks of their grid alone.
+pub fn with_blocks<R>(blocks: Blocks, body: impl FnOnce() -> R) -> R {
+    let _restore = Restore(&BLOCKS, BLOCKS.replace(blocks));
+    body()
+}
+
 /// `Request` of `engine/launch.cpp`.
 #[repr(C)]
 struct Request {
@@ -95,6 +129,8 @@ struct Request {
     order_seed: u64,
     args: *const c_void,
     args_size: usize,
+    first_block: u64,
+    blocks: u64,
     workers: u32,
 }
 
@@ -121,12 +157,12 @@ unsafe extern "C" {
 
 /// Runs `kernel` on a grid of blocks and returns when it has ended.
 ///
-/// `shared_bytes` is the dynamic shared memory of a block. The order of threads and the number of OS threads are those
-/// of [`with_order`] and [`with_workers`].
+/// `shared_bytes` is the dynamic shared memory of a block. The order of threads, the number of OS threads and the blocks
+/// that run are those of [`with_order`], [`with_workers`] and [`with_blocks`].
 ///
 /// # Errors
 /// A message, when there is no such kernel, its argument struct has another size, the grid or the block is outside
-/// CUDA's limits or the kernel's, too much shared memory is asked for; and when the kernel breaks a rule that the engine
+/// CUDA's limits or the kernel's, too much shared memory is asked for, or blocks that the grid does not have; and when the kernel breaks a rule that the engine
 /// sees, with file and line, block and thread. The next launch is not affected. In a sanitizer build, what the sanitizer
 /// finds ends the process with its report.
 ///
@@ -148,6 +184,9 @@ pub unsafe fn launch(
         Order::RoundRobin => (2, 0),
         Order::Random(seed) => (3, seed),
     };
+    let Some((first_block, blocks)) = BLOCKS.get().within(grid) else {
+        return Err(format!("{kernel}: a launch of no blocks"));
+    };
     let request = Request {
         kernel: name.as_ptr(),
         grid,
@@ -157,6 +196,8 @@ pub unsafe fn launch(
         order_seed,
         args: args.cast(),
         args_size,
+        first_block,
+        blocks,
         workers: WORKERS.get(),
     };
     let mut message = [0u8; 2048];

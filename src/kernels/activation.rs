@@ -5,10 +5,16 @@ pub mod launch;
 use crate::device::cpu::math::{fma, sigmoid, tanh};
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
+use crate::dtype::{FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
+use crate::kernels::cast;
+use crate::with_float;
 
 /// Elements handled by one task.
 const BLOCK: usize = 8 * 1024;
+
+/// Elements that are converted at a time; a divisor of [`BLOCK`].
+const STAGE: usize = 1024;
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +161,37 @@ pub fn forward(f: Activation, x: &[f32], up: Option<&[f32]>, y: &mut [f32]) -> R
         let span = i * BLOCK..i * BLOCK + y.len();
         value_block(f, &x[span.clone()], up.map(|up| &up[span]), y);
     });
+    Ok(())
+}
+
+/// [`forward`] of any storage types, converted while they are in the cache.
+///
+/// # Errors
+/// [`Error::is_shape`] when the lengths differ.
+pub fn forward_stored(
+    f: Activation,
+    x: FloatSlice<'_>,
+    up: Option<FloatSlice<'_>>,
+    y: FloatSliceMut<'_>,
+) -> Result<()> {
+    same("activation", &[x.len(), y.len(), up.map_or(x.len(), FloatSlice::len)])?;
+    with_float!(FloatSliceMut, y, |y| pool::blocks(y, BLOCK, |block, y| {
+        let mut wide = [[0f32; STAGE]; 3];
+        let [wide_x, wide_up, wide_y] = &mut wide;
+        for (stage, y) in y.chunks_mut(STAGE).enumerate() {
+            let first = block * BLOCK + stage * STAGE;
+            let read = |from: FloatSlice<'_>, into: &mut [f32]| {
+                with_float!(FloatSlice, from, |from| cast::widen(&from[first..], into));
+            };
+            read(x, &mut wide_x[..y.len()]);
+            let up = up.map(|up| {
+                read(up, &mut wide_up[..y.len()]);
+                &wide_up[..y.len()]
+            });
+            value_block(f, &wide_x[..y.len()], up, wide_y);
+            cast::narrow(wide_y, y);
+        }
+    }));
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use crate::device::cpu::memory::Buffer;
 use crate::error::{Error, Result};
 use crate::kernels::activation::{self, Activation};
 use crate::ops::gradient::{gradient_of, writable};
-use crate::tensor::Tensor;
 use crate::tensor::autograd::{Backward, Grads, record_one};
+use crate::tensor::{Storage, Tensor};
 
 /// `x · sigmoid(x)`. Errors: [`Error::is_dtype`] for integers.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
@@ -40,10 +40,18 @@ fn alone(f: Activation, x: &Tensor) -> Result<Tensor> {
         activation::launch::forward(f, x.device_slice()?, None, y.device_slice_mut()?)?;
         return Ok(record_one(&[x], y, save));
     }
-    let mut y = Buffer::recycled(x.len());
-    activation::forward(f, &x.to_f32s()?, None, &mut y)?;
-    let output = Tensor::from_buffer(y, x.shape(), x.dtype())?;
-    Ok(record_one(&[x], output, save))
+    Ok(record_one(&[x], on_cpu(f, x, None)?, save))
+}
+
+/// The value, in the storage type of `x`.
+fn on_cpu(f: Activation, x: &Tensor, up: Option<&Tensor>) -> Result<Tensor> {
+    let read = x.floats()?;
+    let up = up.map(Tensor::floats).transpose()?;
+    let mut y = Storage::recycled(x.dtype(), x.len());
+    if let Some(y) = y.floats_mut() {
+        activation::forward_stored(f, read, up, y)?;
+    }
+    Tensor::new(y, x.shape())
 }
 
 struct Alone {
@@ -85,10 +93,7 @@ fn gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         activation::launch::forward(f, x, Some(factor), y.device_slice_mut()?)?;
         return Ok(record_one(&[gate, up], y, save));
     }
-    let mut y = Buffer::recycled(gate.len());
-    activation::forward(f, &gate.to_f32s()?, Some(&up.to_f32s()?), &mut y)?;
-    let output = Tensor::from_buffer(y, gate.shape(), gate.dtype())?;
-    Ok(record_one(&[gate, up], output, save))
+    Ok(record_one(&[gate, up], on_cpu(f, gate, Some(up))?, save))
 }
 
 struct Gated {

@@ -93,10 +93,10 @@ fn logprob_and_linear_logprob() {
                 logprob::forward(logits.whole(), &asked, out.reborrow())?;
                 let entropy = out.entropy.as_ref().map(|x| x.as_slice());
                 let saved = out.logsumexp.as_slice();
-                let place = || logprob::Logits::InPlace(logits.whole_mut());
-                let mut place = place;
-                logprob::backward(place(), &asked, saved, entropy, up)?;
-                logprob::forward_backward(place(), &asked, out, up)
+                let place = logprob::Logits::InPlace(logits.whole_mut());
+                logprob::backward(place, &asked, saved, entropy, up)?;
+                let place = logprob::Logits::InPlace(logits.whole_mut());
+                logprob::forward_backward(place, &asked, out, up)
             });
         }
         for dtype in [DType::F32, DType::Bf16] {

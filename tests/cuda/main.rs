@@ -19,7 +19,8 @@ const CASE: &str = "GRADSTONE_STUB_CASE";
 
 /// A folder with the named stubs, compiled once a case.
 fn stubs(case: &str, libraries: &[(&str, &str, &[&str])]) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda_stub").join(case);
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda_stub").join(case.replace("::", "-"));
     fs::create_dir_all(&folder).unwrap();
     for (library, source, flags) in libraries {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_stub").join(source);

@@ -41,7 +41,7 @@ typedef struct { void* to; const void* from; size_t bytes; } Upload;
 static Upload late[4096];
 static int late_count;
 
-static void make_uploads(void) {
+void make_uploads(void) {
   for (int i = 0; i < late_count; i++) memcpy(late[i].to, late[i].from, late[i].bytes);
   late_count = 0;
 }

@@ -525,3 +525,28 @@ fn bad_input_is_an_error_or_a_status() {
         assert!(device.check_status().unwrap_err().to_string().contains("offsets"));
     }
 }
+
+#[test]
+fn a_baseline_of_more_tokens_than_an_int32_counts_is_refused_before_any_launch() {
+    let device = gpu();
+    let len = 1usize << 31;
+    // SAFETY: refused by its length, so nobody reads it.
+    let of = |dtype, len| unsafe { DeviceBuffer::borrowed(&device, dtype, 0x1000, len).unwrap() };
+    let (floats, mask) = (of(DType::F32, len), of(DType::U8, len));
+    let mut advantage = of(DType::F32, len);
+    let offsets = upload(&device, DType::I64, &[0, len as i64]);
+    let groups = DeviceGroups::upload(&device, Groups::Offsets(&[0, 1]), 1).unwrap();
+    let baseline = launch::TokenBaseline {
+        rewards: floats.whole(),
+        logprob: floats.whole(),
+        sum_squares: floats.whole(),
+        weight: None,
+    };
+    let tokens = launch::Tokens { mask: mask.whole(), offsets: offsets.whole() };
+    let out = launch::TokenOutputs { advantage: advantage.whole_mut(), returns: None };
+    let positions = Positions::LiveToken;
+    let estimator = Estimator::OptimalTokenBaseline { epsilon: 1e-8, zero_tail: false, positions };
+    let error = launch::token_baseline(&estimator, &baseline, tokens, &groups, Masked::Zero, out)
+        .unwrap_err();
+    assert!(error.is_shape() && error.to_string().contains("2147483648 tokens"), "{error}");
+}

@@ -1,7 +1,10 @@
 //! Attention on the emulated device: the CUDA kernels against the CPU's, and their promises about bits.
 
+use crate::device_memory::gpu;
 use crate::devices;
 use gradstone::device::Device;
+use gradstone::device::gpu::DeviceBuffer;
+use gradstone::kernels::attention::launch::{self, Segments};
 use gradstone::kernels::attention::{Attention, KvCache, Mask};
 use gradstone::rng::{self, Stream};
 use gradstone::tensor::Tensor;
@@ -443,4 +446,24 @@ fn bad_arguments_are_errors_before_any_launch() {
     device.gpu().unwrap().check_status().unwrap();
     let i32s = KvCache::new_on(&device, DType::I32, 1, 1, [1, 8], 4);
     assert!(i32s.unwrap_err().is_dtype());
+}
+
+#[test]
+fn more_rows_or_tokens_than_an_int32_counts_are_refused_before_any_launch() {
+    let device = gpu();
+    let many = i32::MAX as usize - 126;
+    let upload = |tokens| Segments::upload(&device, Mask::Full, &[0, tokens]);
+    let error = upload(many).err().unwrap();
+    assert!(error.is_shape() && error.to_string().contains("2147483521 tokens"), "{error}");
+    // Half as many tokens whose heads come in twos.
+    let tokens = many.div_ceil(2);
+    let segments = upload(tokens).unwrap();
+    let spec = Attention { mask: Mask::Full, ..Attention::causal(2, 1, 8) };
+    // SAFETY: refused by its length, so nobody reads it.
+    let of = |len| unsafe { DeviceBuffer::borrowed(&device, DType::Bf16, 0x1000, len).unwrap() };
+    let (q, k, mut out) = (of(tokens * 16), of(tokens * 8), of(tokens * 16));
+    let keys = [k.whole(), k.whole()];
+    let error =
+        launch::forward(&spec, q.whole(), keys, &segments, out.whole_mut(), None).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("at most 2147483520"), "{error}");
 }

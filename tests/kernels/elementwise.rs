@@ -136,7 +136,9 @@ fn a_sum_in_place_reads_an_element_before_it_writes_it() {
 #[test]
 fn functions_and_their_slopes_at_every_alignment() {
     let gpu = gpu();
-    let functions: [(Unary, fn(f64) -> f64, fn(f64, f64) -> f64); 7] = [
+    /// A function, its value at x, its slope at x where the value is y.
+    type Case = (Unary, fn(f64) -> f64, fn(f64, f64) -> f64);
+    let functions: [Case; 7] = [
         (Unary::Scale(-1.5), |x| -1.5 * x, |_, _| -1.5),
         (Unary::Shift(0.25), |x| x + 0.25, |_, _| 1.0),
         (Unary::Exp, f64::exp, |_, y| y),

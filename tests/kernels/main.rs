@@ -19,6 +19,7 @@ mod block_noise;
 mod decoder;
 mod device_memory;
 mod elementwise;
+mod far;
 mod host_waits;
 mod linear_logprob;
 mod linear_policy_loss;

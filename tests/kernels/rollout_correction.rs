@@ -1,6 +1,7 @@
 //! `kernels::rollout_correction`: f64 definitions, published values, edges, the emulated device.
 
 use crate::device_memory::{bits, download, gpu, upload};
+use gradstone::device::cpu::pool;
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;
@@ -256,6 +257,41 @@ fn bits_do_not_depend_on_the_order_of_threads() {
             assert_eq!((&again.mask, again.seen), (&first.mask, first.seen), "{order:?}");
         }
     }
+}
+
+/// A sequence's weights are a function of the sequence (but for the mean they are divided by), its diagnostics sums in the
+/// order of the sequences.
+#[test]
+fn bits_depend_neither_on_the_threads_nor_on_the_batch() {
+    let lengths = [3000, 1, 0, 64, 65, 700, 5000, 127, 2000, 2000];
+    let mut batch = Batch::draw(6, &lengths, 0.1);
+    batch.mask[3000] = 0; // A sequence without a live token.
+    for correction in corrections() {
+        pool::set_threads(1).unwrap();
+        let first = batch.on_cpu(&correction);
+        for threads in [2, 4] {
+            pool::set_threads(threads).unwrap();
+            let again = batch.on_cpu(&correction);
+            assert!(bits(&again.weight) == bits(&first.weight) && again.mask == first.mask);
+            assert_eq!(again.seen, first.seen);
+        }
+        if correction.weight.is_some_and(|weight| weight.normalize) {
+            continue;
+        }
+        for bounds in batch.offsets.windows(2) {
+            let here = bounds[0] as usize..bounds[1] as usize;
+            let alone = Batch {
+                policy: batch.policy[here.clone()].to_vec(),
+                sampler: batch.sampler[here.clone()].to_vec(),
+                mask: batch.mask[here.clone()].to_vec(),
+                offsets: vec![0, here.len() as i64],
+            };
+            let alone = alone.on_cpu(&correction);
+            assert!(bits(&alone.weight) == bits(&first.weight[here.clone()]));
+            assert!(alone.mask == first.mask[here]);
+        }
+    }
+    pool::set_threads(0).unwrap();
 }
 
 /// The example of two responses that published values are known for.

@@ -1,6 +1,7 @@
 //! `kernels::step_credit` on the CPU and on the emulated device: an f64 oracle, edges, thread orders.
 
 use crate::device_memory::{bits, download, gpu, upload};
+use gradstone::device::cpu::pool;
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::error::Result;
@@ -394,6 +395,63 @@ fn shaping_adds_up_to_nothing_and_agrees_with_the_device() {
     assert!((out.iter().sum::<f32>() + 0.03).abs() < 1e-7, "{out:?}");
     let even = Shaping { window: 2, ..Shaping::default() };
     assert!(shape(&even, &[], &[], &[0], &mut []).unwrap_err().is_invalid());
+}
+
+/// Written from the definition, label by label; what is masked may be NaN.
+fn shaped(by: &Shaping, labels: &[f32], mask: &[u8]) -> Vec<f32> {
+    let (last, reach) = (labels.len() as isize - 1, by.window as isize / 2);
+    let potential = |token: isize| {
+        if token > last || mask[token as usize] == 0 {
+            return 0.0;
+        }
+        let (mut sum, mut terms) = (0f32, 0f32);
+        for at in token - reach..=token + reach {
+            let inside = at.clamp(0, last) as usize;
+            if by.reads == Window::Literal || (at == inside as isize && mask[inside] != 0) {
+                sum += labels[inside];
+                terms += 1.0;
+            }
+        }
+        by.alpha * (sum / terms).clamp(-by.clip, by.clip)
+    };
+    let reward = |token: isize| match mask[token as usize] {
+        0 => 0.0,
+        _ => by.gamma * potential(token + 1) - potential(token),
+    };
+    (0..=last).map(reward).collect()
+}
+
+#[test]
+fn shaping_has_the_bits_of_its_definition_for_any_number_of_threads() {
+    let lengths = [1, 2, 3, 0, 40, 9000, 64, 9000, 7];
+    let batch = batch(12, &lengths);
+    let mut labels = batch.labels();
+    let mut draws = Sequence::new(13, Stream::Free, 0);
+    labels.iter_mut().for_each(|label| *label += draws.next_normal());
+    for reads in [Window::Live, Window::Literal] {
+        if reads == Window::Live {
+            let masked = labels.iter_mut().zip(&batch.mask).filter(|(_, mask)| **mask == 0);
+            masked.for_each(|(label, _)| *label = f32::NAN);
+        } else {
+            labels.iter_mut().for_each(|label| *label = if label.is_nan() { 0.5 } else { *label });
+        }
+        for window in [1, 3, 9, 101] {
+            let shaping = Shaping { window, clip: 0.8, alpha: 0.3, gamma: 0.9, reads };
+            let want: Vec<f32> = (batch.offsets.windows(2))
+                .flat_map(|bounds| {
+                    let here = bounds[0] as usize..bounds[1] as usize;
+                    shaped(&shaping, &labels[here.clone()], &batch.mask[here])
+                })
+                .collect();
+            for threads in [1, 2, 4] {
+                pool::set_threads(threads).unwrap();
+                let mut out = vec![f32::NAN; batch.tokens()];
+                shape(&shaping, &labels, &batch.mask, &batch.offsets, &mut out).unwrap();
+                assert!(bits(&out) == bits(&want), "{reads:?} {window}");
+            }
+        }
+    }
+    pool::set_threads(0).unwrap();
 }
 
 #[test]

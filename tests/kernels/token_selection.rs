@@ -1,6 +1,7 @@
 //! `kernels::token_selection` against sorting, and the device against the CPU.
 
 use crate::device_memory::{download, gpu, upload};
+use gradstone::device::cpu::pool;
 use gradstone::device::gpu::{DeviceBuffer, Gpu};
 use gradstone::dtype::DType;
 use gradstone::kernels::token_selection::{Inputs, Selected, Selection, launch, select};
@@ -101,6 +102,40 @@ fn selections() -> [Selection; 5] {
         Selection::TopEntropy { fraction: 0.3 },
         Selection::TopEntropy { fraction: 1.0 },
     ]
+}
+
+/// Many parts of the tokens, ties across them, and ratios at the clip's very bounds.
+#[test]
+fn the_same_tokens_for_any_number_of_threads() {
+    for ties in [false, true] {
+        let mut tokens = Tokens::new(3, 150_001, 0.7, ties);
+        for (i, bound) in (0..150_001).step_by(7).zip([0.8f32, 1.2].into_iter().cycle()) {
+            tokens.old_logprob[i] = tokens.logprob[i] - bound.ln();
+        }
+        for selection in selections() {
+            pool::set_threads(1).unwrap();
+            let (picked, found) = tokens.on_cpu(&selection, (5, 6));
+            for threads in [2, 4] {
+                pool::set_threads(threads).unwrap();
+                let again = tokens.on_cpu(&selection, (5, 6));
+                assert!(again.0 == picked && again.1 == found, "{threads}: {selection:?}");
+            }
+            if let Selection::ClipCov { ratio: 1.0, least, most } = selection {
+                let cov = tokens.covariances();
+                let clipped = |t: usize| {
+                    let (a, ratio) =
+                        (tokens.advantage[t], (tokens.logprob[t] - tokens.old_logprob[t]).exp());
+                    (a > 0.0 && ratio > 1.2) || (a < 0.0 && ratio < 0.8)
+                };
+                for (t, cov) in cov {
+                    let near = [least, most].iter().any(|b| (cov - f64::from(*b)).abs() < 1e-5);
+                    let inside = cov > f64::from(least) && cov < f64::from(most);
+                    assert!(near || (picked[t] == 1) == (inside && !clipped(t)), "{t}: {cov}");
+                }
+            }
+        }
+    }
+    pool::set_threads(0).unwrap();
 }
 
 proptest! {
@@ -246,4 +281,25 @@ fn bad_input_is_named() {
     };
     let error = launch::select(&kl_cov, &inputs, selected.whole_mut()).err().unwrap();
     assert!(error.to_string().contains("needs logprob"), "{error}");
+}
+
+#[test]
+fn more_tokens_than_the_kernel_can_count_are_refused_before_any_launch() {
+    let device = gpu();
+    let len = 1usize << 32;
+    // SAFETY: refused by its length, so nobody reads it.
+    let of = |dtype| unsafe { DeviceBuffer::borrowed(&device, dtype, 0x1000, len).unwrap() };
+    let (entropy, mask, mut selected) = (of(DType::F32), of(DType::U8), of(DType::U8));
+    let inputs = launch::Inputs {
+        logprob: None,
+        old_logprob: None,
+        advantage: None,
+        entropy: Some(entropy.whole()),
+        mask: mask.whole(),
+        clip: (0.8, 1.2),
+        draw: (1, 1),
+    };
+    let selection = Selection::TopEntropy { fraction: 0.5 };
+    let error = launch::select(&selection, &inputs, selected.whole_mut()).err().unwrap();
+    assert!(error.is_shape() && error.to_string().contains("4294967296 tokens"), "{error}");
 }

@@ -30,6 +30,7 @@ struct Launch {
   dim3 grid, block;
   size_t dynamic_bytes;
   Order order;
+  uint64_t first_block, blocks;  ///< those of the grid that run
 };
 
 enum class State : unsigned char { Ready, AtBarrier, InCollective, Left };

@@ -68,7 +68,9 @@ struct Request {
   uint64_t order_seed;
   const void* args;
   size_t args_size;
-  uint32_t workers;  ///< OS threads; 0: as many as there are cores
+  uint64_t first_block;  ///< the blocks that run, in linear order: the others do not exist
+  uint64_t blocks;       ///< 0: all of the grid
+  uint32_t workers;      ///< OS threads; 0: as many as there are cores
 };
 
 namespace {
@@ -103,6 +105,12 @@ std::string check(const Request& request, const Kernel** found) {
     return message("%s: %u bytes of dynamic shared memory, a block has at most %zu", name, request.dynamic_bytes,
                 max_shared_bytes);
   }
+  const uint64_t all = uint64_t(grid[0]) * grid[1] * grid[2];
+  if (request.first_block > all || request.blocks > all - request.first_block || (!request.blocks && request.first_block)) {
+    return message("%s: %llu blocks from block %llu on, the grid (%u, %u, %u) has %llu", name,
+                   (unsigned long long)request.blocks, (unsigned long long)request.first_block, grid[0], grid[1], grid[2],
+                   (unsigned long long)all);
+  }
   if (request.order_kind > uint32_t(Order::Kind::Random)) return message("%s: no such order of threads", name);
   return {};
 }
@@ -113,12 +121,12 @@ struct FirstError {
   std::string message;
 };
 
-void run_share(BlockRunner& runner, const Launch& launch, const BlockOrder& order, uint64_t blocks, unsigned worker,
-               unsigned workers, std::atomic<bool>& failed, FirstError& error) {
+void run_share(BlockRunner& runner, const Launch& launch, const BlockOrder& order, unsigned worker, unsigned workers,
+               std::atomic<bool>& failed, FirstError& error) {
   FaultGuard guard;
   runner.adopt_thread();
-  for (uint64_t position = worker; position < blocks && !failed.load(std::memory_order_relaxed); position += workers) {
-    if (!runner.run(launch, order.block(position))) {
+  for (uint64_t position = worker; position < launch.blocks && !failed.load(std::memory_order_relaxed); position += workers) {
+    if (!runner.run(launch, launch.first_block + order.block(position))) {
       error = {position, runner.error()};
       failed.store(true, std::memory_order_relaxed);
     }
@@ -126,14 +134,13 @@ void run_share(BlockRunner& runner, const Launch& launch, const BlockOrder& orde
 }
 
 std::string run_grid(const Launch& launch, unsigned wanted_workers) {
-  const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   unsigned workers = wanted_workers ? wanted_workers : std::max(1u, std::thread::hardware_concurrency());
 #if defined(GRADSTONE_HOST_TSAN)
   if (!wanted_workers) workers = std::max(workers, 2u);  // with one, races between blocks are not seen
 #endif
-  workers = unsigned(std::min<uint64_t>(workers, blocks));
+  workers = unsigned(std::min<uint64_t>(workers, launch.blocks));
 
-  const BlockOrder order(launch.order, blocks);
+  const BlockOrder order(launch.order, launch.blocks);
   std::atomic<bool> failed{false};
   std::vector<FirstError> errors(workers);
   // Taken and given back by the caller alone: a lock that the OS threads shared would order their blocks.
@@ -141,9 +148,9 @@ std::string run_grid(const Launch& launch, unsigned wanted_workers) {
   for (unsigned i = 0; i < workers; ++i) runners.push_back(runner_pool().take());
   std::vector<std::thread> threads;
   for (unsigned i = 1; i < workers; ++i) {
-    threads.emplace_back([&, i] { run_share(*runners[i], launch, order, blocks, i, workers, failed, errors[i]); });
+    threads.emplace_back([&, i] { run_share(*runners[i], launch, order, i, workers, failed, errors[i]); });
   }
-  run_share(*runners[0], launch, order, blocks, 0, workers, failed, errors[0]);
+  run_share(*runners[0], launch, order, 0, workers, failed, errors[0]);
   for (std::thread& thread : threads) thread.join();
   for (std::unique_ptr<BlockRunner>& runner : runners) runner_pool().give_back(std::move(runner));
   const auto first = std::min_element(errors.begin(), errors.end(), [](const FirstError& a, const FirstError& b) {
@@ -166,6 +173,8 @@ std::string launch(const Request& request) {
   plan.block = dim3(request.block[0], request.block[1], request.block[2]);
   plan.dynamic_bytes = request.dynamic_bytes;
   plan.order = {Order::Kind(request.order_kind), request.order_seed};
+  plan.first_block = request.first_block;
+  plan.blocks = request.blocks ? request.blocks : uint64_t(plan.grid.x) * plan.grid.y * plan.grid.z;
   happens_after(&launch_order);
   problem = run_grid(plan, request.workers);
   happens_before(&launch_order);

@@ -36,7 +36,7 @@ class ReadyThreads {
   unsigned threads_, used_words_, latest_;
 };
 
-/// The blocks of a grid, in the order in which they are begun.
+/// The blocks of a launch, counted from its first, in the order in which they are begun.
 class BlockOrder {
  public:
   BlockOrder(Order order, uint64_t blocks);

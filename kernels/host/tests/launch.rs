@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use gradstone_host::{Order, kernels, launch, with_order, with_workers};
+use gradstone_host::{Blocks, Order, kernels, launch, with_blocks, with_order, with_workers};
 
 /// `BlockSumArgs` of `probes/block_sum.cu`.
 #[repr(C)]
@@ -80,6 +80,68 @@ fn every_thread_of_every_block_runs_once_and_knows_its_place() {
             assert_eq!(*place, expected, "{order:?}, thread {i}");
         }
     }
+}
+
+#[test]
+fn the_first_or_the_last_blocks_run_alone_and_where_they_would() {
+    let (grid, block) = ([3u32, 4, 2], [4u32, 1, 1]);
+    let cases = [
+        (Blocks::All, 0..24),
+        (Blocks::First(1), 0..1),
+        (Blocks::First(24), 0..24),
+        (Blocks::Last(5), 19..24),
+    ];
+    for order in Order::ALL {
+        for (blocks, run_blocks) in cases.clone() {
+            let (mut visits, mut places) = (vec![0u32; 96], vec![[0u32; 6]; 96]);
+            let args = Indices { visits: visits.as_mut_ptr(), places: places.as_mut_ptr() };
+            let launched = || run("probe_indices", grid, block, 0, &args);
+            with_order(order, || with_blocks(blocks, launched)).unwrap();
+            for (i, (visits, place)) in visits.iter().zip(&places).enumerate() {
+                let of = i as u32 / 4;
+                assert_eq!(
+                    *visits,
+                    u32::from(run_blocks.contains(&of)),
+                    "{order:?} {blocks:?}, {i}"
+                );
+                if *visits > 0 {
+                    assert_eq!(
+                        place[3..],
+                        [of % 3, of / 3 % 4, of / 12],
+                        "{order:?} {blocks:?}, {i}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_at_the_end_of_the_largest_grid_run() {
+    let grid = [(1 << 31) - 1, 65535, 65535];
+    let values = [1.0f32; 64];
+    let mut sums = [0.0f32; 2];
+    let before = u64::from(grid[0]) - 2;
+    let args = BlockSum {
+        values: values.as_ptr().wrapping_sub(before as usize * 32),
+        sums: sums.as_mut_ptr().wrapping_sub(before as usize),
+    };
+    with_blocks(Blocks::Last(2), || run("probe_block_sum", grid, [32, 1, 1], 0, &args)).unwrap();
+    assert_eq!(sums, [32.0; 2]);
+}
+
+#[test]
+fn blocks_that_the_grid_does_not_have_are_refused() {
+    let (values, mut sums) = ([1.0f32; 96], [0.0f32; 3]);
+    let args = BlockSum { values: values.as_ptr(), sums: sums.as_mut_ptr() };
+    let asked = |blocks| {
+        with_blocks(blocks, || run("probe_block_sum", [3, 1, 1], [32, 1, 1], 0, &args)).unwrap_err()
+    };
+    for blocks in [Blocks::First(4), Blocks::Last(4), Blocks::Last(u64::MAX)] {
+        assert!(asked(blocks).contains("the grid (3, 1, 1) has 3"), "{}", asked(blocks));
+    }
+    assert!(asked(Blocks::First(0)).contains("no blocks"));
+    block_sum(3, 32);
 }
 
 #[test]

@@ -39,14 +39,14 @@ impl DeviceGroups {
     /// Checks groups and copies them to the device.
     ///
     /// # Errors
-    /// As [`forward`](super::forward), and what the device reports.
+    /// As [`forward`](super::forward); [`Error::is_shape`] for 2³¹ responses or more that are not in the order of their
+    /// groups; and what the device reports.
     pub fn upload(gpu: &Arc<Gpu>, groups: Groups<'_>, responses: usize) -> Result<DeviceGroups> {
         let plan = groups.plan(responses)?;
         let offsets: Vec<i64> = plan.offsets.iter().map(|offset| *offset as i64).collect();
         let order = match plan.order {
             Some(order) => {
-                let order: Vec<i32> = order.into_iter().map(|i| i as i32).collect();
-                Some(DeviceBuffer::upload(gpu, I32, bytemuck::cast_slice(&order))?)
+                Some(DeviceBuffer::upload(gpu, I32, bytemuck::cast_slice(&narrow(&order)?))?)
             }
             None => None,
         };
@@ -75,6 +75,18 @@ impl DeviceGroups {
     fn order(&self) -> Result<*const i32> {
         self.order.as_ref().map_or(Ok(null()), |order| order.whole().typed())
     }
+}
+
+/// Responses as the kernels name them.
+fn narrow(order: &[usize]) -> Result<Vec<i32>> {
+    let of = |response: &usize| {
+        i32::try_from(*response).map_err(|_| {
+            Error::shape(format!(
+                "advantage: response {response} of groups that are not in order: a device names fewer than 2^31"
+            ))
+        })
+    };
+    order.iter().map(of).collect()
 }
 
 /// What [`of_responses`] reads: [`Responses`](super::Responses) in device memory.
@@ -326,4 +338,16 @@ fn launch<A: Copy>(
     let kernel = Kernel::new("advantage", name);
     // SAFETY: types and lengths were checked; offsets, orders and responses are checked by the kernels.
     unsafe { gpu.launch(&Launch { kernel, grid, block, shared: 0 }, args) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::narrow;
+
+    #[test]
+    fn a_response_that_no_int32_names_is_refused() {
+        assert_eq!(narrow(&[1, 0, (1 << 31) - 1]).unwrap(), [1, 0, i32::MAX]);
+        let error = narrow(&[0, 1 << 31]).unwrap_err();
+        assert!(error.is_shape() && error.to_string().contains("response 2147483648"), "{error}");
+    }
 }

@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 /// Threads of a block of the kernels that take an element each.
 const BLOCK: u32 = 128;
+/// The most query rows of one key-value head, and keys of a sequence: kernels count whole tiles by int32, past their end.
+const MOST: usize = i32::MAX as usize - 127;
 /// Keys of one softmax chain.
 const GROUP: usize = ATTENTION_GROUP as usize;
 
@@ -37,7 +39,7 @@ impl Segments {
     /// Uploads CSR offsets `0, …, tokens` of sequences that the mask fits.
     ///
     /// # Errors
-    /// [`Error::is_shape`] unless they rise from 0 to below 2³¹, and what the device reports.
+    /// [`Error::is_shape`] unless they rise from 0 to at most 2³¹ - 128, and what the device reports.
     pub fn upload(gpu: &Arc<Gpu>, mask: Mask, segments: &[usize]) -> Result<Segments> {
         let tokens = segments.last().copied().unwrap_or(0);
         check_segments(mask, segments, tokens)?;
@@ -64,10 +66,9 @@ impl Segments {
 
 /// Counts or offsets as the kernels take them.
 pub(super) fn upload_i32(gpu: &Arc<Gpu>, values: &[usize]) -> Result<DeviceBuffer> {
-    let narrow = |value: &usize| {
-        i32::try_from(*value).map_err(|_| {
-            Error::shape(format!("attention: {value} tokens; a device takes fewer than 2^31"))
-        })
+    let narrow = |value: &usize| match i32::try_from(*value) {
+        Ok(narrow) if *value <= MOST => Ok(narrow),
+        _ => Err(Error::shape(format!("attention: {value} tokens; a device takes {MOST}"))),
     };
     let values = values.iter().map(narrow).collect::<Result<Vec<i32>>>()?;
     DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(&values))

@@ -43,7 +43,8 @@ pub(in crate::kernels) fn forward_choosing(
             let how = plan.reading(row);
             all_sums(&plan, logits, &how, workspace, share);
             let Workspace { pieces, scratch } = workspace;
-            let mut from = Distribution { row: logits, how: &how, pieces, scratch, excluded };
+            let mut from =
+                Distribution { row: logits, how: &how, pieces, scratch, held: None, excluded };
             chosen.0 = choose.choose(row, &mut from);
             if let Ok(target) = usize::try_from(chosen.0) {
                 chosen.1 = row::merge(logits, target, &how, scratch, pieces, want_argmax);

@@ -22,6 +22,7 @@ pub use forward::{Forward, Outputs, forward};
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 pub(in crate::kernels) use row::distribution::Distribution;
+pub(in crate::kernels) use row::distribution::buckets::{Buckets, Candidate, Tally};
 use row::{PIECE, Piece, Reading, Scratch};
 
 /// The family's page; its example runs as a test.

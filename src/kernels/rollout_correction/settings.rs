@@ -264,17 +264,6 @@ impl Bound {
         let (Bound::Truncate { max, min } | Bound::Mask { max, min }) = self;
         (min.unwrap_or(0.0), max)
     }
-
-    /// The weight after the bound.
-    pub(super) fn apply(self, weight: f64) -> f64 {
-        let (least, most) = self.limits();
-        match self {
-            _ if weight >= least && weight <= most => weight,
-            Bound::Mask { .. } => 0.0,
-            Bound::Truncate { .. } if weight < least => least,
-            Bound::Truncate { .. } => most,
-        }
-    }
 }
 
 impl Rejection {

@@ -2,14 +2,15 @@
 //!
 //! A draw is a function of the row and of `(seed, stream, sequence, position)` alone: neither what is batched beside
 //! it nor the number of threads can change it. The random number is 53 bits of Philox; the token is where the
-//! cumulative probability passes it, in the order of the ids (or of the logits where there is a truncation), added in
-//! f64 over the fixed pieces of `kernels::logprob`. So there is one random number a token and no noise a logit.
+//! cumulative probability passes it, in the order of the ids, added in f64 over the fixed pieces of `kernels::logprob`, or
+//! where there is a truncation in the order of the logits, added as integers. So there is one random number a token and no noise a logit.
 //!
 //! The log-prob reported is that of the whole tempered distribution: what training computes from the same logits, to
 //! the bit, because it is the same pass. Truncation and ban change what can be drawn and not what is reported.
 
 mod choice;
 pub mod launch;
+mod likely;
 
 use super::logprob::{Outputs, Softmax, Temperature, forward_choosing};
 use crate::dtype::FloatSlice;

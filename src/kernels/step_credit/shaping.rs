@@ -1,9 +1,12 @@
 //! Potential-based shaping: labels of steps as a dense reward that leaves the best policy where it is.
 
 use super::credit::check_lengths;
+use crate::device::cpu::pool;
+use crate::device::cpu::simd::simd_fn;
 use crate::error::{Error, Result};
 use crate::kernels::offsets;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Which labels the moving average reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,27 +80,6 @@ impl Shaping {
         }
         Ok(())
     }
-
-    fn potential(&self, labels: &[f32], mask: &[u8], token: usize) -> f32 {
-        if token >= labels.len() || mask[token] == 0 {
-            return 0.0;
-        }
-        let reach = (self.window / 2) as isize;
-        let (last, token) = (labels.len() as isize - 1, token as isize);
-        let (mut sum, mut terms) = (0f32, 0f32);
-        for at in token - reach..=token + reach {
-            let inside = at.clamp(0, last) as usize;
-            let counts = match self.reads {
-                Window::Live => at >= 0 && at <= last && mask[inside] != 0,
-                Window::Literal => true,
-            };
-            if counts {
-                sum += labels[inside];
-                terms += 1.0;
-            }
-        }
-        self.alpha * (sum / terms).clamp(-self.clip, self.clip)
-    }
 }
 
 /// The shaping reward of every token; 0 where masked.
@@ -122,16 +104,105 @@ pub fn shape(
     let offsets = offsets::checked("step_credit", "sequence", offsets, tokens)?;
     let lengths = [("mask", Some(mask.len()), tokens), ("output", Some(out.len()), tokens)];
     check_lengths(lengths, tokens, offsets.len() - 1)?;
+    let mut sequences = Vec::with_capacity(offsets.len() - 1);
+    let mut rest = out;
     for bounds in offsets.windows(2) {
-        let (labels, mask) = (&labels[bounds[0]..bounds[1]], &mask[bounds[0]..bounds[1]]);
-        for (token, out) in out[bounds[0]..bounds[1]].iter_mut().enumerate() {
-            *out = if mask[token] == 0 {
-                0.0
-            } else {
-                let next = shaping.potential(labels, mask, token + 1);
-                shaping.gamma * next - shaping.potential(labels, mask, token)
-            };
+        let (here, after) = rest.split_at_mut(bounds[1] - bounds[0]);
+        sequences.push((bounds[0]..bounds[1], here));
+        rest = after;
+    }
+    // A label and a mask in, a reward out.
+    let together = pool::rows_per_task(9 * tokens / sequences.len().max(1));
+    pool::each_with(sequences.into_iter(), together, Potentials::default, |state, _, (at, out)| {
+        state.reward(shaping, &labels[at.clone()], &mask[at], out);
+    });
+    Ok(())
+}
+
+/// The labels around each token of a sequence: their sum and their number.
+#[derive(Default)]
+struct Potentials {
+    sums: Vec<f32>,
+    terms: Vec<f32>,
+}
+
+impl Potentials {
+    /// The rewards of a sequence.
+    fn reward(&mut self, by: &Shaping, labels: &[f32], mask: &[u8], out: &mut [f32]) {
+        let tokens = labels.len();
+        if tokens == 0 {
+            return;
+        }
+        for values in [&mut self.sums, &mut self.terms] {
+            values.clear();
+            values.resize(tokens, 0.0);
+        }
+        // One place of the window after the other, of all tokens: each pass becomes vector instructions, and the labels of
+        // a token are added in their order.
+        let reach = by.window / 2;
+        for back in (1..=reach).rev() {
+            let ends = back.min(tokens);
+            self.repeat(by, labels[0], 0..ends);
+            self.add(by, &labels[..tokens - ends], &mask[..tokens - ends], ends);
+        }
+        for ahead in 0..=reach {
+            let from = ahead.min(tokens);
+            self.add(by, &labels[from..], &mask[from..], 0);
+            self.repeat(by, labels[tokens - 1], tokens - from..tokens);
+        }
+        finish(by, &self.terms, mask, &mut self.sums, out);
+    }
+
+    /// Adds consecutive labels to consecutive tokens, from `first` on.
+    fn add(&mut self, by: &Shaping, labels: &[f32], mask: &[u8], first: usize) {
+        let (sums, terms) = (&mut self.sums[first..], &mut self.terms[first..]);
+        add(labels, (by.reads == Window::Live).then_some(mask), sums, terms);
+    }
+
+    /// Adds the label at an end to the tokens whose window goes beyond it.
+    fn repeat(&mut self, by: &Shaping, label: f32, tokens: Range<usize>) {
+        if by.reads == Window::Literal {
+            self.sums[tokens.clone()].iter_mut().for_each(|sum| *sum += label);
+            self.terms[tokens].iter_mut().for_each(|terms| *terms += 1.0);
         }
     }
-    Ok(())
+}
+
+simd_fn! {
+    fn add(labels: &[f32], live: Option<&[u8]>, sums: &mut [f32], terms: &mut [f32]) {
+        let sums = sums.iter_mut().zip(terms).zip(labels);
+        match live {
+            Some(mask) => {
+                for (((sum, terms), label), mask) in sums.zip(mask) {
+                    *sum += if *mask != 0 { *label } else { 0.0 };
+                    *terms += if *mask != 0 { 1.0 } else { 0.0 };
+                }
+            }
+            None => {
+                for ((sum, terms), label) in sums {
+                    *sum += label;
+                    *terms += 1.0;
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// Turns the sums into potentials, and these into rewards.
+    fn finish(by: &Shaping, terms: &[f32], mask: &[u8], sums: &mut [f32], out: &mut [f32]) {
+        for ((sum, terms), mask) in sums.iter_mut().zip(terms).zip(mask) {
+            let mean = *sum / terms;
+            let mean = if mean < -by.clip { -by.clip } else { mean };
+            let mean = if mean > by.clip { by.clip } else { mean };
+            *sum = if *mask != 0 { by.alpha * mean } else { 0.0 };
+        }
+        let (Some(last), Some((last_out, out))) = (sums.last().copied(), out.split_last_mut()) else { return };
+        let after = sums.get(1..).unwrap_or_default();
+        for (((out, potential), next), mask) in out.iter_mut().zip(&*sums).zip(after).zip(mask) {
+            *out = if *mask != 0 { by.gamma * next - potential } else { 0.0 };
+        }
+        // Beyond the end the potential is 0.
+        *last_out = if mask.last().is_some_and(|mask| *mask != 0) { by.gamma * 0.0 - last } else { 0.0 };
+    }
 }

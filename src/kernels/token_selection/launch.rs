@@ -52,7 +52,8 @@ impl DeviceSelected {
 /// [`select`](super::select) on a device; `selected` is u8 `[tokens]`. Nothing goes to the host.
 ///
 /// # Errors
-/// As on the CPU, [`Error::is_invalid`] for an input that is missing, and what the device reports.
+/// As on the CPU, [`Error::is_shape`] for 2³² tokens or more, [`Error::is_invalid`] for an input that is missing, and what
+/// the device reports.
 pub fn select(
     selection: &Selection,
     inputs: &Inputs<'_>,
@@ -63,6 +64,12 @@ pub fn select(
     if selected.len() != tokens {
         let got = selected.len();
         return Err(Error::shape(format!("token_selection: {got} of {tokens} tokens selected")));
+    }
+    // The kernel counts the candidates of one key in 32 bits.
+    if u32::try_from(tokens).is_err() {
+        return Err(Error::shape(format!(
+            "token_selection: {tokens} tokens on a device, where 2^32 are too many"
+        )));
     }
     let (of_cov, of_clip) = match selection {
         Selection::ClipCov { .. } => (true, true),

@@ -6,7 +6,9 @@
 //!
 //! Not here: what the loss does with the picked tokens, which is `kernels::policy_loss`'s.
 
+mod keys;
 pub mod launch;
+mod rank;
 mod select;
 
 pub use select::{Inputs, Selected, select};

@@ -1,8 +1,10 @@
-//! The picking itself on the host: a key for each candidate, and the tokens of the smallest keys.
+//! The picking itself on the host: a key for each token, and the tokens of the smallest keys.
 
 use super::Selection;
+use super::keys::{self, NO_CANDIDATE};
+use super::rank::Ranks;
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use crate::rng::{self, Stream};
 
 /// What [`select`] reads. `[tokens]`.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +38,8 @@ pub struct Selected {
     pub threshold: f32,
 }
 
-/// A token that is no candidate.
-pub(super) const NO_CANDIDATE: u32 = u32::MAX;
+/// Tokens that one task marks.
+const PART: usize = 64 * 1024;
 
 /// Marks the picked tokens with 1 and all others with 0. What masked tokens hold is not read.
 ///
@@ -52,24 +54,26 @@ pub(super) const NO_CANDIDATE: u32 = u32::MAX;
 pub fn select(selection: &Selection, inputs: &Inputs<'_>, selected: &mut [u8]) -> Result<Selected> {
     selection.check()?;
     inputs.check(selection, selected.len())?;
-    selected.fill(0);
-    let live = inputs.mask.iter().filter(|mask| **mask != 0).count();
+    let live = keys::live(inputs.mask);
     let keys = match selection {
         Selection::TopEntropy { fraction } => {
             return Ok(top_entropy(inputs, *fraction, live, selected));
         }
-        Selection::ClipCov { least, most, .. } => inputs.clip_cov_keys(live, *least, *most),
-        Selection::KlCov { .. } => inputs.kl_cov_keys(live),
+        Selection::ClipCov { least, most, .. } => keys::clip_cov(inputs, live, (*least, *most)),
+        Selection::KlCov { .. } => keys::kl_cov(inputs, live),
     };
-    let candidates = keys.len();
+    let candidates = keys::candidates(&keys);
     let count = selection.count(live).min(candidates);
-    let mut keys = keys;
-    if count > 0 && count < candidates {
-        keys.select_nth_unstable(count - 1);
-    }
-    for (_, token) in &keys[..count] {
-        selected[*token] = 1;
-    }
+    // The first key that is not picked; where all candidates are, that of no candidate.
+    let (bound, smaller) = Ranks::new(&keys).at(count).unwrap_or((NO_CANDIDATE, candidates));
+    pool::blocks(selected, PART, |part, selected| {
+        for (selected, key) in selected.iter_mut().zip(&keys[part * PART..]) {
+            *selected = u8::from(*key < bound);
+        }
+    });
+    // Of equal keys the first tokens.
+    let equal = (0..keys.len()).filter(|token| keys[*token] == bound);
+    equal.take(count - smaller.min(count)).for_each(|token| selected[token] = 1);
     Ok(Selected {
         live: live as u64,
         candidates: candidates as u64,
@@ -88,12 +92,6 @@ impl Selection {
             Selection::TopEntropy { .. } => 0,
         }
     }
-}
-
-/// A number whose order is that of the floats: NaN of either sign has no place in it and is no candidate.
-fn ordered(x: f32) -> u32 {
-    let bits = x.to_bits();
-    if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
 }
 
 impl Inputs<'_> {
@@ -116,80 +114,33 @@ impl Inputs<'_> {
         }
         Ok(())
     }
-
-    fn live(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.mask.len()).filter(|token| self.mask[*token] != 0)
-    }
-
-    /// Means over live tokens of advantages and log-probs.
-    fn means(&self, live: usize) -> (f32, f32) {
-        let mean = |of: &[f32]| {
-            let sum: f64 = self.live().map(|token| f64::from(of[token])).sum();
-            (sum / live.max(1) as f64) as f32
-        };
-        (mean(self.advantage), mean(self.logprob))
-    }
-
-    fn clip_cov_keys(&self, live: usize, least: f32, most: f32) -> Vec<(u32, usize)> {
-        let (of_advantage, of_logprob) = self.means(live);
-        let (low, high) = self.clip;
-        let (seed, number) = self.draw;
-        self.live()
-            .filter(|token| {
-                let (a, logprob) = (self.advantage[*token], self.logprob[*token]);
-                let cov = (a - of_advantage) * (logprob - of_logprob);
-                let ratio = (logprob - self.old_logprob[*token]).exp();
-                let clipped = (a > 0.0 && ratio > high) || (a < 0.0 && ratio < low);
-                cov > least && cov < most && !clipped
-            })
-            .map(|token| (random_key(seed, number, token), token))
-            .collect()
-    }
-
-    fn kl_cov_keys(&self, live: usize) -> Vec<(u32, usize)> {
-        let (of_advantage, of_logprob) = self.means(live);
-        self.live()
-            .filter_map(|token| {
-                let (a, logprob) = (self.advantage[token], self.logprob[token]);
-                let cov = (a - of_advantage) * (logprob - of_logprob);
-                // The largest covariance has the smallest key.
-                (!cov.is_nan()).then(|| (!ordered(cov), token))
-            })
-            .collect()
-    }
-}
-
-/// A random key of a token's place, below [`NO_CANDIDATE`].
-fn random_key(seed: u64, number: u64, token: usize) -> u32 {
-    let block = rng::bits(seed, Stream::Select, number, (token >> 2) as u32);
-    block[token & 3].min(NO_CANDIDATE - 1)
 }
 
 fn top_entropy(inputs: &Inputs<'_>, fraction: f32, live: usize, selected: &mut [u8]) -> Selected {
-    let mut entropies: Vec<f32> = inputs.live().map(|token| inputs.entropy[token]).collect();
-    entropies.retain(|entropy| !entropy.is_nan());
-    if entropies.is_empty() {
+    let keys = keys::entropies(inputs);
+    let candidates = keys::candidates(&keys);
+    let Some(threshold) = quantile(&keys, candidates, 1.0 - f64::from(fraction)) else {
+        selected.fill(0);
         return Selected { live: live as u64, ..Selected::default() };
-    }
-    let threshold = quantile(&mut entropies, 1.0 - f64::from(fraction));
-    let mut picked = 0;
-    for token in inputs.live() {
-        let is_picked = inputs.entropy[token] >= threshold;
-        selected[token] = u8::from(is_picked);
-        picked += u64::from(is_picked);
-    }
-    let candidates = entropies.len() as u64;
-    Selected { live: live as u64, candidates, picked, threshold }
+    };
+    pool::blocks(selected, PART, |part, selected| {
+        let read = inputs.entropy[part * PART..].iter().zip(&inputs.mask[part * PART..]);
+        for (selected, (entropy, mask)) in selected.iter_mut().zip(read) {
+            *selected = u8::from((*mask != 0) & (*entropy >= threshold));
+        }
+    });
+    let picked = keys::live(selected) as u64;
+    Selected { live: live as u64, candidates: candidates as u64, picked, threshold }
 }
 
-/// The value at `at` of the way through the sorted values, interpolated between neighbours.
-fn quantile(values: &mut [f32], at: f64) -> f32 {
-    let place = at.clamp(0.0, 1.0) * (values.len() - 1) as f64;
+/// The entropy at `at` of the way through the sorted ones, interpolated between neighbours; `None` of none.
+fn quantile(keys: &[u32], candidates: usize, at: f64) -> Option<f32> {
+    let place = at.clamp(0.0, 1.0) * candidates.checked_sub(1)? as f64;
     let (below, part) = (place.floor() as usize, place.fract());
-    let (_, low, above) = values.select_nth_unstable_by(below, f32::total_cmp);
-    let low = *low;
-    let next = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
-    interpolated(low, next, part)
+    let ranks = Ranks::new(keys);
+    let (low, _) = ranks.at(below)?;
+    let (next, _) = ranks.at((below + 1).min(candidates - 1))?;
+    Some(interpolated(keys::unordered(low), keys::unordered(next), part))
 }
 
 /// Between two neighbours.

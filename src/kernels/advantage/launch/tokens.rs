@@ -239,7 +239,7 @@ pub struct TokenBaseline<'a> {
 /// [`token_baseline`](super::super::token_baseline) on a device; `groups` are groups of sequences.
 ///
 /// # Errors
-/// As [`gae`], and for another estimator as on the CPU.
+/// As [`gae`], and for another estimator as on the CPU; [`Error::is_shape`] for 2³¹ tokens or more.
 pub fn token_baseline(
     estimator: &Estimator,
     of: &TokenBaseline<'_>,
@@ -258,6 +258,12 @@ pub fn token_baseline(
         ("output `returns`", out.returns.as_ref().map(DeviceSliceMut::len)),
     ];
     check_token_lengths(count, tokens.mask.len(), &lengths)?;
+    // The workspace counts a sequence's slots by int32, and where its sequences end only the device knows.
+    if i32::try_from(count).is_err() {
+        return Err(Error::shape(format!(
+            "advantage: a baseline of {count} tokens: 2^31 are too many"
+        )));
+    }
     let sequences = tokens.sequences(count)?;
     if groups.responses != sequences {
         return Err(Error::shape(format!(

@@ -1,7 +1,7 @@
 //! What a kernel of one head width and type takes: warps, grids and shared memory, the sizes of
 //! `kernels/attention_tile.cuh` and its users.
 
-use super::Segments;
+use super::{MOST, Segments};
 use crate::DType;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
@@ -38,9 +38,10 @@ impl Plan {
                 spec.head_dim
             )));
         };
-        if tokens.saturating_mul(spec.group()) > i32::MAX as usize {
+        if tokens.saturating_mul(spec.group()) > MOST {
             return Err(Error::unsupported(format!(
-                "attention on a device: {tokens} tokens with {} query heads for each key-value head",
+                "attention on a device: {tokens} tokens with {} query heads for each key-value head; at most {MOST} \
+                 together",
                 spec.group()
             )));
         }
