@@ -61,8 +61,21 @@ __device__ __forceinline__ int64_t live_tokens(const uint8_t* mask, const TokenR
   return __reduce_add_sync(ALL_LANES, live);
 }
 
+// 32 tokens of a sequence, a lane each; zeros outside of it.
+struct Chunk {
+  uint8_t mask;
+  float value, reward;
+};
+
+__device__ __forceinline__ Chunk load_chunk(const AdvantageScanArgs& a, const TokenRange& all, int64_t base) {
+  const int64_t t = base + lane_id(), token = all.from + t;
+  if (base < 0 || t >= all.length) return Chunk{0, 0.0f, 0.0f};
+  return Chunk{a.mask[token], a.values ? a.values[token] : 0.0f, a.rewards[token]};
+}
+
 KERNEL_RESIDENT(advantage_scan, AdvantageScanArgs, THREADS, 1) {
   const int64_t warps = threads_in_grid() / WARP;
+  const bool two = a.returns && a.critic_lambda >= 0.0;  // scans: else returns are of the same one
   for (int64_t sequence = thread_in_grid() / WARP; sequence < a.sequences; sequence += warps) {
     const TokenRange all = tokens_of(a.offsets, sequence, a.tokens);
     if (all.length < 0 && lane_id() == 0) raise_status(a.status, STATUS_BAD_GROUP);
@@ -71,28 +84,31 @@ KERNEL_RESIDENT(advantage_scan, AdvantageScanArgs, THREADS, 1) {
       const double live = double(live_tokens(a.mask, all)), adapted = 1.0 - 1.0 / (a.length_alpha * (live > 0.0 ? live : 1.0));
       lambda = adapted > 0.0 ? adapted : 0.0;
     }
-    const double critic_lambda = a.critic_lambda >= 0.0 ? a.critic_lambda : lambda;
     const double center = a.means && all.length > 0 ? double(a.means[sequence]) - double(a.relative[sequence]) : 0.0;
     const double bonus = a.bonus ? double(a.bonus[sequence]) : 0.0;
     double after = 0.0, critic_after = 0.0, value_after = 0.0;
-    for (int64_t base = all.length > 0 ? (all.length - 1) / WARP * WARP : -1; base >= 0; base -= WARP) {
+    const int64_t last = all.length > 0 ? (all.length - 1) / WARP * WARP : -1;
+    Chunk next = load_chunk(a, all, last);
+    for (int64_t base = last; base >= 0; base -= WARP) {
+      const Chunk own = next;
+      next = load_chunk(a, all, base - WARP);  // under way during the scan
       const int64_t t = base + lane_id(), token = all.from + t;
-      const bool inside = t < all.length, live = inside && a.mask[token] != 0;
-      const double value = live && a.values ? double(a.values[token]) : 0.0;
+      const bool inside = t < all.length, live = own.mask != 0;
+      const double value = live ? double(own.value) : 0.0;
       const unsigned alive = __ballot_sync(ALL_LANES, live), above = lane_id() < WARP - 1 ? alive >> (lane_id() + 1) : 0;
-      const int next = above ? lane_id() + __ffs(int(above)) : lane_id();
-      const double next_value = __shfl_sync(ALL_LANES, value, next);
-      const double delta = live ? double(a.rewards[token]) - center + a.gamma * (above ? next_value : value_after) - value : 0.0;
+      const int next_live = above ? lane_id() + __ffs(int(above)) : lane_id();
+      const double next_value = __shfl_sync(ALL_LANES, value, next_live);
+      const double delta = live ? double(own.reward) - center + a.gamma * (above ? next_value : value_after) - value : 0.0;
       const double passes = inside && a.reset ? 0.0 : 1.0;
       const double advantage = scan_backward(Map{live ? a.gamma * lambda : passes, delta}, after);
-      const double critic = scan_backward(Map{live ? a.gamma * critic_lambda : passes, delta}, critic_after);
+      double critic = advantage;
+      if (two) critic = scan_backward(Map{live ? a.gamma * a.critic_lambda : passes, delta}, critic_after);
       if (inside && (live || a.carried)) {
-        const double own = live ? value : a.values ? double(a.values[token]) : 0.0;
         if (a.advantage) a.advantage[token] = float(live ? advantage + bonus : advantage);
-        if (a.returns) a.returns[token] = float(critic + own);
+        if (a.returns) a.returns[token] = float(critic + double(own.value));
       }
       after = __shfl_sync(ALL_LANES, advantage, 0);
-      critic_after = __shfl_sync(ALL_LANES, critic, 0);
+      if (two) critic_after = __shfl_sync(ALL_LANES, critic, 0);
       const double first_value = __shfl_sync(ALL_LANES, value, alive ? __ffs(int(alive)) - 1 : 0);
       value_after = alive ? first_value : value_after;
     }

@@ -42,8 +42,26 @@ __device__ __forceinline__ Sigmoid sigmoid(float x) {
   return Sigmoid{x < 0.0f ? e / whole : 1.0f / whole, e / (whole * whole)};
 }
 
-// -A clamp(r, low, high), bounds by the sign of A: PPO with every variant of its clip, and -A r with infinite ones. `r` is the
-// ratio or what stands for it.
+// -A clamp(r, low, high), bounds by the sign of A: PPO with every variant of its clip, and -A r with infinite ones.
+struct PlainClip {
+  const ClipBounds& bounds;
+  __device__ __forceinline__ Loss operator()(const Token& t) const { return of(t.advantage, t.ratio, t.ratio, t.stopped); }
+  // The same of what stands for the ratio, r, and of its derivative by the log-prob.
+  __device__ __forceinline__ Loss of(float advantage, float r, float derivative, bool stopped) const {
+    const bool negative = advantage < 0.0f;
+    const float low = negative ? bounds.low_negative : -INFINITY_F;
+    const float high = negative ? bounds.high_negative : bounds.high_positive;
+    float s = r < low ? low : r;
+    s = s > high ? high : s;
+    // What the clamp left alone passes, bounds included; so does NaN, to be seen in the gradient.
+    stopped = stopped || s < r || s > r;
+    const bool above = advantage > 0.0f && r > bounds.report_high, below = negative && r < bounds.report_low;
+    return Loss{-advantage * s, stopped ? 0.0f : -advantage * derivative, r, above || below, above, below,
+                negative && r > bounds.high_negative};
+  }
+};
+
+// The same with any shape of the ratio.
 struct Clip {
   const ObjectiveRule& rule;
   __device__ __forceinline__ Loss operator()(const Token& t) const {
@@ -71,17 +89,7 @@ struct Clip {
       }
       default: break;
     }
-    const ClipBounds& bounds = rule.clip;
-    const bool negative = t.advantage < 0.0f;
-    const float low = negative ? bounds.low_negative : -INFINITY_F;
-    const float high = negative ? bounds.high_negative : bounds.high_positive;
-    float s = r < low ? low : r;
-    s = s > high ? high : s;
-    // What the clamp left alone passes, bounds included; so does NaN, to be seen in the gradient.
-    stopped = stopped || s < r || s > r;
-    const bool above = t.advantage > 0.0f && r > bounds.report_high, below = negative && r < bounds.report_low;
-    return Loss{-t.advantage * s, stopped ? 0.0f : -t.advantage * derivative, r, above || below, above, below,
-                negative && r > bounds.high_negative};
+    return PlainClip{rule.clip}.of(t.advantage, r, derivative, stopped);
   }
 };
 

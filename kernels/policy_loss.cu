@@ -18,7 +18,8 @@
 #include "objective.cuh"
 
 constexpr int THREADS = 256;
-constexpr int TOKENS = POLICY_LOSS_BLOCK / THREADS;  // of a thread
+constexpr int GROUPS = POLICY_LOSS_BLOCK / THREADS / 4;  // of four tokens, of a thread
+static_assert(GROUPS == 2, "two words of masks");
 
 // ---- the sequence pass ----
 
@@ -105,7 +106,23 @@ __device__ __forceinline__ SequenceFactors factors_of(const ObjectiveRule& rule,
   return of;
 }
 
-KERNEL(policy_loss_sequences, PolicyLossArgs, THREADS) {
+// The live tokens of [from, to) that a lane of a warp counts, sixteen at a time where they are aligned.
+__device__ __forceinline__ unsigned count_live(const uint8_t* mask, int64_t from, int64_t to) {
+  const int64_t head = from + ragged_head(mask + from, to - from), words = (to - head) / 16;
+  unsigned live = 0;
+  if (from + lane_id() < head) live += mask[from + lane_id()] != 0;  // fewer than 16
+#pragma unroll 4
+  for (int64_t word = lane_id(); word < words; word += WARP) {
+    const Vec16<uint32_t> marks = load16(reinterpret_cast<const uint32_t*>(mask + head) + word * 4);
+#pragma unroll
+    for (int i = 0; i < 4; i++) live += unsigned(__popc(marked_bytes(marks.at[i])));
+  }
+  const int64_t tail = head + words * 16 + lane_id();
+  if (tail < to) live += mask[tail] != 0;
+  return live;
+}
+
+KERNEL_RESIDENT(policy_loss_sequences, PolicyLossArgs, THREADS, 1) {
   const int64_t warps = threads_in_grid() / WARP;
   const ObjectiveRule& rule = a.objective;
   const bool of_sequences = rule.of_sequence || rule.surrogate == SURROGATE_GMPO || rule.surrogate == SURROGATE_VESPO ||
@@ -115,10 +132,11 @@ KERNEL(policy_loss_sequences, PolicyLossArgs, THREADS) {
     const bool placed = from >= 0 && from <= to && to <= a.tokens;
     unsigned live = 0;
     SequenceSums sums{0.0, 0.0, 0.0};
-    for (int64_t token = from + lane_id(); placed && token < to; token += WARP) {
+    if (placed && !of_sequences) live = count_live(a.mask, from, to);
+    for (int64_t token = from + lane_id(); placed && of_sequences && token < to; token += WARP) {
       if (a.mask[token] == 0) continue;
       live++;
-      if (of_sequences) add_to_sequence(a, sequence, token, sums);
+      add_to_sequence(a, sequence, token, sums);
     }
     live = __reduce_add_sync(ALL_LANES, live);
     if (of_sequences) sums = warp_reduce(sums, AddSequenceSums());
@@ -184,14 +202,97 @@ struct ThreadSums {
   float policy_loss, kl_loss, entropy_loss, drift_loss;
   float log_ratio, absolute_log_ratio, kl, entropy, surrogate;
   float ratio, ratio_squared, ratio_max;
-  unsigned clipped, clipped_high, clipped_low, clipped_dual, dropped, selected;
-
-  __device__ __forceinline__ PolicyLossSums widened() const {
-    return PolicyLossSums{policy_loss, kl_loss, entropy_loss, drift_loss,    log_ratio, absolute_log_ratio,
-                          kl,          entropy, surrogate,    ratio,         ratio_squared, ratio_max,
-                          clipped,     clipped_high, clipped_low, clipped_dual, dropped, selected};
-  }
+  unsigned clips;   // a byte each: clipped, high, low, dual
+  unsigned chosen;  // a byte each: dropped, selected; a thread has 8 tokens
 };
+
+// Those of a block's warps: sums in the order of PolicyLossSums, then counts.
+constexpr int SUMS = 12, COUNTS = 6;
+static_assert(sizeof(PolicyLossSums) == SUMS * sizeof(double) + COUNTS * sizeof(uint32_t), "sums and counts");
+struct WarpSums {
+  double sum[THREADS / WARP][SUMS];
+  unsigned count[THREADS / WARP][COUNTS];
+};
+
+// Sums of N numbers over a warp by the tree of warp_reduce: each exchange leaves a lane half of the numbers, so that lane l has
+// number l / (32 / N) in the end.
+template <int N>
+__device__ __forceinline__ double sum_each(const float (&of)[N]) {
+  static_assert(N == 4 || N == 8, "a power of two");
+  double sum[N / 2];
+  const bool upper = (lane_id() & WARP / 2) != 0;
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) {
+    const float mine = upper ? of[i + N / 2] : of[i], theirs = upper ? of[i] : of[i + N / 2];
+    sum[i] = double(mine) + double(__shfl_xor_sync(ALL_LANES, theirs, WARP / 2));
+  }
+#pragma unroll
+  for (int kept = N / 4, mask = WARP / 4; mask > 0; kept /= 2, mask /= 2) {
+    const bool high = (lane_id() & mask) != 0;
+    if (kept == 0) sum[0] += __shfl_xor_sync(ALL_LANES, sum[0], mask);
+#pragma unroll
+    for (int i = 0; i < kept; i++) {
+      const double mine = high ? sum[i + kept] : sum[i], theirs = high ? sum[i] : sum[i + kept];
+      sum[i] = mine + __shfl_xor_sync(ALL_LANES, theirs, mask);
+    }
+  }
+  return sum[0];
+}
+
+// What an objective has besides a surrogate.
+struct Extras {
+  bool kl_or_drift, drops;
+};
+
+// The record of a block: over a warp, then warp after warp, a thread a number. What the objective has not is 0 in all threads.
+// With all threads; before the next call they meet at a barrier.
+__device__ __forceinline__ void record_sums(const ThreadSums& of, const Extras& has, PolicyLossSums* record) {
+  WarpSums& warps = block_shared<WarpSums>();
+  double* sum = warps.sum[warp_id()];
+  unsigned* count = warps.count[warp_id()];
+  // The place in the record of what lane 4 i has, and of what lane 8 i has.
+  const float common[8] = {of.policy_loss, of.entropy_loss, of.log_ratio, of.absolute_log_ratio,
+                           of.entropy,     of.surrogate,    of.ratio,     of.ratio_squared};
+  const double of_common = sum_each(common);
+  if (lane_id() % 4 == 0) sum[0xa9875420u >> lane_id() & 0xfu] = of_common;
+  double of_others = 0.0;
+  if (has.kl_or_drift) {
+    const float others[4] = {of.kl_loss, of.drift_loss, of.kl, 0.0f};
+    of_others = sum_each(others);
+  }
+  if (lane_id() % 8 == 0 && lane_id() < 24) sum[0x060301u >> lane_id() & 0xfu] = of_others;
+  const float most = warp_reduce(of.ratio_max, [](float a, float b) { return max_nan(a, b); });
+  // Two bytes hold what a warp counts of its 256 tokens.
+  const unsigned clipped_low = __reduce_add_sync(ALL_LANES, of.clips & 0xff00ffu);
+  const unsigned high_dual = __reduce_add_sync(ALL_LANES, of.clips >> 8 & 0xff00ffu);
+  const unsigned dropped_selected =
+      has.drops ? __reduce_add_sync(ALL_LANES, (of.chosen & 0xffu) | (of.chosen & 0xff00u) << 8) : 0u;
+  if (lane_id() == 0) {
+    sum[SUMS - 1] = most;
+    count[0] = clipped_low & 0xffffu;
+    count[1] = high_dual & 0xffffu;
+    count[2] = clipped_low >> 16;
+    count[3] = high_dual >> 16;
+    count[4] = dropped_selected & 0xffffu;
+    count[5] = dropped_selected >> 16;
+  }
+  __syncthreads();
+  const int field = threadIdx.x;
+  if (field < SUMS) {
+    double total = warps.sum[0][field];
+#pragma unroll
+    for (int warp = 1; warp < THREADS / WARP; warp++) {
+      const double next = warps.sum[warp][field];
+      total = field == SUMS - 1 ? larger(total, next) : total + next;
+    }
+    reinterpret_cast<double*>(record)[field] = total;
+  } else if (field < SUMS + COUNTS) {
+    unsigned total = 0;
+#pragma unroll
+    for (int warp = 0; warp < THREADS / WARP; warp++) total += warps.count[warp][field - SUMS];
+    reinterpret_cast<uint32_t*>(reinterpret_cast<double*>(record) + SUMS)[field - SUMS] = total;
+  }
+}
 
 struct ThreadReplaySums {
   float surrogate, shaped, shaped_squared, ratio_max, probability, fresh_probability;
@@ -204,15 +305,15 @@ struct ThreadReplaySums {
 
 // ---- the token pass ----
 
-// The last sequence of [low, high] that begins at or before `token`; `low` where none does.
-__device__ __forceinline__ int64_t sequence_of(const int64_t* offsets, int64_t low, int64_t high, int64_t token) {
-  while (low < high) {
-    const int64_t middle = low + (high - low + 1) / 2;
-    if (offsets[middle] <= token) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
+// The last sequence that begins at or before `token`, by a warp: each round leaves a 32nd. The first where none does.
+__device__ __forceinline__ int64_t sequence_of(const int64_t* offsets, int64_t sequences, int64_t token) {
+  int64_t low = 0, width = sequences;
+  while (width > 1) {
+    const int64_t step = (width + WARP - 1) / WARP, probe = lane_id() * step;
+    const bool before = lane_id() == 0 || (probe < width && offsets[low + probe] <= token);
+    const int64_t passed = (WARP - 1 - __clz(int(__ballot_sync(ALL_LANES, before)))) * step;
+    low += passed;
+    width = width - passed < step ? width - passed : step;
   }
   return low;
 }
@@ -248,16 +349,117 @@ __device__ __forceinline__ Loss surrogate(const ObjectiveRule& rule, const Seque
   }
 }
 
-// The gradients of one live token; its share is added to `sums`.
-__device__ __forceinline__ void live_token(const PolicyLossArgs& a, int64_t token, int64_t sequence, const SequenceFactors& shared,
-                                           const Coefficients& c, ThreadSums& sums, ThreadReplaySums& replay) {
+__device__ __forceinline__ bool has_sequence_ratio(const ObjectiveRule& rule) {
+  return rule.of_sequence || rule.surrogate == SURROGATE_GMPO;
+}
+
+// What the tokens of a sequence share within a block.
+struct Part {
+  int begin, end;  // counted from the block's first token; end 0 where the offsets do not place the sequence
+  float advantage;
+  Coefficients c;
+  SequenceFactors shared;
+};
+
+// As many sequences of a block as it knows at once.
+constexpr int PARTS = THREADS;
+struct Parts {
+  int64_t first, last;  // sequences that touch the block
+  Part part[PARTS];
+};
+
+__device__ __forceinline__ int within_block(int64_t token) {
+  return int(token < 0 ? 0 : token > POLICY_LOSS_BLOCK ? int64_t(POLICY_LOSS_BLOCK) : token);
+}
+
+__device__ __forceinline__ Part part_of(const PolicyLossArgs& a, int64_t sequence, int64_t first) {
+  const int64_t from = a.offsets[sequence], to = a.offsets[sequence + 1];
+  Part part;
+  part.begin = within_block(from - first);
+  part.end = from >= 0 && from <= to && to <= a.tokens ? within_block(to - first) : 0;
+  part.advantage = a.advantage_per_token ? 0.0f : a.advantage[sequence];
+  part.shared = a.factors[sequence];
+  if (!has_sequence_ratio(a.objective)) part.shared.stopped = 0;
+  part.c = coefficients(a, part.shared.live);
+  return part;
+}
+
+// The last of the known parts from `place` on that begins at or before a token.
+__device__ __forceinline__ int place_of(const Parts& known, int place, int count, int token) {
+  int high = count - 1;
+  while (place < high) {
+    const int middle = (place + high + 1) / 2;
+    const bool before = known.part[middle].begin <= token;
+    place = before ? middle : place;
+    high = before ? high : middle - 1;
+  }
+  return place;
+}
+
+// What is read of a live token by every objective.
+struct Inputs {
+  float logprob, old_logprob, advantage, reference, entropy;  // the last three 0 where the objective has none
+};
+
+// The same of four neighbours.
+struct FourInputs {
+  Vec16<float> logprob, old_logprob, advantage, reference, entropy;
+};
+
+__device__ __forceinline__ float pick(const Vec16<float>& of, int i) { return i == 0 ? of.at[0] : i == 1 ? of.at[1] : i == 2 ? of.at[2] : of.at[3]; }
+
+__device__ __forceinline__ Inputs pick(const FourInputs& of, int i) {
+  return Inputs{pick(of.logprob, i), pick(of.old_logprob, i), pick(of.advantage, i), pick(of.reference, i), pick(of.entropy, i)};
+}
+
+// Loads them with `load`, a function of an array.
+template <class Load>
+__device__ __forceinline__ FourInputs load_inputs(const PolicyLossArgs& a, Load load) {
+  FourInputs in{};
+  in.logprob = load(a.logprob);
+  in.old_logprob = load(a.old_logprob);
+  if (a.advantage_per_token) in.advantage = load(a.advantage);
+  if (a.objective.kl != KL_NONE) in.reference = load(a.reference);
+  if (a.entropy) in.entropy = load(a.entropy);
+  return in;
+}
+
+// Everything that an objective may have, chosen token by token.
+struct AnyObjective {
+  static constexpr bool PLAIN = false;
+  const ObjectiveRule& rule;
+  const SequenceFactors& shared;
+  __device__ __forceinline__ Loss operator()(const Token& token) const { return surrogate(rule, shared, token); }
+};
+
+// A clip of the ratio without weights, selections, replayed tokens, drift and thresholds.
+struct PlainObjective {
+  static constexpr bool PLAIN = true;
+  const ObjectiveRule& rule;
+  const SequenceFactors& shared;
+  __device__ __forceinline__ Loss operator()(const Token& token) const { return PlainClip{rule.clip}(token); }
+};
+
+__device__ __forceinline__ bool is_plain(const PolicyLossArgs& a) {
   const ObjectiveRule& rule = a.objective;
-  const float logprob = a.logprob[token], old_logprob = a.old_logprob[token], d = logprob - old_logprob;
-  const float advantage = a.advantage[a.advantage_per_token ? token : sequence];
+  return rule.surrogate == SURROGATE_CLIP && rule.ratio_shape == RATIO_PLAIN && rule.weighting != WEIGHTING_GEOMETRIC &&
+         !a.weight && !a.selected && !a.off_policy && !rule.has_drift && !rule.has_off_policy_threshold;
+}
+
+// The gradient of one live token; its share is added to `sums`.
+template <class Objective>
+__device__ __forceinline__ float live_token(const PolicyLossArgs& a, int64_t token, const Inputs& in, const Part& part,
+                                            ThreadSums& sums, ThreadReplaySums& replay) {
+  constexpr bool PLAIN = Objective::PLAIN;
+  const ObjectiveRule& rule = a.objective;
+  const SequenceFactors& shared = part.shared;
+  const Coefficients& c = part.c;
+  const float logprob = in.logprob, old_logprob = in.old_logprob, d = logprob - old_logprob;
+  const float advantage = a.advantage_per_token ? in.advantage : part.advantage;
   const float limit = rule.of_sequence ? INFINITY_F : rule.log_ratio_limit, log_ratio = clamped_to(d, limit);
   const float own_ratio = expf(log_ratio);
   const bool own_stopped = log_ratio < d || log_ratio > d;
-  const bool off = a.off_policy && a.off_policy[token] != 0;
+  const bool off = !PLAIN && a.off_policy && a.off_policy[token] != 0;
   float value, slope;
   if (off) {
     const Shaped term = replay_term(rule.replay, logprob, log_ratio, own_stopped);
@@ -271,102 +473,185 @@ __device__ __forceinline__ void live_token(const PolicyLossArgs& a, int64_t toke
     replay.ratio_max = max_nan(replay.ratio_max, term.ratio);
     replay.probability += expf(logprob);
   } else {
-    const bool of_sequence = rule.of_sequence || rule.surrogate == SURROGATE_GMPO;
-    const Loss loss = surrogate(rule, shared,
-                                Token{logprob, old_logprob, advantage, log_ratio, of_sequence ? shared.ratio : own_ratio,
-                                      own_stopped || (of_sequence && shared.stopped)});
+    const float ratio = has_sequence_ratio(rule) ? shared.ratio : own_ratio;
+    const Loss loss =
+        Objective{rule, shared}(Token{logprob, old_logprob, advantage, log_ratio, ratio, own_stopped || shared.stopped});
     value = loss.value;
     slope = loss.slope;
     sums.ratio += loss.reported;
     sums.ratio_squared += loss.reported * loss.reported;
     sums.ratio_max = max_nan(sums.ratio_max, loss.reported);
-    sums.clipped += loss.clipped;
-    sums.clipped_high += loss.clipped_high;
-    sums.clipped_low += loss.clipped_low;
-    sums.clipped_dual += loss.clipped_dual;
-    if (a.off_policy) replay.fresh_probability += expf(old_logprob);
+    sums.clips += (loss.clipped ? 1u : 0u) + (loss.clipped_high ? 1u << 8 : 0u) + (loss.clipped_low ? 1u << 16 : 0u) +
+                  (loss.clipped_dual ? 1u << 24 : 0u);
+    if (!PLAIN && a.off_policy) replay.fresh_probability += expf(old_logprob);
   }
-  const bool picked = a.selected && a.selected[token] != 0;
-  sums.selected += picked;
-  if (rule.pick == PICK_PENALISE && picked && !off) {
-    value += rule.pick_coefficient * fabsf(d);
-    slope += rule.pick_coefficient * (d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : d != d ? d : 0.0f);
+  float gradient;
+  if constexpr (PLAIN) {
+    gradient = c.of_loss * slope;
+  } else {
+    const bool picked = a.selected && a.selected[token] != 0;
+    sums.chosen += picked ? 1u << 8 : 0u;
+    if (rule.pick == PICK_PENALISE && picked && !off) {
+      value += rule.pick_coefficient * fabsf(d);
+      slope += rule.pick_coefficient * (d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : d != d ? d : 0.0f);
+    }
+    const bool unpicked = a.selected && (rule.pick == PICK_DROP ? picked : rule.pick == PICK_KEEP && !picked);
+    const bool masked_off = shared.drop_negative && advantage < 0.0f;
+    if (unpicked || masked_off) {
+      value = 0.0f;
+      // Through a sequence's ratio the token has a gradient all the same.
+      if (masked_off || rule.weighting != WEIGHTING_MEAN) slope = 0.0f;
+      sums.chosen += unsigned(unpicked) + unsigned(masked_off);
+    }
+    const float weight = a.weight && rule.weighting <= WEIGHTING_MEAN ? a.weight[token] : 1.0f;
+    const bool of_sequence_weight = rule.weighting == WEIGHTING_MEAN || rule.weighting == WEIGHTING_GEOMETRIC;
+    value *= rule.weighting == WEIGHTING_GEOMETRIC ? shared.weight : weight;
+    gradient = c.of_loss * slope * (of_sequence_weight ? shared.weight : weight);
+    if (off) replay.surrogate += value;
+    if (rule.has_drift && !off) {
+      const float excess = own_ratio - 1.0f, drift = excess > rule.drift_cap ? rule.drift_cap : excess;
+      gradient += c.of_loss * rule.drift_coefficient * drift;
+      sums.drift_loss += weighed(c.of_loss, drift * logprob);
+    }
   }
-  const bool unpicked = a.selected && (rule.pick == PICK_DROP ? picked : rule.pick == PICK_KEEP && !picked);
-  const bool masked_off = shared.drop_negative && advantage < 0.0f;
-  if (unpicked || masked_off) {
-    value = 0.0f;
-    // Through a sequence's ratio the token has a gradient all the same.
-    if (masked_off || rule.weighting != WEIGHTING_MEAN) slope = 0.0f;
-    sums.dropped += unsigned(unpicked) + unsigned(masked_off);
-  }
-  const float weight = a.weight && rule.weighting <= WEIGHTING_MEAN ? a.weight[token] : 1.0f;
-  const bool of_sequence_weight = rule.weighting == WEIGHTING_MEAN || rule.weighting == WEIGHTING_GEOMETRIC;
-  value *= rule.weighting == WEIGHTING_GEOMETRIC ? shared.weight : weight;
-  float gradient = c.of_loss * slope * (of_sequence_weight ? shared.weight : weight);
   sums.surrogate += value;
-  if (off) replay.surrogate += value;
   sums.policy_loss += weighed(c.of_loss, value);
-  if (rule.has_drift && !off) {
-    const float excess = own_ratio - 1.0f, drift = excess > rule.drift_cap ? rule.drift_cap : excess;
-    gradient += c.of_loss * rule.drift_coefficient * drift;
-    sums.drift_loss += weighed(c.of_loss, drift * logprob);
-  }
   if (rule.kl != KL_NONE) {
-    const KlPenalty kl = kl_penalty(rule, logprob - a.reference[token], own_ratio, own_stopped);
+    const KlPenalty kl = kl_penalty(rule, logprob - in.reference, own_ratio, own_stopped);
     gradient += c.of_kl * rule.kl_coefficient * kl.slope;
     sums.kl_loss += weighed(c.of_kl, kl.value);
     sums.kl += kl.value;
   }
-  if (a.entropy) {
-    const float entropy = a.entropy[token];
-    sums.entropy_loss += weighed(c.of_entropy, entropy);
-    sums.entropy += entropy;
-  }
+  sums.entropy_loss += weighed(c.of_entropy, in.entropy);
+  sums.entropy += in.entropy;
   sums.log_ratio += log_ratio;
   sums.absolute_log_ratio += fabsf(log_ratio);
-  a.dlogprob[token] = gradient;
-  if (a.dentropy) a.dentropy[token] = -(c.of_entropy * rule.entropy_coefficient) + 0.0f;
+  return gradient;
 }
 
-KERNEL(policy_loss_tokens, PolicyLossArgs, THREADS) {
-  const int64_t blocks = (a.tokens + POLICY_LOSS_BLOCK - 1) / POLICY_LOSS_BLOCK;
-  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const int64_t first = block * POLICY_LOSS_BLOCK, last_of_block = first + POLICY_LOSS_BLOCK - 1;
-    const int64_t last = last_of_block < a.tokens ? last_of_block : a.tokens - 1;
-    const int64_t low = sequence_of(a.offsets, 0, a.sequences - 1, first);
-    const int64_t high = sequence_of(a.offsets, low, a.sequences - 1, last);
-    ThreadSums sums{};
-    ThreadReplaySums replay{};
-    int64_t known = -1;  // the sequence whose coefficients and factors these are
-    Coefficients c{0.0f, 0.0f, 0.0f};
-    SequenceFactors shared{};
-    unsigned masks = 0;
+// Tokens of a block, counted from its first.
+struct Range {
+  int from, to;
+};
+
+// Whether four tokens can be loaded and stored at once.
+__device__ __forceinline__ bool in_fours(const PolicyLossArgs& a) {
+  const void* const arrays[] = {a.logprob, a.old_logprob, a.reference, a.entropy, a.dlogprob, a.dentropy,
+                                a.advantage_per_token ? a.advantage : nullptr};
+  unsigned long long addresses = 0;
 #pragma unroll
-    for (int i = 0; i < TOKENS; i++) {  // all at once: what is read next waits for them
-      const int64_t token = first + int64_t(i) * THREADS + threadIdx.x;
-      if (token <= last && a.mask[token] != 0) masks |= 1u << i;
+  for (const void* array : arrays) addresses |= reinterpret_cast<unsigned long long>(array);
+  return addresses % 16 == 0 && reinterpret_cast<unsigned long long>(a.mask) % 4 == 0;
+}
+
+// The thread's tokens in `of`, which lie in `count` known parts or nowhere. `marks`: its masks, four tokens a word.
+template <class Objective>
+__device__ __forceinline__ void tokens_of_parts(const PolicyLossArgs& a, int64_t first, const Range& of, const Parts& known, int count,
+                                                const uint32_t (&marks)[GROUPS], ThreadSums& sums, ThreadReplaySums& replay) {
+  [[maybe_unused]] constexpr int UNROLLED = Objective::PLAIN ? 4 : 1;
+  const bool fours = in_fours(a);
+  Part part{};
+  int place = 0;
+#pragma unroll 1
+  for (int group = 0; group < GROUPS; group++) {
+    const int at = (group * THREADS + int(threadIdx.x)) * 4;
+    const int64_t token = first + at;
+    const bool whole = fours && at >= of.from && at + 4 <= of.to;
+    uint32_t live = group == 0 ? marks[0] : marks[1];
+    if (!whole) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) live &= at + i >= of.from && at + i < of.to ? 0xffffffffu : ~(0x80u << 8 * i);
     }
-    for (int i = 0; i < TOKENS; i++) {
-      const int64_t token = first + int64_t(i) * THREADS + threadIdx.x;
-      if (token > last) break;
-      const int64_t sequence = masks & (1u << i) ? sequence_of(a.offsets, low, high, token) : -1;
-      const bool live = sequence >= 0 && a.offsets[sequence] >= 0 && a.offsets[sequence] <= token &&
-                        token < a.offsets[sequence + 1] && a.offsets[sequence + 1] <= a.tokens;
-      if (live) {
-        if (sequence != known) {
-          shared = a.factors[sequence];
-          c = coefficients(a, shared.live);
-        }
-        known = sequence;
-        live_token(a, token, sequence, shared, c, sums, replay);
-      } else {
-        a.dlogprob[token] = 0.0f;
-        if (a.dentropy) a.dentropy[token] = 0.0f;
+    FourInputs in{};
+    if (live != 0 && whole) {  // all under way before the first is used; what is masked is loaded beside the others
+      in = load_inputs(a, [&](const float* array) { return load16(array + token); });
+    } else if (live != 0) {
+      in = load_inputs(a, [&](const float* array) {
+        Vec16<float> four;
+#pragma unroll
+        for (int i = 0; i < 4; i++) four.at[i] = is_marked(live, i) ? array[token + i] : 0.0f;
+        return four;
+      });
+    }
+    Vec16<float> dlogprob{}, dentropy{};
+#pragma unroll UNROLLED
+    for (int i = 0; i < 4; i++) {
+      if (!is_marked(live, i)) continue;
+      if (at + i >= part.end) {
+        place = place_of(known, place, count, at + i);
+        part = known.part[place];
+      }
+      if (at + i < part.begin || at + i >= part.end) continue;
+      const float gradient = live_token<Objective>(a, token + i, pick(in, i), part, sums, replay);
+      const float of_entropy = -(part.c.of_entropy * a.objective.entropy_coefficient) + 0.0f;
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+        dlogprob.at[k] = k == i ? gradient : dlogprob.at[k];
+        dentropy.at[k] = k == i ? of_entropy : dentropy.at[k];
       }
     }
-    const PolicyLossSums of_block = block_reduce<THREADS>(sums.widened(), AddSums());
-    if (threadIdx.x == 0) a.sums[block] = of_block;
+    if (whole) {
+      store16(a.dlogprob + token, dlogprob);
+      if (a.dentropy) store16(a.dentropy + token, dentropy);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (at + i < of.from || at + i >= of.to) continue;
+        a.dlogprob[token + i] = dlogprob.at[i];
+        if (a.dentropy) a.dentropy[token + i] = dentropy.at[i];
+      }
+    }
+  }
+}
+
+KERNEL_RESIDENT(policy_loss_tokens, PolicyLossArgs, THREADS, 2) {
+  const int64_t blocks = (a.tokens + POLICY_LOSS_BLOCK - 1) / POLICY_LOSS_BLOCK;
+  const bool plain = is_plain(a), fours = in_fours(a);
+  const ObjectiveRule& rule = a.objective;
+  const Extras has{rule.kl != KL_NONE || rule.has_drift, a.selected || rule.has_off_policy_threshold};
+  Parts& known = block_shared<Parts>();
+  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const int64_t first = block * POLICY_LOSS_BLOCK;
+    const int tokens = within_block(a.tokens - first);
+    uint32_t marks[GROUPS];
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+      const int at = (group * THREADS + int(threadIdx.x)) * 4;
+      marks[group] = 0;
+      if (fours && at + 4 <= tokens) {
+        marks[group] = marked_bytes(*reinterpret_cast<const uint32_t*>(a.mask + first + at));
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          if (at + i < tokens && a.mask[first + at + i] != 0) marks[group] |= 0x80u << 8 * i;
+        }
+      }
+    }
+    if (warp_id() < 2) {
+      const int64_t sequence = sequence_of(a.offsets, a.sequences, warp_id() == 0 ? first : first + tokens - 1);
+      if (lane_id() == 0) (warp_id() == 0 ? known.first : known.last) = sequence;
+    }
+    __syncthreads();
+    const int64_t begin = known.first, end = (known.last < begin ? begin : known.last) + 1;
+    ThreadSums sums{};
+    ThreadReplaySums replay{};
+    Range of{0, 0};
+    for (int64_t sequence = begin; sequence < end; sequence += PARTS) {
+      if (sequence > begin) __syncthreads();  // the parts before are done
+      const int count = end - sequence < PARTS ? int(end - sequence) : PARTS;
+      if (int(threadIdx.x) < count) known.part[threadIdx.x] = part_of(a, sequence + threadIdx.x, first);
+      // Every token is in one range, whatever the offsets are.
+      of.from = of.to;
+      of.to = sequence + count == end ? tokens : within_block(a.offsets[sequence + count] - first);
+      of.to = of.to < of.from ? of.from : of.to > tokens ? tokens : of.to;
+      __syncthreads();
+      if (plain) {
+        tokens_of_parts<PlainObjective>(a, first, of, known, count, marks, sums, replay);
+      } else {
+        tokens_of_parts<AnyObjective>(a, first, of, known, count, marks, sums, replay);
+      }
+    }
+    record_sums(sums, has, a.sums + block);
     if (a.replay_sums) {
       const ReplaySums of_replay = block_reduce<THREADS>(replay.widened(), AddReplaySums());
       if (threadIdx.x == 0) a.replay_sums[block] = of_replay;

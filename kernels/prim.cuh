@@ -241,6 +241,12 @@ __device__ __forceinline__ void raise_status(uint32_t* status, uint32_t bits) {
   if (status) atomicOr(status, bits);
 }
 
+// 0x80 in each byte of a word that is not 0: four marks of tokens at once.
+__device__ __forceinline__ uint32_t marked_bytes(uint32_t word) {
+  return (((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) | word) & 0x80808080u;
+}
+__device__ __forceinline__ bool is_marked(uint32_t marks, int byte) { return (marks & 0x80u << 8 * byte) != 0; }
+
 // ---- reductions: a fixed tree, every thread gets the result ----
 
 struct Sum {

@@ -54,7 +54,6 @@ TENSOR_CORES = r"attention_(forward_\d+_(bf16|f16)|backward_(queries|keys)_\d+_b
 
 # Why a kernel may touch local memory. Others must not, and one that no longer does is taken out here.
 LOCAL = {
-    "block_noise": "a level or a count is word `index mod 4` of a Philox call, an index of run time; once a block of tokens",
     "decode_copy": "the 16 bytes of a token's entry, indexed by the byte that is copied",
     "decode_strip": "the same entry, in a kernel of a thread a text",
 }
