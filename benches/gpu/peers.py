@@ -1,29 +1,46 @@
 """Other libraries on the shapes of a `gradstone bench` report, and both as one CSV.
 
 Reads the report, runs PyTorch (eager and compiled), TRL's and Liger's functions where they are installed on every row
-that has a counterpart, and writes a line for each: ours first. Times are medians, of runs on empty caches (cold) and of
-runs one after the other (warm), as ours are. `benches/gpu/run` calls it.
+that has a counterpart, and writes a line for each. Ours come first, all of them, so that a run that is cut off has them;
+then the peers as they are measured, the largest size of every part before the others, until the minutes are over. A peer
+that fails has a line too, which says so. Times are medians, of runs on empty caches (cold) and of runs one after the other
+(warm), as ours are. Without torch there are ours alone. `benches/gpu/run` calls it.
 """
 
 import argparse
 import csv
+import functools
+import gc
 import importlib.metadata
 import json
 import math
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
-import torch
-import torch.nn.functional as F
+try:
+    import torch
+    import torch._functorch.config
+    import torch.nn.functional as F
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+    NO_TORCH = None
+    # A graph that is kept, which is how a backward pass is timed alone, may not give its buffers away.
+    torch._functorch.config.donated_buffer = False
+except Exception as missing:
+    torch, NO_TORCH = None, f"{type(missing).__name__}: {missing}"
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 FIELDS = [
     "commit", "device", "driver", "command", "kernel", "part", "shape", "dtype", "who", "version",
-    "cold_ms", "warm_ms", "percent_of_bound", "correct",
+    "cold_ms", "warm_ms", "percent_of_bound", "correct", "note",
 ]
+# What failed so often without ever working is not tried again: without a C compiler no compiled function works.
+GIVEN_UP = 3
+
+
+def dtype_of(row):
+    return getattr(torch, DTYPES[row["dtype"]])
 
 
 class Clock:
@@ -33,29 +50,44 @@ class Clock:
         self.device, self.seconds = device, seconds
         self.scratch = torch.empty(256 << 20 if device == "cuda" else 64 << 20, dtype=torch.uint8, device=device)
 
-    def once(self, work, cold):
+    def on_cpu(self, work, cold):
         if cold:
             self.scratch.fill_(1)
-        if self.device != "cuda":
-            start = time.perf_counter()
-            work()
-            return (time.perf_counter() - start) * 1e3
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        start = time.perf_counter()
         work()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end)
+        return [(time.perf_counter() - start) * 1e3]
+
+    def on_gpu(self, work, cold, runs):
+        """Many runs between two waits, so that the host's part is hidden where the device is slower, as ours."""
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs if cold else 1)]
+        for begin, end in events:
+            if cold:
+                self.scratch.fill_(1)
+            begin.record()
+            for _ in range(1 if cold else runs):
+                work()
+            end.record()
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) / (1 if cold else runs) for begin, end in events]
 
     def measure(self, work):
-        for _ in range(3):
+        work()
+        if self.device == "cuda":
             work()
-        times = {True: [], False: []}
+            once = max(self.on_gpu(work, False, 1)[0], 1e-3)
+            # Batches of some 20 ms.
+            runs = min(max(int(20 / once), 1), 200)
+            batch = lambda cold: self.on_gpu(work, cold, runs)
+        else:
+            (once,) = self.on_cpu(work, False)
+            batch = lambda cold: self.on_cpu(work, cold)
+        cold, warm = [], []
         started = time.perf_counter()
-        while len(times[True]) < 5 or (len(times[True]) < 200 and time.perf_counter() - started < self.seconds):
-            for cold in (True, False):
-                times[cold].append(self.once(work, cold))
-        return statistics.median(times[True]), statistics.median(times[False])
+        least = 3 if once < 1000 else 1
+        while len(warm) < least or (len(warm) < 200 and time.perf_counter() - started < self.seconds):
+            cold += batch(True)
+            warm += batch(False)
+        return statistics.median(cold), statistics.median(warm)
 
 
 def version(package):
@@ -63,6 +95,44 @@ def version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def trl_logprob():
+    """TRL's log-prob and entropy: its name, and the function; nothing where there is none."""
+    try:
+        from trl.trainer import utils
+    # An import of other packages behind it may fail in any way.
+    except Exception as missing:
+        print(f"trl: {type(missing).__name__}: {missing}", file=sys.stderr)
+        return None
+    # TRL 1.14: one kernel for both. From 0.20 there are two functions, from 0.15 to 0.19 no entropy.
+    both = getattr(utils, "selective_log_softmax_and_entropy", None)
+    selected, entropy = (getattr(utils, name, None) for name in ("selective_log_softmax", "entropy_from_logits"))
+    if both:
+        return "trl", both
+    if selected and entropy:
+        return "trl", lambda logits, targets: (selected(logits, targets), entropy(logits))
+    if selected:
+        return "trl, no entropy", selected
+    print("trl: neither selective_log_softmax nor entropy_from_logits", file=sys.stderr)
+    return None
+
+
+@functools.cache
+def liger():
+    """Liger's functions, or nothing."""
+    try:
+        from liger_kernel.transformers import functional
+
+        return functional
+    except Exception as missing:
+        print(f"liger: {type(missing).__name__}: {missing}", file=sys.stderr)
+        return None
+
+
+def selected(logits, targets):
+    return torch.log_softmax(logits.float(), -1).gather(1, targets[:, None])[:, 0]
 
 
 def log_probs(logits, targets):
@@ -84,68 +154,62 @@ def with_gradients(function, inputs, upstream):
     return work
 
 
+def without_gradients(function, inputs):
+    def work():
+        with torch.no_grad():
+            function(*inputs)
+
+    return work
+
+
 def variants(function):
     yield "torch eager", "torch", function
     yield "torch.compile", "torch", torch.compile(function, dynamic=False)
 
 
+# Every function below yields its row's peers: who, which package, and what prepares the work. Nothing large is made
+# before that is called, nor kept by it, so that one peer's memory is free when the next begins.
+
+
 def logprob(row, device):
+    if row["part"] == "backward":
+        # With its forward pass, below: in torch the one needs what the other made.
+        return
     rows, vocab = row["shape"]
-    logits = (torch.randn(rows, vocab, device=device) * 2).to(DTYPES[row["dtype"]])
+    logits = (torch.randn(rows, vocab, device=device) * 2).to(dtype_of(row))
     targets = torch.arange(rows, device=device) * 7919 % vocab
     upstream = [torch.randn(rows, device=device) for _ in range(2)]
-    peers = list(variants(log_probs))
-    try:
-        from trl.trainer.utils import entropy_from_logits, selective_log_softmax
-
-        peers.append(("trl", "trl", lambda x, t: (selective_log_softmax(x, t), entropy_from_logits(x))))
-    except ImportError as missing:
-        print(f"trl: {missing}", file=sys.stderr)
-    try:
-        from liger_kernel.transformers.functional import liger_cross_entropy
-
-        peers.append(("liger cross entropy, no entropy", "liger_kernel", lambda x, t: liger_cross_entropy(x, t)))
-    except ImportError as missing:
-        print(f"liger: {missing}", file=sys.stderr)
-    for who, package, function in peers:
+    one = [torch.tensor(1.0, device=device)]
+    peers = [(*peer, upstream) for peer in variants(log_probs)]
+    if trl := trl_logprob():
+        peers.append((trl[0], "trl", trl[1], upstream))
+    if cross_entropy := getattr(liger(), "liger_cross_entropy", None):
+        peers.append(("liger cross entropy, no entropy", "liger_kernel", cross_entropy, one))
+    for who, package, function, upstream in peers:
         if row["part"] == "forward":
-            def work(function=function):
-                with torch.no_grad():
-                    function(logits, targets)
-        elif row["part"] == "forward_backward":
-            ups = [torch.tensor(1.0, device=device)] if "liger" in who else upstream
-            work = with_gradients(function, [logits, targets], ups)
+            yield who, package, lambda function=function: without_gradients(function, [logits, targets])
         else:
-            continue
-        yield who, package, work
+            yield who, package, functools.partial(with_gradients, function, [logits, targets], upstream)
 
 
 def linear_logprob(row, device):
     rows, width, vocab = row["shape"]
-    dtype = DTYPES[row["dtype"]]
+    dtype = dtype_of(row)
     hidden = torch.randn(rows, width, device=device).to(dtype)
     weight = (torch.randn(vocab, width, device=device) * 2 / math.sqrt(width)).to(dtype)
     targets = torch.arange(rows, device=device) * 7919 % vocab
     upstream = [torch.randn(rows, device=device)]
-
-    def selected(hidden, weight, targets):
-        return log_probs(hidden @ weight.T, targets)[0]
-
-    for who, package, function in variants(selected):
-        yield who, package, with_gradients(function, [hidden, weight, targets], upstream)
-    try:
-        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
-        one = [torch.tensor(1.0, device=device)]
-        yield "liger fused linear", "liger_kernel", with_gradients(
-            lambda h, w, t: liger_fused_linear_cross_entropy(h, w, t), [hidden, weight, targets], one)
-    except ImportError as missing:
-        print(f"liger: {missing}", file=sys.stderr)
+    one = [torch.tensor(1.0, device=device)]
+    peers = [(*peer, upstream) for peer in variants(lambda h, w, t: selected(h @ w.T, t))]
+    if fused := getattr(liger(), "liger_fused_linear_cross_entropy", None):
+        peers.append(("liger fused linear", "liger_kernel", fused, one))
+    for who, package, function, upstream in peers:
+        yield who, package, functools.partial(with_gradients, function, [hidden, weight, targets], upstream)
 
 
 def linear_policy_loss(row, device):
     count, width, vocab = row["shape"]
-    dtype = DTYPES[row["dtype"]]
+    dtype = dtype_of(row)
     hidden = torch.randn(count, width, device=device).to(dtype)
     weight = (torch.randn(vocab, width, device=device) * 2 / math.sqrt(width)).to(dtype)
     targets = torch.arange(count, device=device) * 7919 % vocab
@@ -154,11 +218,12 @@ def linear_policy_loss(row, device):
 
     def loss(hidden, weight):
         # Live rows alone, as ours; ratios of 1.
-        logp = log_probs(hidden[live] @ weight.T, targets[live])[0]
+        logp = selected(hidden[live] @ weight.T, targets[live])
         return -((logp - logp.detach()).exp() * advantage[live]).mean()
 
     for who, package, function in variants(loss):
-        yield who, package, with_gradients(function, [hidden, weight], [torch.tensor(1.0, device=device)])
+        one = [torch.tensor(1.0, device=device)]
+        yield who, package, functools.partial(with_gradients, function, [hidden, weight], one)
 
 
 def policy_loss(row, device):
@@ -174,7 +239,8 @@ def policy_loss(row, device):
         return (each * mask).sum() / mask.sum()
 
     for who, package, function in variants(loss):
-        yield who, package, with_gradients(function, [logp], [torch.tensor(1.0, device=device)])
+        one = [torch.tensor(1.0, device=device)]
+        yield who, package, functools.partial(with_gradients, function, [logp], one)
 
 
 def advantage(row, device):
@@ -187,12 +253,12 @@ def advantage(row, device):
         return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
 
     for who, package, function in variants(grpo):
-        yield who, package, lambda function=function: function(rewards)
+        yield who, package, lambda function=function: without_gradients(function, [rewards])
 
 
 def random(row, device, *shapes):
     """Normal numbers of the row's type."""
-    return [torch.randn(*shape, device=device).to(DTYPES[row["dtype"]]) for shape in shapes]
+    return [torch.randn(*shape, device=device).to(dtype_of(row)) for shape in shapes]
 
 
 def by_part(row, functions, inputs, upstream=None):
@@ -202,9 +268,9 @@ def by_part(row, functions, inputs, upstream=None):
         return
     for who, package, function in variants(function):
         if "backward" in row["part"]:
-            yield who, package, backward_alone(function, inputs, upstream)
+            yield who, package, functools.partial(backward_alone, function, inputs, upstream)
         else:
-            yield who, package, lambda function=function: function(*inputs)
+            yield who, package, functools.partial(without_gradients, function, inputs)
 
 
 def backward_alone(function, inputs, upstream):
@@ -293,16 +359,17 @@ def attention(row, device):
     if row["part"] == "block_diffusion":
         mask = block_diffusion_mask(tokens, device)
         function = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        yield "torch scaled_dot_product_attention, mask", "torch", lambda: function(q, k, v)
+        masked = functools.partial(without_gradients, function, [q, k, v])
+        yield "torch scaled_dot_product_attention, mask", "torch", masked
         if device == "cuda":
-            yield from flex_attention(q, k, v)
+            yield "torch flex_attention", "torch", functools.partial(flex_attention, q, k, v)
         return
     function = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if row["part"] == "forward":
-        yield "torch scaled_dot_product_attention", "torch", lambda: function(q, k, v)
+        prepare = functools.partial(without_gradients, function, [q, k, v])
     else:
-        work = with_gradients(function, [q, k, v], [torch.randn_like(q)])
-        yield "torch scaled_dot_product_attention", "torch", work
+        prepare = functools.partial(with_gradients, function, [q, k, v], [torch.randn_like(q)])
+    yield "torch scaled_dot_product_attention", "torch", prepare
 
 
 def sees(half, query, key):
@@ -324,7 +391,7 @@ def flex_attention(q, k, v):
     tokens = q.shape[2]
     mask = create_block_mask(lambda b, h, query, key: sees(tokens // 2, query, key), None, None, tokens, tokens)
     compiled = torch.compile(attend)
-    yield "torch flex_attention", "torch", lambda: compiled(q, k, v, block_mask=mask, enable_gqa=True)
+    return without_gradients(lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=True), [q, k, v])
 
 
 def decode(row, device):
@@ -332,8 +399,8 @@ def decode(row, device):
     new = 4 if row["part"] == "decode_block" else 1
     shapes = ((sequences, heads, new, dim), (sequences, groups, length, dim), (sequences, groups, length, dim))
     q, k, v = random(row, device, *shapes)
-    function = lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    yield "torch scaled_dot_product_attention", "torch", function
+    function = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    yield "torch scaled_dot_product_attention", "torch", functools.partial(without_gradients, function, [q, k, v])
 
 
 def sample(row, device):
@@ -420,7 +487,7 @@ def rollout_correction(row, device):
 def adamw(row, device):
     weight = torch.nn.Parameter(torch.randn(row["shape"], device=device))
     weight.grad = torch.randn_like(weight)
-    yield "torch fused AdamW", "torch", torch.optim.AdamW([weight], fused=True).step
+    yield "torch fused AdamW", "torch", lambda: torch.optim.AdamW([weight], fused=True).step
 
 
 def elementwise(row, device):
@@ -441,51 +508,143 @@ PEERS = {
 }
 
 
-def driver(device):
-    if device != "cuda":
-        return platform.platform()
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.check_output(query, text=True).splitlines()[0]
+def in_order(rows):
+    """The largest size of every part first, in bf16 where there is one; the others after all of these."""
+    def size(row):
+        return (-math.prod(row["shape"]), row["dtype"] != "bf16")
+
+    parts = {}
+    for row in rows:
+        parts.setdefault((row["kernel"], row["part"]), []).append(row)
+    turns = [sorted(part, key=size) for part in parts.values()]
+    return [part[turn] for turn in range(max(map(len, turns), default=0)) for part in turns if turn < len(part)]
+
+
+class Peers:
+    """Measures the peers of one row after the other, as long as there is time."""
+
+    def __init__(self, device, seconds, deadline, write):
+        self.device, self.deadline, self.write = device, deadline, write
+        self.clock = Clock(device, seconds)
+        self.measured = self.failed = 0
+        self.failures = {}
+        self.unreached = []
+
+    def late(self):
+        return time.monotonic() > self.deadline
+
+    def row(self, row):
+        """All peers of a row; an error of one is a line of it alone."""
+        if row["kernel"] not in PEERS:
+            return
+        peers = PEERS[row["kernel"]](row, self.device)
+        while True:
+            who = package = prepare = None
+            if self.late():
+                self.unreached.append(row)
+                break
+            try:
+                who, package, prepare = next(peers, (None, None, None))
+                if who is None:
+                    break
+                if self.failures.get(who, 0) >= GIVEN_UP:
+                    continue
+                cold, warm = self.clock.measure(prepare())
+                self.failures[who] = -math.inf
+                self.measured += 1
+                self.write(row, who, version(package), cold_ms=cold, warm_ms=warm)
+            except Exception as error:
+                self.wrong(row, who, package, error)
+            # The frames of an error and the graphs of a peer hold memory.
+            del prepare
+            self.free()
+        del peers
+        torch._dynamo.reset()
+        self.free()
+
+    def wrong(self, row, who, package, error):
+        # The second line has the reason where the first says which part of torch it was.
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        note = f"{type(error).__name__}: {' '.join(said[:2])}"[:200]
+        self.failed += 1
+        if who:
+            self.failures[who] = self.failures.get(who, 0) + 1
+            if self.failures[who] == GIVEN_UP:
+                note += " (not tried again)"
+        who = who or "inputs of the peers"
+        print(f"{who}: {row['kernel']} {row['part']} {row['shape']}: {note}", file=sys.stderr)
+        self.write(row, who, package and version(package), note=note)
+
+    def free(self):
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def summary(self):
+        kernels = ", ".join(dict.fromkeys(row["kernel"] for row in self.unreached))
+        text = f"{self.measured} peers measured, {self.failed} failed"
+        return f"cut: {text}; no time for {len(self.unreached)} rows of {kernels}" if kernels else text
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True, help="JSON of gradstone bench")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement, about")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no peer after so many")
     parser.add_argument("--out", required=True, help="CSV to write")
+    parser.add_argument("--commit", default="unknown", help="what ours was built from")
+    parser.add_argument("--driver", help="the GPU's driver")
+    parser.add_argument("--command", default="benches/gpu/peers.py", help="what the reader is to run for the same")
     options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
     with open(options.ours) as file:
         report = json.load(file)
-    torch.manual_seed(0)
-    clock = Clock(options.device, options.seconds)
+    device, _, number = options.device.partition(":")
     run = {
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
+        "commit": options.commit,
         "device": report["device"],
-        "driver": driver(options.device),
-        "command": f"benches/gpu/run --device {options.device} --seconds {options.seconds:g}",
+        "driver": options.driver or ("unknown" if device == "cuda" else platform.platform()),
+        "command": options.command,
     }
     with open(options.out, "w", newline="") as file:
         out = csv.DictWriter(file, FIELDS, restval="")
         out.writeheader()
-        for row in report["rows"]:
+
+        def write(row, who, version, **figures):
             shape = "x".join(map(str, row["shape"]))
-            same = {**run, **{field: row[field] for field in ("kernel", "part", "dtype")}, "shape": shape}
+            named = {field: row[field] for field in ("kernel", "part", "dtype")}
+            out.writerow({**run, **named, "shape": shape, "who": who, "version": version, **figures})
+            file.flush()
+
+        for row in report["rows"]:
             fields = ("cold_ms", "warm_ms", "percent_of_bound", "correct")
-            out.writerow({**same, "who": "gradstone", **{field: row[field] for field in fields}})
-            peers = PEERS.get(row["kernel"], lambda *_: ())
-            for who, package, work in peers(row, options.device):
-                try:
-                    cold, warm = clock.measure(work)
-                # A peer that fails loses its own line alone.
-                except Exception as error:
-                    print(f"{who} {row['kernel']} {shape}: {type(error).__name__}: {error}", file=sys.stderr)
-                    continue
-                out.writerow({**same, "who": who, "version": version(package), "cold_ms": cold, "warm_ms": warm})
-                file.flush()
-            torch._dynamo.reset()
-            if options.device == "cuda":
-                torch.cuda.empty_cache()
+            write(row, "gradstone", None, **{field: row[field] for field in fields})
+        for kernel, why in [*report["skipped"], *report.get("failed", [])]:
+            row = {"kernel": kernel, "part": "", "dtype": "", "shape": []}
+            write(row, "gradstone", None, note=f"not measured: {' '.join(why.split())}")
+
+        missing = NO_TORCH
+        if not missing and device == "cuda" and not torch.cuda.is_available():
+            missing = f"torch {torch.__version__} finds no GPU"
+        if missing:
+            print(f"skipped: no peers: {missing}; the CSV has ours alone")
+            return
+        if number:
+            torch.cuda.set_device(int(number))
+        torch.manual_seed(0)
+        peers = Peers(device, options.seconds, deadline, write)
+        for row in in_order(report["rows"]):
+            try:
+                peers.row(row)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+            except Exception as error:
+                # Measured peers cannot fail here: one took the GPU's context and all later ones with it.
+                print(f"cut: {peers.summary()}; the GPU is lost to this process: {error}".splitlines()[0])
+                return
+        print(peers.summary())
+        sys.exit(peers.failed > 0 and peers.measured == 0)
 
 
 if __name__ == "__main__":

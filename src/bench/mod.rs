@@ -43,6 +43,7 @@ use crate::DType;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use serde::Serialize;
+use std::time::Instant;
 
 /// What is measured, and how long.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct Options {
     pub quick: bool,
     /// Seconds for each row, about; 0: a half.
     pub seconds: f64,
+    /// After so many minutes no further kernel is begun; 0: all are.
+    pub minutes: f64,
 }
 
 /// One measured size of one kernel.
@@ -95,8 +98,10 @@ pub struct Report {
     pub bounds: Bounds,
     /// What was measured.
     pub rows: Vec<Row>,
-    /// Kernels that could not be measured here, and why.
+    /// Kernels that could not be measured here, or not in time, and why.
     pub skipped: Vec<(&'static str, String)>,
+    /// Kernels that failed, with what was said; rows of theirs that came before stay.
+    pub failed: Vec<(&'static str, String)>,
 }
 
 /// What bounds a piece of work.
@@ -202,12 +207,14 @@ pub const KERNELS: [&str; FAMILIES.len()] = {
     names
 };
 
-/// Measures; `seen` gets every row as it comes.
+/// Measures; `seen` gets the report with every row that comes, the row last.
 ///
 /// # Errors
-/// [`Error::is_invalid`] for a kernel that is not in [`KERNELS`], and what the device reports. A kernel that does not
-/// run on the device yet is noted in [`Report::skipped`].
-pub fn run(device: &Device, options: &Options, mut seen: impl FnMut(&Row)) -> Result<Report> {
+/// [`Error::is_invalid`] for a kernel that is not in [`KERNELS`], and what the device reports while its bounds are
+/// measured. A kernel that does not run on the device yet is noted in [`Report::skipped`], one that fails in
+/// [`Report::failed`], and the next one is measured.
+pub fn run(device: &Device, options: &Options, mut seen: impl FnMut(&Report)) -> Result<Report> {
+    let started = Instant::now();
     if let Some(unknown) = options.kernels.iter().find(|name| !KERNELS.contains(&name.as_str())) {
         let known = KERNELS.join(", ");
         return Err(Error::invalid(format!("bench: no kernel `{unknown}`\nthere are {known}")));
@@ -221,22 +228,27 @@ pub fn run(device: &Device, options: &Options, mut seen: impl FnMut(&Row)) -> Re
         bounds,
         rows: Vec::new(),
         skipped: Vec::new(),
+        failed: Vec::new(),
     };
     for (name, cases) in FAMILIES {
         if !options.kernels.is_empty() && !options.kernels.iter().any(|wanted| wanted == name) {
             continue;
         }
-        let rows = &mut report.rows;
+        if options.minutes > 0.0 && started.elapsed().as_secs_f64() > 60.0 * options.minutes {
+            report.skipped.push((name, format!("no time left of {} minutes", options.minutes)));
+            continue;
+        }
         let mut measure = |mut case: Case| {
             let time = clock::time(device, case.work.as_mut(), seconds, options.quick)?;
             let row = row(name, &mut case, time, &report.bounds)?;
-            seen(&row);
-            rows.push(row);
+            report.rows.push(row);
+            seen(&report);
             Ok(())
         };
         match cases(device, options.quick, &mut measure) {
+            Ok(()) => (),
             Err(error) if error.is_unsupported() => report.skipped.push((name, error.to_string())),
-            other => other?,
+            Err(error) => report.failed.push((name, error.to_string())),
         }
     }
     Ok(report)

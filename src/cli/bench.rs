@@ -3,6 +3,7 @@
 use super::{ComputeArgs, Failure, terminal};
 use crate::bench::{self, Bounds, Options, Report, Row, roofline};
 use crate::error::Error;
+use crate::files::atomic;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `gradstone bench`.
@@ -16,10 +17,13 @@ pub(super) struct BenchArgs {
     /// About how long to measure each row
     #[arg(long, default_value_t = 0.5, value_name = "S")]
     seconds: f64,
+    /// Begin no further kernel after so many minutes; what is left out is named
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
     /// Tiny sizes, to see that it works: the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Write everything to this file as JSON
+    /// Write everything to this file as JSON, anew with every row: a run that is stopped keeps what it measured
     #[arg(long, value_name = "F")]
     json: Option<PathBuf>,
     /// Write a roofline plot to this SVG file
@@ -31,34 +35,52 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     if !(args.seconds.is_finite() && args.seconds > 0.0) {
         return Err(Failure::usage(Error::invalid(format!("--seconds {}", args.seconds))));
     }
+    if let Some(minutes) = args.minutes.filter(|minutes| !(minutes.is_finite() && *minutes > 0.0)) {
+        return Err(Failure::usage(Error::invalid(format!("--minutes {minutes}"))));
+    }
     let device = args.compute.apply()?;
     terminal::print(&format!("{device}\n{HEAD}\n"))?;
-    let options =
-        Options { kernels: args.kernels.clone(), quick: args.quick, seconds: args.seconds };
-    let mut printed = Ok(());
-    let report = bench::run(&device, &options, |row| {
-        if printed.is_ok() {
-            printed = terminal::print(&line(row));
+    let options = Options {
+        kernels: args.kernels.clone(),
+        quick: args.quick,
+        seconds: args.seconds,
+        minutes: args.minutes.unwrap_or_default(),
+    };
+    let mut written = Ok(());
+    let report = bench::run(&device, &options, |report| {
+        if written.is_ok() {
+            let line = report.rows.last().map(line).unwrap_or_default();
+            written =
+                terminal::print(&line).and_then(|()| write_json(args.json.as_deref(), report));
         }
     });
     let report = report.map_err(Failure::usage)?;
-    printed?;
+    written?;
     terminal::print(&foot(&report))?;
-    let json = serde_json::to_string_pretty(&report)
-        .map_err(|e| Error::format(format!("the report as JSON: {e}")))?;
-    write(args.json.as_deref(), &json)?;
+    write_json(args.json.as_deref(), &report)?;
     write(args.roofline.as_deref(), &roofline::svg(&report))?;
-    match report.rows.iter().filter(|row| !row.correct).count() {
-        0 => Ok(()),
-        wrong => {
-            Err(Error::numeric(format!("{wrong} outputs are wrong (see the last column)")).into())
+    let wrong = report.rows.iter().filter(|row| !row.correct).count();
+    if wrong > 0 {
+        let text = format!("{wrong} outputs are wrong (see the last column)");
+        return Err(Error::numeric(text).into());
+    }
+    match &report.failed[..] {
+        [] => Ok(()),
+        failed => {
+            let names: Vec<&str> = failed.iter().map(|(kernel, _)| *kernel).collect();
+            Err(Error::state(format!("failed: {}", names.join(", "))).into())
         }
     }
 }
 
+fn write_json(path: Option<&Path>, report: &Report) -> crate::Result<()> {
+    let json = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::format(format!("the report as JSON: {e}")))?;
+    write(path, &json)
+}
+
 fn write(path: Option<&Path>, text: &str) -> crate::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    std::fs::write(path, text).map_err(|e| Error::io(format!("writing {}", path.display()), e))
+    path.map_or(Ok(()), |path| atomic::write_file(path, text.as_bytes()))
 }
 
 const HEAD: &str = "kernel              part              dtype  shape                         cold ms   warm ms            rate  of bound  output";
@@ -92,6 +114,9 @@ fn foot(report: &Report) -> String {
     );
     for (kernel, why) in &report.skipped {
         out.push_str(&format!("not measured: {kernel}: {why}\n"));
+    }
+    for (kernel, what) in &report.failed {
+        out.push_str(&format!("FAILED: {kernel}: {what}\n"));
     }
     out
 }
