@@ -1,19 +1,25 @@
 // policy_loss.cu: the loss of a policy objective over packed sequences, its exact gradient and its metrics.
 //
-// Contract   args/policy_loss.h, objective.cuh. Of a masked token only the mask is read; its gradients are 0. No live
+// Contract   args/policy_loss.h, objective.cuh. Of a masked token only the mask is used; its gradients are 0. No live
 //            token: loss 0. NaN in a live token reaches the loss and the gradients it is in. A token's gradient depends on
 //            its sequence and on the counts of the batch alone.
-// Floor      17 bytes read and 4 written a token without a reference and entropies, 29 with all: 6 us for 1 M tokens at
-//            4.8 TB/s. Objectives of whole sequences read 8 more, and their weights.
-// Algorithm  policy_loss_sequences: a warp a sequence counts its live tokens and, where the objective needs it, sums their
-//            log ratios, weights and distances from the sampler, in f64, lane l those of l, l + 32, ..., then a tree. The
-//            counts of the batch are integers, whose atomics have no order. policy_loss_tokens: 2048 tokens a block,
-//            neighbouring threads on neighbouring tokens; the sequence of a token is found in the few that touch the
-//            block; its coefficients follow from counts that are on the device, so no scalar goes to the host. A thread
-//            sums its eight tokens in f32, a block in f64 by a fixed tree, one record. policy_loss_metrics: one block
-//            adds the records, thread t those of t, t + 256, ..., then a tree.
+// Floor      13 bytes read and 4 written a token with an advantage each and neither reference nor entropy, 25 and 8 with
+//            all: 4 us or 7 us for 1 M tokens at 4.8 TB/s, and a byte read before, to count.
+// Algorithm  policy_loss_sequences: a warp a sequence counts its live tokens, 512 masks at a time; where the objective needs
+//            it, it sums their log ratios, weights and distances from the sampler, in f64, lane l those of l, l + 32, ...,
+//            then a tree. The counts of the batch are integers, whose atomics have no order. policy_loss_tokens: 2048
+//            tokens a block, a thread two groups of four neighbours, each loaded at once where the arrays are aligned. Two
+//            warps look for the block's first and last sequence; what the tokens of a sequence share, its coefficients
+//            (from counts that are on the device, so no scalar goes to the host), factors and bounds, one thread makes for
+//            all, up to 256 sequences at a time. A clip of the plain ratio without weights, selections, replay, drift and
+//            thresholds has a loop of its own (PlainObjective), with GSPO's and with any KL; the others choose a token.
+//            A thread sums its tokens 4 t .. 4 t + 3 and 1024 + 4 t .. in f32, in this order, a block in f64 by a fixed
+//            tree, one record. policy_loss_metrics: one block adds the records, thread t those of t, t + 256, ..., then a
+//            tree.
 // Hazards    A sequence without weight adds nothing, whatever its tokens hold: 0 times NaN is NaN. Empty sequences share
-//            an offset with their neighbour: the search takes the last one that begins at or before a token.
+//            an offset with their neighbour: the search takes the last one that begins at or before a token. Four tokens
+//            are four copies of the same code: their gradients would differ if the compiler fused different products into
+//            sums there. It does not (the counts of FADD, FMUL and FFMA are the same), but a rewrite has to look again.
 // Measured   not yet run on a GPU.
 #include "objective.cuh"
 
@@ -406,7 +412,9 @@ struct FourInputs {
   Vec16<float> logprob, old_logprob, advantage, reference, entropy;
 };
 
-__device__ __forceinline__ float pick(const Vec16<float>& of, int i) { return i == 0 ? of.at[0] : i == 1 ? of.at[1] : i == 2 ? of.at[2] : of.at[3]; }
+__device__ __forceinline__ float pick(const Vec16<float>& of, int i) {
+  return i == 0 ? of.at[0] : i == 1 ? of.at[1] : i == 2 ? of.at[2] : of.at[3];
+}
 
 __device__ __forceinline__ Inputs pick(const FourInputs& of, int i) {
   return Inputs{pick(of.logprob, i), pick(of.old_logprob, i), pick(of.advantage, i), pick(of.reference, i), pick(of.entropy, i)};
@@ -546,8 +554,9 @@ __device__ __forceinline__ bool in_fours(const PolicyLossArgs& a) {
 
 // The thread's tokens in `of`, which lie in `count` known parts or nowhere. `marks`: its masks, four tokens a word.
 template <class Objective>
-__device__ __forceinline__ void tokens_of_parts(const PolicyLossArgs& a, int64_t first, const Range& of, const Parts& known, int count,
-                                                const uint32_t (&marks)[GROUPS], ThreadSums& sums, ThreadReplaySums& replay) {
+__device__ __forceinline__ void tokens_of_parts(const PolicyLossArgs& a, int64_t first, const Range& of, const Parts& known,
+                                                int count, const uint32_t (&marks)[GROUPS], ThreadSums& sums,
+                                                ThreadReplaySums& replay) {
   [[maybe_unused]] constexpr int UNROLLED = Objective::PLAIN ? 4 : 1;
   const bool fours = in_fours(a);
   Part part{};

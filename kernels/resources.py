@@ -37,6 +37,7 @@ STREAMS = [
     (r"logprob_(forward|units)_.*", 4, 0, "softmax_row.cuh: four loads of 16 bytes in flight"),
     (r"logprob_backward_.*", 2, 2, "logprob.cu: one read of the logits, one write of their gradient, two groups in flight"),
     (r"logprob_both_.*", 6, 2, "the forward pass, then the backward pass"),
+    (r"policy_loss_tokens", 5, 2, "policy_loss.cu: log-probs, advantages, references and entropies in, both gradients out"),
     (r"rms_norm_(bf16|f16|f32)", 2, 1, "row_walk.cuh: groups of 16 bytes: x and weight in, y out"),
     (r"rms_norm_gradient_(bf16|f16)", 4, 2, "x, weight and two halves of dy in, two halves of dx out"),
     (r"rms_norm_gradient_f32", 3, 1, "x, weight and dy in, dx out"),

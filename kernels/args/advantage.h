@@ -112,7 +112,7 @@ typedef struct AdvantageRewardsArgs {
 typedef struct AdvantageScanArgs {
   const float* rewards;   /**< [tokens] */
   const float* values;    /**< [tokens]; null: 0 */
-  const uint8_t* mask;    /**< [tokens] non-zero: live; of another token nothing else is read, except for `carried` */
+  const uint8_t* mask;    /**< [tokens] non-zero: live; of another token nothing else is used, except for `carried` */
   const int64_t* offsets; /**< [sequences + 1]; a sequence they do not place in the tokens: STATUS_BAD_GROUP, 0 */
   float* advantage;       /**< [tokens], zero before; null: not wanted */
   float* returns;         /**< [tokens], zero before: advantage with critic_lambda, plus value; null: not wanted */

@@ -151,7 +151,7 @@ typedef struct PolicyLossArgs {
   const float* logprob;       /**< [tokens] */
   const float* old_logprob;   /**< [tokens] */
   const float* advantage;     /**< [tokens], or [sequences] */
-  const uint8_t* mask;        /**< [tokens] non-zero: live; nothing else of a token that is not is read */
+  const uint8_t* mask;        /**< [tokens] non-zero: live; nothing else of a token that is not is used */
   const int64_t* offsets;     /**< [sequences + 1]; a sequence they do not place in the tokens: STATUS_BAD_GROUP, masked */
   const float* reference;     /**< [tokens]; null where there is no KL */
   const float* entropy;       /**< [tokens]; null: not reported */

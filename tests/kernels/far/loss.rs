@@ -104,7 +104,7 @@ fn sequences(cases: &mut Cases) {
     }
 }
 
-/// Sequences are found by bisection: those before have no token and begin at 0, which is what a reservation holds.
+/// Sequences are found by search: those before have no token and begin at 0, which is what a reservation holds.
 fn tokens(cases: &mut Cases, advantage_per_token: u32) {
     let count = BLOCK + 600;
     cases.check("policy_loss_tokens", FAR, |run| {
