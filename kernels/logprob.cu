@@ -6,7 +6,7 @@
 // Floor      forward: rows * vocab * sizeof(T) bytes read, 16 written a row. Backward: one read, one write. Both in
 //            one launch: the same, where the second read finds the row in L2 (132 rows of 304 KB are 40 MB of 50).
 // Algorithm  softmax_row.cuh: a warp sums units of 4096 logits, in 16-byte loads, four of them in flight on four
-//            independent online states; one exponential (one instruction) and about eight instructions a logit. A row takes
+//            independent online states; one exponential (one instruction) and about ten instructions a logit. A row takes
 //            up to eight warps, which is one block of 256 threads: chain c of its units is warp c's. With fewer rows
 //            than keep the device busy the units are spread over blocks (logprob_units) and a second launch merges them
 //            (logprob_merge): the same units and the same tree, so the same bits, whatever the number of rows.
@@ -197,7 +197,8 @@ template <bool CAPPED, class In, class Out>
 __device__ __forceinline__ void differentiate_ids(const In* logits, Out* dlogits, int64_t first, int64_t end, const Gradient& g,
                                                   const RowRule& rule) {
   const Groups<In, Out> groups(logits, dlogits, first, end);
-  constexpr int SIZE = groups.SIZE, BATCH = 16 / SIZE;
+  // Four loads in flight; a softcap needs its registers elsewhere, and its arithmetic hides more.
+  constexpr int SIZE = groups.SIZE, BATCH = CAPPED ? 16 / SIZE : 4 / groups.IN;
   const BannedRange banned = banned_within(rule, first, end);
   const auto one = [&](int64_t id) {
     float dz = differentiate<CAPPED>(to_float(logits[id]), id == g.target ? g.once : 0.0f, g, rule.softcap);
