@@ -56,7 +56,7 @@ pub struct Draw {
 /// its first token: that is one more forward pass.
 ///
 /// # Errors
-/// As [`logprobs`] and [`policy_loss::forward_backward`].
+/// As [`logprobs`] and [`forward_backward`](crate::kernels::policy_loss::forward_backward).
 pub fn gradients(
     model: &Decoder,
     samples: &[Sample<'_>],

@@ -35,7 +35,8 @@ pub struct Sample<'a> {
 /// Adds the gradient of the objective over `samples`, `together` completions at a time.
 ///
 /// # Errors
-/// As [`logprobs`] and [`policy_loss::forward_backward`]; [`Error::is_shape`] when old log-probs do not fit.
+/// As [`logprobs`] and [`forward_backward`](crate::kernels::policy_loss::forward_backward); [`Error::is_shape`] when old
+/// log-probs do not fit.
 pub fn gradients(
     model: &Decoder,
     samples: &[Sample<'_>],
