@@ -153,8 +153,10 @@ proptest! {
         by_cov.sort_by(|x, y| y.1.total_cmp(&x.1));
         let wanted = ((0.2f32 as f64 * live.len() as f64) as usize).max(1).min(live.len());
         prop_assert_eq!(found.picked as usize, wanted);
-        for (t, _) in &by_cov[..wanted] {
-            prop_assert_eq!(picked[*t], 1);
+        // Of covariances that differ by less than f32 rounds, either may go first: those of two tokens are equal.
+        let last = by_cov[..wanted].last().map_or(0.0, |(_, cov)| *cov);
+        for (t, cov) in by_cov.iter().filter(|(_, cov)| (cov - last).abs() > 1e-5 * (1.0 + last.abs())) {
+            prop_assert_eq!(picked[*t] == 1, *cov > last);
         }
         prop_assert_eq!(picked.iter().map(|p| usize::from(*p)).sum::<usize>(), wanted);
 
