@@ -1,7 +1,7 @@
 //! Kernels whose thread takes an element, or a few beside each other; and sums of rows and columns.
 
 use super::args::*;
-use super::{BLOCKS, Cases, FAR, FLOATS, blocks};
+use super::{BLOCKS, Cases, FAR, FLOATS, Run, blocks};
 use gradstone::dtype::DType;
 
 pub fn cases(cases: &mut Cases) {
@@ -34,15 +34,14 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
     for repeated in [false, true] {
         // An operand as long as the other, and one of four elements that is repeated.
         let period = |len| if repeated { 4 } else { len };
+        let operand = |run: &Run| {
+            if repeated { run.floats(dtype, 0, 4) } else { run.floats(dtype, run.at, count) }
+        };
         cases.check(format!("binary_{suffix}"), FAR, |run| {
             let len = run.at + count;
             let args = BinaryArgs {
                 x: run.floats(dtype, run.at, count),
-                y: if repeated {
-                    run.floats(dtype, 0, 4)
-                } else {
-                    run.floats(dtype, run.at, count)
-                },
+                y: operand(run),
                 out: run.blank(dtype, run.at, count),
                 len,
                 period: period(len),
@@ -55,11 +54,7 @@ fn arithmetic(cases: &mut Cases, dtype: DType, suffix: &str) {
             let len = run.at + count;
             let args = BinaryGradientArgs {
                 x: run.floats(dtype, run.at, count),
-                y: if repeated {
-                    run.floats(dtype, 0, 4)
-                } else {
-                    run.floats(dtype, run.at, count)
-                },
+                y: operand(run),
                 gradient: run.floats(DType::F32, run.at, count),
                 dx: run.blank(DType::F32, run.at, count),
                 dy: run.blank(DType::F32, run.at, count),

@@ -147,7 +147,7 @@ fn units(cases: &mut Cases, dtype: DType, suffix: &str) {
 }
 
 fn backward(cases: &mut Cases, from: DType, to: DType, suffix: &str) {
-    // A block a row, and two.
+    // A block a row, and two. A softcap has a walk of its own.
     let shapes = [(BLOCKS, 2, 100, true), (BLOCKS / 2, 1, i64::from(LOGPROB_TILE) + 8, false)];
     for (at, count, vocab, renamed) in shapes {
         cases.check(format!("logprob_backward_{suffix}"), at, |run| {
@@ -163,7 +163,10 @@ fn backward(cases: &mut Cases, from: DType, to: DType, suffix: &str) {
                 dentropy: rows.each(run),
                 rows: rows.end(),
                 vocab,
-                softmax: rows.softmax(run),
+                softmax: SoftmaxRule {
+                    softcap: if renamed { 4.0 } else { 0.0 },
+                    ..rows.softmax(run)
+                },
             };
             let tiles = blocks(vocab, LOGPROB_TILE.into());
             run.launch([rows.end() * tiles, 1, 1], THREADS, 0, &args);

@@ -3,11 +3,14 @@
 use super::args::*;
 use super::{Cases, FAR, Run, WALKED, blocks, zeroed};
 use gradstone::dtype::DType;
+use std::ptr::{null, null_mut};
 
 pub fn cases(cases: &mut Cases) {
     sequences(cases);
     for per_token in [0, 1] {
-        tokens(cases, per_token);
+        for plain in [false, true] {
+            tokens(cases, per_token, plain);
+        }
     }
     metrics(cases);
 }
@@ -83,8 +86,20 @@ fn args(run: &Run, count: i64) -> PolicyLossArgs {
     }
 }
 
+/// A clip of the ratio and nothing else, which has a loop of its own.
+fn made_plain(mut args: PolicyLossArgs) -> PolicyLossArgs {
+    args.objective.has_off_policy_threshold = 0;
+    args.objective.pick = PICK_NOTHING;
+    (args.weight, args.selected, args.off_policy) = (null(), null(), null());
+    args.replay_sums = null_mut();
+    args
+}
+
 fn sequences(cases: &mut Cases) {
-    for surrogate in [SURROGATE_CLIP, SURROGATE_GMPO] {
+    // The last asks of a sequence how many of its tokens are live, and nothing else.
+    for (surrogate, plain) in
+        [(SURROGATE_CLIP, false), (SURROGATE_GMPO, false), (SURROGATE_CLIP, true)]
+    {
         cases.check("policy_loss_sequences", FAR, |run| {
             let ends = [0i64, 40, 40, 73, 80, 144, 147, 148, 168, 220, 222];
             let count = ends.len() as i64 - 1;
@@ -98,14 +113,17 @@ fn sequences(cases: &mut Cases) {
                 ..args(run, 222)
             };
             args.objective.surrogate = surrogate;
-            args.objective.of_sequence = u32::from(surrogate == SURROGATE_CLIP);
+            args.objective.of_sequence = u32::from(surrogate == SURROGATE_CLIP && !plain);
+            if plain {
+                args = made_plain(args);
+            }
             run.launch([blocks(args.sequences, 8), 1, 1], 256, 0, &args);
         });
     }
 }
 
-/// Sequences are found by search: those before have no token and begin at 0, which is what a reservation holds.
-fn tokens(cases: &mut Cases, advantage_per_token: u32) {
+/// Sequences are found by a search: those before have no token and begin at 0, which is what a reservation holds.
+fn tokens(cases: &mut Cases, advantage_per_token: u32, plain: bool) {
     let count = BLOCK + 600;
     cases.check("policy_loss_tokens", FAR, |run| {
         let offsets = [0, 700, 1500, 1500, count].map(|end| run.at + end);
@@ -117,6 +135,7 @@ fn tokens(cases: &mut Cases, advantage_per_token: u32) {
             ..zeroed()
         });
         let none = PolicyLossSums { policy_loss: -1.0, ..zeroed() };
+        let replayed = [ReplaySums { tokens: 99, ..zeroed() }; 2];
         let args = PolicyLossArgs {
             advantage: run.floats(F32, run.at, if advantage_per_token == 1 { count } else { 4 }),
             offsets: run.sparse(&[(run.at, &offsets)]),
@@ -125,11 +144,12 @@ fn tokens(cases: &mut Cases, advantage_per_token: u32) {
             factors: run.given(run.at, &factors),
             counts: run.given(0, &[1700u64, 4]),
             sums: run.output(run.at / BLOCK, &[none; 2]),
-            replay_sums: run.output(run.at / BLOCK, &[ReplaySums { tokens: 99, ..zeroed() }; 2]),
+            replay_sums: if plain { null_mut() } else { run.output(run.at / BLOCK, &replayed) },
             sequences: run.at + 4,
             advantage_per_token,
             ..args(run, count)
         };
+        let args = if plain { made_plain(args) } else { args };
         run.launch([blocks(args.tokens, BLOCK), 1, 1], 256, 0, &args);
     });
 }

@@ -98,10 +98,11 @@ fn gradient_norm(cases: &mut Cases) {
 }
 
 fn block_noise(cases: &mut Cases) {
-    let (count, length, block, tile) = (3, 64, 16, 2);
-    let blocks_of_row = length / block;
-    let tiles = blocks(blocks_of_row, tile);
-    for draw in [NOISE_FORCED, NOISE_COUNTED] {
+    let (count, length, tile) = (3, 64, 2);
+    // A block of four is one thread's from its keys to its tokens, where it is not counted.
+    for (block, draw) in [(16, NOISE_FORCED), (16, NOISE_COUNTED), (4, NOISE_FORCED)] {
+        let blocks_of_row = length / block;
+        let tiles = blocks(blocks_of_row, tile);
         cases.check("block_noise", BLOCKS / tiles, |run| {
             let rows = run.at + count;
             let (tokens, of_blocks) = (run.at * length, run.at * blocks_of_row);
@@ -137,6 +138,9 @@ fn block_noise(cases: &mut Cases) {
         });
     }
     // Rates and weights that are given.
+    let block = 16;
+    let blocks_of_row = length / block;
+    let tiles = blocks(blocks_of_row, tile);
     cases.check("block_noise", BLOCKS / tiles, |run| {
         let rows = run.at + count;
         let (tokens, of_blocks) = (run.at * length, run.at * blocks_of_row);
