@@ -114,7 +114,7 @@ fn rules_fill_as_many_as_they_say() {
     };
     let one = run(Selection::Static { steps: 4 });
     // Eighteen tokens are cut from five blocks.
-    assert_eq!((one.tokens.len(), one.dropped.len(), one.passes), (18, 2, 20));
+    assert_eq!((one.tokens.len(), one.order.dropped.len(), one.passes), (18, 2, 20));
     assert!((one.tokens_per_pass() - 1.0).abs() < 1e-6 && one.truncated);
     assert_eq!(run(Selection::Static { steps: 1 }).passes, 5);
     assert_eq!(run(Selection::Static { steps: 2 }).passes, 10);

@@ -10,14 +10,14 @@
 //! the number of threads change it. The host chooses from logits that it reads each pass.
 
 use super::filling::{Decoding, Filled, Pass};
-use super::rollout::Packed;
+
 use super::token_choice::{self, Choice, Draw};
 use super::unmasking::Candidate;
 use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::kernels::attention::KvCache;
-use crate::models::{Decoder, Diffusion};
+use crate::models::{Decoder, Diffusion, Packed};
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
@@ -368,9 +368,9 @@ impl<'a> Work<'a> {
         };
         filled.tokens = completion[..length].to_vec();
         filled.logprob = live.logprob[..length].to_vec();
-        filled.step = live.step[..length].to_vec();
+        filled.order.step = live.step[..length].to_vec();
         let rest = completion[length..].iter().zip(&live.step[length..]);
-        filled.dropped = rest.map(|(id, step)| (*id, *step)).collect();
+        filled.order.dropped = rest.map(|(id, step)| (*id, *step)).collect();
         live.block = 0..0;
     }
 }

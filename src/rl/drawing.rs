@@ -1,9 +1,10 @@
-//! One token for every live completion of a rollout, and the log-prob under which it was drawn.
+//! One token for every live episode of a rollout, and the log-prob under which it was drawn.
 //!
 //! On a device a step ends in the one copy to the host that decides who goes on: the drawn ids. Log-probs stay there until
-//! all completions have ended.
+//! all episodes have ended.
 
-use super::rollout::{Rollout, Sampling};
+use super::generate::Live;
+use super::sampling::Sampling;
 use crate::DType;
 use crate::device::Device;
 use crate::device::gpu::{DeviceBuffer, Gpu};
@@ -11,17 +12,24 @@ use crate::error::{Error, Result};
 use crate::kernels::logprob::Outputs;
 use crate::kernels::logprob::launch::banned_ids;
 use crate::kernels::sample::{self, Sample, launch};
-use crate::models::Decoder;
+use crate::models::Causal;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Log-probs of one piece of device memory; more are allocated as completions grow.
+/// Log-probs of one piece of device memory; more are allocated as episodes grow.
 const KEPT_TOGETHER: usize = 1 << 16;
 
-/// Draws for the completions of one rollout.
+/// What the draws need to know of the model.
+#[derive(Clone, Copy)]
+struct Logits {
+    vocab: usize,
+    softcap: Option<f32>,
+}
+
+/// Draws for the episodes of one rollout.
 pub(super) struct Drawing<'a> {
-    model: &'a Decoder,
+    of: Logits,
     sampling: &'a Sampling,
     on_device: Option<OnDevice>,
 }
@@ -31,8 +39,8 @@ struct OnDevice {
     banned: Option<DeviceBuffer>,
     /// f32 log-probs in the order of the draws; the last one has room behind its elements that are used.
     kept: Vec<(DeviceBuffer, usize)>,
-    /// The number of the completion of each of them.
-    numbers: Vec<usize>,
+    /// Which episode and which of its tokens each of them belongs to.
+    places: Vec<(usize, usize)>,
 }
 
 impl<'a> Drawing<'a> {
@@ -40,23 +48,61 @@ impl<'a> Drawing<'a> {
     ///
     /// # Errors
     /// [`Error::is_index`] for a banned id outside the vocabulary, and what a device reports.
-    pub fn new(model: &'a Decoder, sampling: &'a Sampling) -> Result<Drawing<'a>> {
+    pub fn new(model: &impl Causal, sampling: &'a Sampling) -> Result<Drawing<'a>> {
+        let of = Logits { vocab: model.vocab(), softcap: model.softcap() };
         let on_device = match model.device() {
             Device::Cpu => None,
             Device::Gpu(gpu) => {
-                let banned = banned_ids(&gpu, &sampling.banned, model.config().vocab_size)?;
-                Some(OnDevice { gpu, banned, kept: Vec::new(), numbers: Vec::new() })
+                let banned = banned_ids(&gpu, &sampling.banned, of.vocab)?;
+                Some(OnDevice { gpu, banned, kept: Vec::new(), places: Vec::new() })
             }
         };
-        Ok(Drawing { model, sampling, on_device })
+        Ok(Drawing { of, sampling, on_device })
     }
 
-    /// The next token of each completion of `live`, which has a row of `logits` each. Its log-prob is in the completion now
+    /// The next token of each episode of `live`, which has a row of `logits` each. Its log-prob is in the episode now
     /// or after [`Drawing::finish`].
     ///
     /// # Errors
-    /// [`Error::is_numeric`] naming a completion with nothing to draw from, and what a device reports.
-    pub fn draw(
+    /// [`Error::is_numeric`] naming an episode with nothing to draw from, and what a device reports.
+    pub fn draw(&mut self, logits: &Tensor, live: &mut [Live<'_>]) -> Result<Vec<i32>> {
+        let sequences: Vec<u64> = live.iter().map(|one| one.episode.number).collect();
+        let positions: Vec<u32> = live.iter().map(|one| one.episode.tokens.len() as u32).collect();
+        match &mut self.on_device {
+            None => draw(self.of, self.sampling, logits, &sequences, &positions, live),
+            Some(device) => {
+                let places = live.iter_mut().map(|one| {
+                    one.episode.logprob.push(0.0);
+                    (one.index, one.episode.tokens.len())
+                });
+                let places: Vec<(usize, usize)> = places.collect();
+                device.draw(self.of, self.sampling, logits, &sequences, &positions, places)
+            }
+        }
+    }
+
+    /// Hands the log-probs that were kept on the device to the episodes, which have all ended.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn finish(self, done: Vec<Live<'_>>) -> Result<()> {
+        let Some(device) = self.on_device else { return Ok(()) };
+        let mut done: BTreeMap<usize, Live<'_>> =
+            done.into_iter().map(|one| (one.index, one)).collect();
+        let mut places = device.places.iter();
+        for (buffer, used) in &device.kept {
+            let mut logprobs = vec![0f32; *used];
+            buffer.download(0..*used, bytemuck::cast_slice_mut(&mut logprobs))?;
+            for (logprob, (index, token)) in logprobs.into_iter().zip(&mut places) {
+                let of = done.get_mut(index).and_then(|one| one.episode.logprob.get_mut(*token));
+                *of.ok_or_else(|| Error::state(format!("episode {index} is lost")))? = logprob;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn draw(
         &mut self,
         logits: &Tensor,
         live: &mut [(usize, &mut Rollout)],
@@ -96,12 +142,12 @@ impl<'a> Drawing<'a> {
 }
 
 fn draw(
-    model: &Decoder,
+    of: Logits,
     sampling: &Sampling,
     logits: &Tensor,
     sequences: &[u64],
     positions: &[u32],
-    live: &mut [(usize, &mut Rollout)],
+    live: &mut [Live<'_>],
 ) -> Result<Vec<i32>> {
     let rows = live.len();
     let mut ids = vec![0i32; rows];
@@ -109,9 +155,9 @@ fn draw(
     let args = Sample {
         logits: logits.floats()?,
         rows,
-        vocab: model.config().vocab_size,
+        vocab: of.vocab,
         temperature: sampling.temperature,
-        softcap: model.config().final_softcap,
+        softcap: of.softcap,
         truncation: sampling.truncation,
         banned: &sampling.banned,
         seed: sampling.seed,
@@ -122,22 +168,22 @@ fn draw(
     let outputs =
         Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
     sample::tokens(&args, &mut ids, Some(outputs))?;
-    live.iter_mut().zip(logprob).for_each(|((_, rollout), logprob)| rollout.logprob.push(logprob));
+    live.iter_mut().zip(logprob).for_each(|(one, logprob)| one.episode.logprob.push(logprob));
     Ok(ids)
 }
 
 impl OnDevice {
     fn draw(
         &mut self,
-        model: &Decoder,
+        of: Logits,
         sampling: &Sampling,
         logits: &Tensor,
         sequences: &[u64],
         positions: &[u32],
-        numbers: Vec<usize>,
+        places: Vec<(usize, usize)>,
     ) -> Result<Vec<i32>> {
         let gpu = &self.gpu;
-        let rows = numbers.len();
+        let rows = places.len();
         let sequences = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(sequences))?;
         let positions = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(positions))?;
         let mut tokens = DeviceBuffer::recycled(gpu, DType::I32, rows)?;
@@ -149,9 +195,9 @@ impl OnDevice {
         let args = launch::Sample {
             logits: logits.device_slice()?,
             rows,
-            vocab: model.config().vocab_size,
+            vocab: of.vocab,
             temperature: sampling.temperature,
-            softcap: model.config().final_softcap,
+            softcap: of.softcap,
             truncation: sampling.truncation,
             banned: self.banned.as_ref().map(DeviceBuffer::whole),
             seed: sampling.seed,
@@ -169,10 +215,10 @@ impl OnDevice {
         if let Some(row) = ids.iter().position(|id| *id < 0) {
             return Err(Error::numeric(format!(
                 "sampling: the logits of completion {} hold a NaN or nothing to draw",
-                numbers[row]
+                places[row].0
             )));
         }
-        self.numbers.extend(numbers);
+        self.places.extend(places);
         Ok(ids)
     }
 }

@@ -19,6 +19,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 3] = [Outcome::Correct, Outcome::Refused, Outcome::Hallucinated];
+
+    /// `correct`, `refused` or `hallucinated`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Correct => "correct",
+            Outcome::Refused => "refused",
+            Outcome::Hallucinated => "hallucinated",
+        }
+    }
+
     /// 1, 0 or -1.
     pub fn score(self) -> f64 {
         match self {

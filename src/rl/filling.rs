@@ -1,6 +1,7 @@
 //! How masked blocks are filled, and what comes of it: the settings of [`fill`](super::block_decoding::fill), its completions
 //! and what it tells of its passes.
 
+use super::episode::{Order, Scored};
 use super::unmasking::{Confidence, Selection};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
@@ -83,10 +84,8 @@ pub struct Filled {
     pub tokens: Vec<i32>,
     /// The log-prob of each token when it was set (tempered as drawn; at temperature 0: untempered).
     pub logprob: Vec<f32>,
-    /// In which pass over its block each token was set, from 0.
-    pub step: Vec<u32>,
-    /// What was set in the last block after the end, and when: it was there when the others were chosen.
-    pub dropped: Vec<(i32, u32)>,
+    /// In which order its tokens were set.
+    pub order: Order,
     /// Passes of the model, all blocks together.
     pub passes: usize,
     /// It was cut at the limit instead of ending itself.
@@ -94,9 +93,14 @@ pub struct Filled {
 }
 
 impl Filled {
+    /// As a policy scores it. `number` is the completion's own, which the masks of a score follow.
+    pub fn scored<'a>(&'a self, prompt: &'a [i32], number: u64) -> Scored<'a> {
+        Scored { order: Some(&self.order), number, ..Scored::new(prompt, &self.tokens) }
+    }
+
     /// Tokens set a pass, on average: 1 for a token at a time.
     pub fn tokens_per_pass(&self) -> f32 {
-        (self.tokens.len() + self.dropped.len()) as f32 / self.passes.max(1) as f32
+        (self.tokens.len() + self.order.dropped.len()) as f32 / self.passes.max(1) as f32
     }
 }
 

@@ -6,7 +6,7 @@
 //! the completion, never give the mask a probability, and are functions of their arguments: the old, the current and
 //! the reference policy are measured under the same masks.
 
-use super::filling::Filled;
+use super::episode::{Order, Scored};
 use crate::error::{Error, Result};
 use crate::models::{Copies, Decoder};
 use crate::ops;
@@ -47,17 +47,6 @@ pub enum Likelihood {
     },
 }
 
-/// A completion that a model filled in, to be scored.
-#[derive(Clone, Copy, Debug)]
-pub struct Masked<'a> {
-    /// Token ids, perhaps none.
-    pub prompt: &'a [i32],
-    /// Its tokens, with the passes in which they were set.
-    pub filled: &'a Filled,
-    /// A number of its own, which its masks follow.
-    pub number: u64,
-}
-
 /// Documents with their noise, and for each token of the completions the rows that score it.
 #[derive(Default)]
 struct Layout {
@@ -79,22 +68,28 @@ struct Layout {
 /// completion without the steps of its tokens, [`Error::is_index`] for a token outside the vocabulary.
 pub fn logprobs(
     model: &Decoder,
-    batch: &[Masked<'_>],
+    batch: &[Scored<'_>],
     likelihood: Likelihood,
     temperature: f32,
     seed: u64,
 ) -> Result<(Tensor, Tensor)> {
     let diffusion = model.diffusion()?;
-    if let Some(one) = batch.iter().find(|one| one.filled.step.len() != one.filled.tokens.len()) {
+    let steps = |one: &Scored<'_>| one.order.map_or(one.completion.len(), |order| order.step.len());
+    if let Some(one) = batch.iter().find(|one| steps(one) != one.completion.len()) {
         return Err(Error::shape(format!(
             "masked policy: {} steps for {} tokens",
-            one.filled.step.len(),
-            one.filled.tokens.len()
+            steps(one),
+            one.completion.len()
         )));
+    }
+    if likelihood == Likelihood::Trajectory && batch.iter().any(|one| one.order.is_none()) {
+        return Err(Error::invalid(
+            "masked policy: the trajectory likelihood needs the order in which tokens were set",
+        ));
     }
     let rounds = match likelihood {
         Likelihood::Trajectory => {
-            let last = batch.iter().flat_map(|one| one.filled.step.iter()).max();
+            let last = batch.iter().flat_map(|one| steps_of(one.order)).max();
             last.map_or(0, |last| *last as usize + 1)
         }
         Likelihood::MeanField => 1,
@@ -122,6 +117,10 @@ pub fn logprobs(
     Ok((layout.collect(&logprob, true)?, layout.collect(&entropy, false)?))
 }
 
+fn steps_of(order: Option<&Order>) -> &[u32] {
+    order.map_or(&[], |order| &order.step)
+}
+
 /// What happens to a token of the completion in one round.
 #[derive(Clone, Copy)]
 struct Place {
@@ -131,32 +130,32 @@ struct Place {
 }
 
 fn masks(
-    one: &Masked<'_>,
+    one: &Scored<'_>,
     likelihood: Likelihood,
     block: usize,
     round: usize,
     seed: u64,
 ) -> Vec<Place> {
-    let steps = &one.filled.step;
+    let tokens = one.completion.len();
     match likelihood {
         Likelihood::Trajectory => {
             let at = |step: &u32| Place {
                 masked: *step as usize >= round,
                 factor: f32::from(*step as usize == round),
             };
-            steps.iter().map(at).collect()
+            steps_of(one.order).iter().map(at).collect()
         }
-        Likelihood::MeanField => vec![Place { masked: true, factor: 1.0 }; steps.len()],
+        Likelihood::MeanField => vec![Place { masked: true, factor: 1.0 }; tokens],
         Likelihood::Coupled { pairs } => {
             let mut draws = Sequence::new(seed ^ (round / 2) as u64, Stream::Noise, one.number);
             let second = round % 2 == 1;
             let factor = 1.0 / pairs as f32;
             let place = |masked: bool| Place { masked, factor: if masked { factor } else { 0.0 } };
-            steps.iter().map(|_| place((draws.next_u32() & 1 == 1) != second)).collect()
+            (0..tokens).map(|_| place((draws.next_u32() & 1 == 1) != second)).collect()
         }
         Likelihood::Bound { draws: count } => {
             let mut draws = Sequence::new(seed ^ round as u64, Stream::Noise, one.number);
-            let mut places = vec![Place { masked: false, factor: 0.0 }; steps.len()];
+            let mut places = vec![Place { masked: false, factor: 0.0 }; tokens];
             let mut from = 0;
             while from < places.len() {
                 let end = ((one.prompt.len() + from) / block + 1) * block - one.prompt.len();
@@ -178,7 +177,7 @@ impl Layout {
     /// known.
     fn push(
         &mut self,
-        one: &Masked<'_>,
+        one: &Scored<'_>,
         places: &[Place],
         seen: usize,
         block: Option<usize>,
@@ -188,7 +187,7 @@ impl Layout {
         self.clean.extend_from_slice(one.prompt);
         self.noised.extend_from_slice(one.prompt);
         let Some(round) = self.rounds.len().checked_sub(1) else { return };
-        for (i, (token, place)) in one.filled.tokens.iter().zip(places).enumerate() {
+        for (i, (token, place)) in one.completion.iter().zip(places).enumerate() {
             self.clean.push(*token);
             self.noised.push(if place.masked { mask_id } else { *token });
             let row = if place.factor != 0.0 {
@@ -199,13 +198,14 @@ impl Layout {
             };
             self.rounds[round].push((row, place.factor));
         }
-        for (token, step) in &one.filled.dropped {
+        let dropped = one.order.map_or(&[][..], |order| &order.dropped);
+        for (token, step) in dropped {
             self.clean.push(*token);
             self.noised.push(if (*step as usize) < seen { *token } else { mask_id });
         }
         // A completion that was not drawn here may end anywhere in its block.
         if let Some(block) = block
-            && one.filled.dropped.is_empty()
+            && dropped.is_empty()
         {
             let whole = base + (self.clean.len() - base).div_ceil(block) * block;
             self.clean.resize(whole, mask_id);

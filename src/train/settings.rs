@@ -1,13 +1,23 @@
-//! The settings of a GRPO run: what a recipe gives defaults for and a TOML file overrides.
+//! The settings of a run of reinforcement: what a recipe gives defaults for and a TOML file overrides.
 
 use crate::error::{Error, Result};
-use crate::kernels::advantage::{Estimator, Need};
+use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::Objective;
+use crate::kernels::sample::Truncation;
 use crate::optim::{AdamWSettings, Schedule};
+use crate::rl::critic::CriticSettings;
 use crate::rl::dynamic_sampling::DynamicSampling;
+use crate::rl::entropy_control::EntropyControl;
+use crate::rl::filling_policy::Filling;
 use crate::rl::length::OverlongShaping;
-use crate::tasks::arithmetic::ArithmeticConfig;
-use crate::tasks::jsonl::JsonlConfig;
+use crate::rl::process_reward::ProcessRewardSettings;
+use crate::rl::replay::ReplaySettings;
+use crate::rl::resampling::Resampling;
+use crate::rl::stage::correction::CorrectionSettings;
+use crate::rl::stage::credit::CreditSettings;
+use crate::rl::stage::logprobs::ReferenceSettings;
+use crate::rl::stage::reward::RewardSettings;
+use crate::tasks::TaskSettings;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -27,10 +37,34 @@ pub struct Settings {
     pub warmup: WarmupSettings,
     /// How completions are drawn.
     pub rollout: RolloutSettings,
+    /// How what verifiers say becomes one reward.
+    #[serde(default)]
+    pub reward: RewardSettings,
     /// How rewards become advantages.
     pub advantage: Estimator,
+    /// A value per token, for `advantage = "gae"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critic: Option<CriticSettings>,
+    /// An implicit process reward per token, for `advantage = "prime"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_reward: Option<ProcessRewardSettings>,
+    /// What verdicts about steps do to advantages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credit: Option<CreditSettings>,
+    /// Importance weights and rejections between what sampled and what is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<CorrectionSettings>,
+    /// The policy that KL terms measure from.
+    #[serde(default)]
+    pub reference: ReferenceSettings,
+    /// Past successes that come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplaySettings>,
     /// What is minimised.
     pub objective: Objective,
+    /// A coefficient of the entropy bonus that follows the entropy; it starts as that of the objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_control: Option<EntropyControl>,
     /// How one batch of rollouts becomes optimizer updates.
     pub update: UpdateSettings,
     /// The optimizer of the reinforcement-learning phase.
@@ -72,27 +106,6 @@ pub enum ModelSettings {
     },
 }
 
-/// Which problems.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TaskSettings {
-    /// Sums made in code.
-    Arithmetic(ArithmeticConfig),
-    /// A file of problems.
-    Jsonl(JsonlTask),
-}
-
-/// A file of problems and how to read it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JsonlTask {
-    /// The file.
-    pub path: PathBuf,
-    /// How to read it.
-    #[serde(default)]
-    pub format: JsonlConfig,
-}
-
 /// Supervised learning on worked examples before the first rollout.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +130,12 @@ pub struct RolloutSettings {
     pub group: usize,
     /// Logits are divided by it; > 0.
     pub temperature: f32,
+    /// Only the `top_k` most likely tokens are drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Only the fewest most likely tokens whose probabilities reach `top_p` are drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
     /// The longest completion, tokens.
     pub max_new_tokens: usize,
     /// Completions generated side by side; memory, not results, depends on it.
@@ -134,6 +153,33 @@ pub struct RolloutSettings {
     /// A penalty for completions near the length limit (DAPO).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlong: Option<OverlongShaping>,
+    /// The batch is drawn again from itself, with chances by score (PF-PPO, arXiv 2409.06957).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resampling: Option<Resampling>,
+    /// In which order a finite task's problems are asked.
+    #[serde(default)]
+    pub order: Order,
+    /// How a model that fills masked blocks writes and is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filling: Option<Filling>,
+}
+
+impl RolloutSettings {
+    /// What part of the distribution is drawn from.
+    pub fn truncation(&self) -> Truncation {
+        Truncation { top_k: self.top_k, top_p: self.top_p }
+    }
+}
+
+/// In which order a finite task's problems are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The task's own order, a function of the seed and a counter.
+    #[default]
+    Task,
+    /// Every problem once in an epoch, in an order drawn as the run goes on; what replay has retired is passed over.
+    Epochs,
 }
 
 /// How one batch of rollouts becomes optimizer updates.
@@ -148,6 +194,13 @@ pub struct UpdateSettings {
     pub micro_batch_tokens: usize,
     /// Recompute activations in the backward pass instead of keeping them.
     pub recompute: bool,
+    /// Compute the old log-probs again before the first update instead of taking those that sampling recorded.
+    #[serde(default)]
+    pub recompute_old: bool,
+    /// No update where no group has two different rewards: the entropy bonus alone, through Adam, would undo what was
+    /// learned.
+    #[serde(default)]
+    pub skip_degenerate: bool,
 }
 
 /// Measurements on held-out problems.
@@ -213,7 +266,16 @@ impl Settings {
         }
         self.optimizer.check().map_err(|e| e.at("optimizer"))?;
         self.warmup.optimizer.check().map_err(|e| e.at("warmup.optimizer"))?;
-        self.advantage.check_available(&[Need::Lengths], "the trainer")?;
+        self.reward.check()?;
+        self.critic.as_ref().map_or(Ok(()), CriticSettings::check)?;
+        self.process_reward.as_ref().map_or(Ok(()), ProcessRewardSettings::check)?;
+        self.credit.as_ref().map_or(Ok(()), CreditSettings::check).map_err(|e| e.at("credit"))?;
+        self.correction.as_ref().map_or(Ok(()), |one| one.named().map(|_| ()))?;
+        self.replay.as_ref().map_or(Ok(()), |replay| replay.check(self.rollout.group))?;
+        if let Some(control) = &self.entropy_control {
+            control.start(f64::from(self.objective.entropy_coefficient))?;
+        }
+        self.advantage.check()?;
         self.objective.check()
     }
 

@@ -228,6 +228,12 @@ pub enum Estimator {
     },
     /// [`gae`](super::gae): needs the values of a critic.
     Gae(Gae),
+    /// [`prime`](super::prime): the outcome against the others', and implicit process rewards.
+    Prime {
+        /// The discount of process rewards.
+        #[serde(default = "one")]
+        gamma: f64,
+    },
     /// [`token_baseline`](super::token_baseline): a baseline for each position of a group, weighed by accumulated variance.
     OptimalTokenBaseline {
         /// Added to the sum of weights.
@@ -283,6 +289,8 @@ pub enum Need {
     Values,
     /// Log-probs of the tokens and the sums of squared probabilities at their places.
     Probabilities,
+    /// An implicit process reward for every token.
+    ProcessRewards,
 }
 
 impl fmt::Display for Need {
@@ -293,6 +301,7 @@ impl fmt::Display for Need {
             Need::TokenRewards => "token rewards",
             Need::Values => "values",
             Need::Probabilities => "log-probs and sums of squared probabilities",
+            Need::ProcessRewards => "process rewards",
         })
     }
 }
@@ -325,6 +334,7 @@ impl Estimator {
             Estimator::Cpgd { .. } => "cpgd",
             Estimator::Cale { .. } => "cale",
             Estimator::Gae(_) => "gae",
+            Estimator::Prime { .. } => "prime",
             Estimator::OptimalTokenBaseline { .. } => "optimal-token-baseline",
         }
     }
@@ -339,6 +349,7 @@ impl Estimator {
             Estimator::ReinforcePlusPlus { .. } => &[Need::TokenRewards],
             Estimator::Remax {} => &[Need::GreedyRewards],
             Estimator::Gae(_) => &[Need::Values, Need::TokenRewards],
+            Estimator::Prime { .. } => &[Need::ProcessRewards],
             Estimator::OptimalTokenBaseline { .. } => &[Need::Probabilities, Need::TokenRewards],
             _ => &[],
         }
@@ -398,6 +409,7 @@ impl Estimator {
                 at_least(f64::MIN, &[("correct_above", correct_above)])
             }
             Estimator::Gae(gae) => gae.check(),
+            Estimator::Prime { gamma } => Gae { gamma, ..Gae::default() }.check(),
             Estimator::DrGrpo { .. }
             | Estimator::Rloo { .. }
             | Estimator::Opo { .. }

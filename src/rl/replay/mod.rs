@@ -9,9 +9,11 @@
 
 pub mod buckets;
 mod file;
+mod settings;
 
 pub use buckets::BucketLaw;
 pub use file::PoolFile;
+pub use settings::ReplaySettings;
 
 use crate::error::{Error, Result};
 use crate::rng::Sequence;

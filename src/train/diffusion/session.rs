@@ -238,7 +238,7 @@ impl DiffusionSession {
         for (filled, row) in fill(&self.learner.model, &prompts, 1, &decoding)?.iter().zip(&rows) {
             let rest = &row[evaluation.prompt.min(row.len())..];
             let same = filled.tokens.iter().zip(rest).filter(|(a, b)| a == b).count();
-            set += filled.tokens.len() + filled.dropped.len();
+            set += filled.tokens.len() + filled.order.dropped.len();
             passes += filled.passes;
             logs.rollouts.write(&Rollout {
                 step,
