@@ -10,7 +10,8 @@ use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::kernels::attention::KvCache;
 use crate::kernels::sample::Truncation;
-use crate::models::{Decoder, Prepared, Tokens};
+pub use crate::models::Packed;
+use crate::models::{Decoder, Prepared};
 use crate::ops;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
@@ -248,33 +249,5 @@ impl Batch<'_> {
             }
         }
         drawing.finish(done)
-    }
-}
-
-/// Sequences laid end to end, each from a first position on.
-pub struct Packed {
-    /// Token ids `[T]`.
-    pub ids: Vec<i32>,
-    /// Positions `[T]`.
-    pub positions: Vec<i32>,
-    /// Offsets `[sequences + 1]`.
-    pub segments: Vec<usize>,
-}
-
-impl Packed {
-    /// Packs `(first position, tokens)` pairs.
-    pub fn new<'a>(sequences: impl Iterator<Item = (usize, &'a [i32])>) -> Packed {
-        let mut packed = Packed { ids: Vec::new(), positions: Vec::new(), segments: vec![0] };
-        for (first, tokens) in sequences {
-            packed.ids.extend_from_slice(tokens);
-            packed.positions.extend((first..first + tokens.len()).map(|p| p as i32));
-            packed.segments.push(packed.ids.len());
-        }
-        packed
-    }
-
-    /// As the decoder takes them.
-    pub fn tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, positions: &self.positions, segments: &self.segments }
     }
 }
