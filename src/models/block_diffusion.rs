@@ -10,7 +10,8 @@
 //! copy's last of the block before, which is what decoding has; the first token of all predicts itself.
 
 use super::config::{Architecture, Fields};
-use super::decoder::{Decoder, Tokens};
+use super::decoder::Decoder;
+use super::packed::Tokens;
 use crate::error::{Error, Result};
 use crate::kernels::attention::Mask;
 use crate::ops;

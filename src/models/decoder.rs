@@ -5,7 +5,9 @@
 //! gradients) and generation (a few new tokens against a [`KvCache`]): every operation in it works on one row at a
 //! time in a fixed order, so the hidden state of a token has the same bits in both.
 
+use super::causal::Causal;
 use super::config::{Activation, Architecture, DecoderConfig};
+use super::packed::{Packed, Tokens};
 use super::prepared::{self, Prepared};
 use crate::device::Device;
 use crate::device::cpu::gemm::{self, plain, transposed};
@@ -19,18 +21,8 @@ use crate::nn::{Parameters, normal};
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{checkpoint, no_grad};
+use std::path::Path;
 use std::sync::Arc;
-
-/// Packed sequences: what a forward pass reads.
-#[derive(Clone, Copy, Debug)]
-pub struct Tokens<'a> {
-    /// Token ids `[T]`.
-    pub ids: &'a [i32],
-    /// The position of each token in its sequence `[T]`.
-    pub positions: &'a [i32],
-    /// Where each sequence begins, and the end of the last: `[sequences + 1]`, from 0 to T.
-    pub segments: &'a [usize],
-}
 
 /// Indices of one block's parameters.
 struct Block {
@@ -204,7 +196,7 @@ impl Decoder {
         Decoder::build(config, &mut value)
     }
 
-    /// A copy with the same weights that shares no memory which changes: a reference policy.
+    /// A model with the same weights that shares no memory which changes. Nothing of it is frozen.
     ///
     /// # Errors
     /// None for a model that was built.
@@ -213,9 +205,7 @@ impl Decoder {
             Some(index) => Ok(self.parameters.get(index).detach()),
             None => Err(Error::state(format!("no parameter `{name}`"))),
         };
-        let mut copy = Decoder::build(self.shape.config.clone(), &mut value)?;
-        copy.parameters.freeze(true, |_| true);
-        Ok(copy)
+        Decoder::build(self.shape.config.clone(), &mut value)
     }
 
     /// Its shape.
@@ -531,6 +521,81 @@ impl Decoder {
         };
         let mut outputs = checkpoint(&inputs, run)?;
         outputs.pop().ok_or_else(|| Error::state("checkpoint: no output"))
+    }
+}
+
+impl Causal for Decoder {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn vocab(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.config().max_position_embeddings
+    }
+
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn softcap(&self) -> Option<f32> {
+        self.config().final_softcap
+    }
+
+    fn head(&self) -> Tensor {
+        self.head()
+    }
+
+    fn hidden_at(&self, sequences: &[&[i32]], rows: &[usize]) -> Result<Tensor> {
+        let packed = Packed::new(sequences.iter().map(|tokens| (0, *tokens)));
+        ops::gather(&self.hidden(packed.tokens())?, rows)
+    }
+
+    fn prepared(&self) -> Result<Prepared> {
+        self.prepared()
+    }
+
+    fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
+        self.cache(sequences, capacity)
+    }
+
+    fn continued(
+        &self,
+        prepared: Option<&Prepared>,
+        sequences: &[(&[i32], usize)],
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let new = sequences.iter().map(|(tokens, first)| {
+            let new = tokens.get(*first..).unwrap_or_default();
+            (*first, new)
+        });
+        self.continue_under(prepared, Packed::new(new).tokens(), cache, Mask::Causal)
+    }
+
+    fn raw_logits(&self, prepared: Option<&Prepared>, hidden: &Tensor) -> Result<Tensor> {
+        match prepared {
+            Some(prepared) => self.raw_logits_with(prepared, hidden),
+            None => self.raw_logits(hidden),
+        }
+    }
+
+    fn copy(&self) -> Result<Decoder> {
+        self.copy()
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.save(dir)
+    }
+
+    fn load_on(dir: &Path, dtype: Option<DType>, device: &Device) -> Result<Decoder> {
+        Decoder::load_on(dir, dtype, device)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::config::{Architecture, DecoderConfig};
 use super::decoder::Decoder;
 use super::llada;
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::files::safetensors::SafetensorsFile;
@@ -33,13 +34,13 @@ fn published_name(architecture: Architecture, name: &str) -> Cow<'_, str> {
 }
 
 /// Which open file holds which tensor.
-struct Weights {
+pub(super) struct Weights {
     files: Vec<SafetensorsFile>,
     place: HashMap<String, usize>,
 }
 
 impl Weights {
-    fn open(dir: &Path) -> Result<Weights> {
+    pub(super) fn open(dir: &Path) -> Result<Weights> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         let mut weights = Weights { files: Vec::new(), place: HashMap::new() };
@@ -84,12 +85,53 @@ impl Weights {
         Ok(())
     }
 
-    fn take(&mut self, name: &str) -> Result<Option<Tensor>> {
-        match self.place.remove(name) {
-            Some(which) => file::read(&self.files[which], name).map(Some),
-            None => Ok(None),
+    /// A tensor on `device`, in `dtype` or that of the file; it is not in the files' list after that.
+    ///
+    /// # Errors
+    /// [`Error::is_format`] when it is not there, and what reading it and the device report.
+    pub(super) fn take(
+        &mut self,
+        name: &str,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let Some(which) = self.place.remove(name) else {
+            return Err(Error::format(format!("no tensor `{name}`")));
+        };
+        let tensor = file::read(&self.files[which], name)?;
+        let tensor = match dtype {
+            Some(dtype) if dtype != tensor.dtype() => ops::cast(&tensor, dtype)?,
+            _ => tensor,
+        };
+        tensor.to_device(device)
+    }
+
+    /// Refuses tensors that nobody took and `ignorable` does not name.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] naming the first of them.
+    pub(super) fn check_taken(&self, model: &str, ignorable: impl Fn(&str) -> bool) -> Result<()> {
+        let mut left: Vec<&String> = self.place.keys().filter(|name| !ignorable(name)).collect();
+        left.sort_unstable();
+        match left.first() {
+            Some(name) => Err(Error::unsupported(format!(
+                "tensor `{name}` has no place in a {model} model ({} such tensors)",
+                left.len()
+            ))),
+            None => Ok(()),
         }
     }
+}
+
+/// Writes `config.json` into an existing folder.
+///
+/// # Errors
+/// [`Error::is_io`] when it cannot be written.
+pub(super) fn write_config(dir: &Path, config: &Value) -> Result<()> {
+    let path: PathBuf = dir.join("config.json");
+    std::fs::write(&path, format!("{config:#}\n"))
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .map_err(|e| Error::io(format_args!("writing {}", path.display()), e))
 }
 
 impl Decoder {
@@ -101,45 +143,38 @@ impl Decoder {
     /// [`Error::is_io`] for a missing file, [`Error::is_format`] for a broken one, [`Error::is_unsupported`] for a
     /// model that is not covered, [`Error::is_shape`] for a tensor that does not fit the config.
     pub fn load(dir: &Path, dtype: Option<DType>) -> Result<Decoder> {
-        let config = DecoderConfig::from_json(read_json(&dir.join("config.json"))?)
-            .map_err(|e| e.at(dir.display()))?;
-        let mut weights = Weights::open(dir)?;
-        let (tied, architecture) = (config.tied, config.architecture);
-        let mut value = |name: &str, shape: &[usize]| {
-            let name = &*published_name(architecture, name);
-            let Some(tensor) = weights.take(name)? else {
-                return Err(Error::format(format!("no tensor `{name}` {shape:?}")));
+        Decoder::load_on(dir, dtype, &Device::Cpu)
+    }
+
+    /// [`Decoder::load`] onto `device`, tensor by tensor.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`], and [`Error::is_state`] when the device has no memory.
+    pub fn load_on(dir: &Path, dtype: Option<DType>, device: &Device) -> Result<Decoder> {
+        let load = || {
+            let config = DecoderConfig::from_json(read_json(&dir.join("config.json"))?)?;
+            let mut weights = Weights::open(dir)?;
+            let (tied, architecture) = (config.tied, config.architecture);
+            let mut value = |name: &str, _: &[usize]| {
+                weights.take(&published_name(architecture, name), dtype, device)
             };
-            match dtype {
-                Some(dtype) if dtype != tensor.dtype() => ops::cast(&tensor, dtype),
-                _ => Ok(tensor),
+            let decoder = Decoder::build(config, &mut value)?;
+            // A tied model may carry the head again, and old exports carry rotary buffers.
+            let head = published_name(architecture, "lm_head.weight");
+            weights.check_taken(architecture.model_type(), |name| {
+                (tied && name == head) || name.ends_with("rotary_emb.inv_freq")
+            })?;
+            let first = decoder.dtype();
+            if let Some(other) = decoder.parameters().iter().find(|p| p.value().dtype() != first) {
+                return Err(Error::unsupported(format!(
+                    "weights of {first} and of {} (`{}`); choose one dtype for all",
+                    other.value().dtype(),
+                    other.name()
+                )));
             }
+            Ok(decoder)
         };
-        let decoder = Decoder::build(config, &mut value).map_err(|e| e.at(dir.display()))?;
-        // A tied model may carry the head again, and old exports carry rotary buffers.
-        let head = published_name(architecture, "lm_head.weight");
-        let ignorable =
-            |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
-        let mut left: Vec<&String> = weights.place.keys().filter(|name| !ignorable(name)).collect();
-        left.sort_unstable();
-        if let Some(name) = left.first() {
-            return Err(Error::unsupported(format!(
-                "{}: tensor `{name}` has no place in a {} model ({} such tensors)",
-                dir.display(),
-                decoder.config().architecture.model_type(),
-                left.len()
-            )));
-        }
-        let first = decoder.dtype();
-        if let Some(other) = decoder.parameters().iter().find(|p| p.value().dtype() != first) {
-            return Err(Error::unsupported(format!(
-                "{}: weights of {first} and of {} (`{}`); choose one dtype for all",
-                dir.display(),
-                other.value().dtype(),
-                other.name()
-            )));
-        }
-        Ok(decoder)
+        load().map_err(|e: Error| e.at(dir.display()))
     }
 
     /// Writes `config.json` and `model.safetensors` into an existing folder, in the layout that [`Decoder::load`] and
@@ -148,11 +183,7 @@ impl Decoder {
     /// # Errors
     /// [`Error::is_io`] when they cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let path: PathBuf = dir.join("config.json");
-        let text = format!("{:#}\n", self.config().to_json(self.dtype()));
-        std::fs::write(&path, text)
-            .and_then(|()| std::fs::File::open(&path)?.sync_all())
-            .map_err(|e| Error::io(format_args!("writing {}", path.display()), e))?;
+        write_config(dir, &self.config().to_json(self.dtype()))?;
         let architecture = self.config().architecture;
         let names: Vec<_> =
             self.parameters().iter().map(|p| published_name(architecture, p.name())).collect();

@@ -6,6 +6,10 @@
 //! [`Decoder`](super::Decoder)'s; this one has no files. As there, whole sequences and a few tokens against a
 //! [`KvCache`] give a token the same bits.
 
+use super::causal::Causal;
+use super::config::Fields;
+use super::decoder_files::{Weights, read_json, write_config};
+use super::prepared::{self, Prepared};
 use crate::DType;
 use crate::device::Device;
 use crate::device::cpu::gemm::{self, plain, transposed};
@@ -14,8 +18,10 @@ use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, KvCache};
 use crate::nn::{Parameters, normal};
 use crate::ops;
-use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
+use crate::tensor::{Tensor, file};
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// The size of a [`Gpt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +113,9 @@ pub struct Gpt {
 
 const EPSILON: f32 = 1e-5;
 
+/// The `model_type` of its `config.json`.
+const MODEL_TYPE: &str = "gradstone_gpt";
+
 /// Adds parameters by name; `value` gives each its tensor.
 struct Builder<'a> {
     parameters: Parameters,
@@ -116,6 +125,12 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<usize> {
         let value = (self.value)(name, shape)?;
+        if value.shape() != shape {
+            return Err(Error::shape(format!(
+                "`{name}` is {:?}, the config says {shape:?}",
+                value.shape()
+            )));
+        }
         self.parameters.add(name, value)
     }
 
@@ -232,15 +247,7 @@ impl Gpt {
     /// # Errors
     /// None for a model that was built.
     pub fn cache(&self, sequences: usize) -> Result<KvCache> {
-        let GptConfig { layers, heads, width, context, .. } = self.config;
-        KvCache::new_on(
-            &Device::Cpu,
-            DType::F32,
-            layers,
-            sequences,
-            [heads, width / heads],
-            context,
-        )
+        Causal::cache(self, sequences, self.config.context)
     }
 
     /// The hidden states after the last norm of some tokens of whole sequences, `[rows, width]`: what predicts nothing
@@ -250,7 +257,7 @@ impl Gpt {
     /// [`Error::is_index`] for an id outside the vocabulary, a position outside the context or a row that is not there.
     pub fn hidden(&self, tokens: &Ngrams, rows: &[usize]) -> Result<Tensor> {
         let spec = self.attention();
-        self.run(tokens, Some(rows), &mut |_, q, k, v| {
+        self.run(None, tokens, Some(rows), &mut |_, q, k, v| {
             ops::attention(q, k, v, &spec, &tokens.segments)
         })
     }
@@ -260,9 +267,18 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::hidden`], and [`Error::is_invalid`] when a sequence outgrows the cache.
     pub fn continued(&self, tokens: &Ngrams, cache: &mut KvCache) -> Result<Tensor> {
+        self.continue_with(None, tokens, cache)
+    }
+
+    fn continue_with(
+        &self,
+        prepared: Option<&Prepared>,
+        tokens: &Ngrams,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
         let spec = self.attention();
         no_grad(|| {
-            self.run(tokens, None, &mut |layer, q, k, v| {
+            self.run(prepared, tokens, None, &mut |layer, q, k, v| {
                 ops::append_to_cache(cache, layer, k, v, &tokens.segments)?;
                 ops::cached_attention(q, &spec, cache, layer, &tokens.segments)
             })
@@ -290,6 +306,7 @@ impl Gpt {
 
     fn run(
         &self,
+        prepared: Option<&Prepared>,
         tokens: &Ngrams,
         wanted: Option<&[usize]>,
         attend: &mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
@@ -297,7 +314,13 @@ impl Gpt {
         let get = |index: usize| self.parameters.get(index);
         let norm =
             |x: &Tensor, at: Linear| ops::layer_norm(x, &get(at.weight), &get(at.bias), EPSILON);
-        let linear = |x: &Tensor, at: Linear| ops::linear(x, &get(at.weight), Some(&get(at.bias)));
+        let linear = |x: &Tensor, at: Linear| {
+            let bias = get(at.bias);
+            match prepared.and_then(|prepared| prepared.weight(at.weight)) {
+                Some(weight) => prepared::linear(x, weight, Some(&bias)),
+                None => ops::linear(x, &get(at.weight), Some(&bias)),
+            }
+        };
         if tokens.ids.len() != self.tables.len() {
             return Err(Error::shape(format!(
                 "gpt: {}-grams for a model of {}-grams",
@@ -315,9 +338,16 @@ impl Gpt {
         for (layer, block) in self.blocks.iter().enumerate() {
             let normed = norm(&x, block.attention_norm)?;
             let parts = [block.query, block.key, block.value];
-            let tensors = parts.map(|l| (get(l.weight), get(l.bias)));
-            let layers = std::array::from_fn(|i| (&tensors[i].0, Some(&tensors[i].1)));
-            let [q, k, v] = ops::linears(&normed, layers)?;
+            let [q, k, v] = if prepared.is_some() {
+                let [q, k, v] = parts.map(|part| linear(&normed, part));
+                [q?, k?, v?]
+            } else {
+                let tensors = parts.map(|l| (get(l.weight), get(l.bias)));
+                ops::linears(
+                    &normed,
+                    std::array::from_fn(|i| (&tensors[i].0, Some(&tensors[i].1))),
+                )?
+            };
             let attended = attend(layer, &split(&q)?, &split(&k)?, &split(&v)?)?;
             let mut attended = ops::reshape(&attended, &[rows, width])?;
             if let Some(wanted) = wanted.filter(|_| layer + 1 == self.blocks.len()) {
@@ -328,6 +358,121 @@ impl Gpt {
             x = ops::add(&x, &linear(&up, block.down)?)?;
         }
         norm(&x, self.norm)
+    }
+}
+
+impl Causal for Gpt {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab
+    }
+
+    fn context(&self) -> usize {
+        self.config.context
+    }
+
+    fn device(&self) -> Device {
+        self.parameters.get(self.position).device()
+    }
+
+    fn softcap(&self) -> Option<f32> {
+        None
+    }
+
+    fn head(&self) -> Tensor {
+        self.head()
+    }
+
+    fn hidden_at(&self, sequences: &[&[i32]], rows: &[usize]) -> Result<Tensor> {
+        let whole = sequences.iter().map(|tokens| (*tokens, 0));
+        self.hidden(&Ngrams::new(self.config.ngram, whole), rows)
+    }
+
+    fn prepared(&self) -> Result<Prepared> {
+        let linears = self.blocks.iter().flat_map(|block| {
+            [block.query, block.key, block.value, block.out, block.up, block.down]
+        });
+        let indices = linears.map(|linear| linear.weight).chain([self.head]);
+        let weights: Vec<(usize, Tensor)> =
+            indices.map(|index| (index, self.parameters.get(index))).collect();
+        Prepared::new(weights.iter().map(|(index, weight)| (*index, weight)))
+    }
+
+    fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
+        let GptConfig { layers, heads, width, .. } = self.config;
+        let heads = [heads, width / heads];
+        KvCache::new_on(&self.device(), DType::F32, layers, sequences, heads, capacity)
+    }
+
+    fn continued(
+        &self,
+        prepared: Option<&Prepared>,
+        sequences: &[(&[i32], usize)],
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let packed = Ngrams::new(self.config.ngram, sequences.iter().copied());
+        self.continue_with(prepared, &packed, cache)
+    }
+
+    fn raw_logits(&self, prepared: Option<&Prepared>, hidden: &Tensor) -> Result<Tensor> {
+        let Some(head) = prepared.and_then(|prepared| prepared.weight(self.head)) else {
+            return self.logits(hidden);
+        };
+        prepared::linear(hidden, head, None)
+    }
+
+    fn copy(&self) -> Result<Gpt> {
+        self.copy()
+    }
+
+    /// `config.json` and `model.safetensors`, as a decoder's folder; the `model_type` is `gradstone_gpt`.
+    fn save(&self, dir: &Path) -> Result<()> {
+        let GptConfig { vocab, width, layers, heads, context, ngram } = self.config;
+        let config = json!({
+            "model_type": MODEL_TYPE, "vocab": vocab, "width": width, "layers": layers, "heads": heads,
+            "context": context, "ngram": ngram,
+        });
+        write_config(dir, &config)?;
+        let tensors = self.parameters.iter().map(|p| (p.name(), p.value()));
+        file::write(&dir.join("model.safetensors"), tensors, &[("format", "pt")])
+    }
+
+    /// The weights are f32: any other `dtype` is an error.
+    fn load_on(dir: &Path, dtype: Option<DType>, device: &Device) -> Result<Gpt> {
+        if let Some(other) = dtype.filter(|dtype| *dtype != DType::F32) {
+            return Err(Error::unsupported(format!("gpt: weights of {other}; they are f32")));
+        }
+        let load = || {
+            let raw = read_json(&dir.join("config.json"))?;
+            if raw.get("model_type").and_then(Value::as_str) != Some(MODEL_TYPE) {
+                return Err(Error::unsupported(format!(
+                    "config.json: the model_type is not {MODEL_TYPE}"
+                )));
+            }
+            let fields = Fields(&raw);
+            let config = GptConfig {
+                vocab: fields.size("vocab")?,
+                width: fields.size("width")?,
+                layers: fields.size("layers")?,
+                heads: fields.size("heads")?,
+                context: fields.size("context")?,
+                ngram: fields.size("ngram")?,
+            };
+            config.check()?;
+            let mut weights = Weights::open(dir)?;
+            let model =
+                Gpt::build(config, &mut |name, _| weights.take(name, Some(DType::F32), device))?;
+            weights.check_taken(MODEL_TYPE, |_| false)?;
+            Ok(model)
+        };
+        load().map_err(|e: Error| e.at(dir.display()))
     }
 }
 

@@ -33,7 +33,6 @@ pub fn model(architecture: Architecture, dtype: DType) -> Decoder {
 /// The same weights on `device`.
 pub fn on(model: &Decoder, device: &Device) -> Decoder {
     let mut copy = model.copy().unwrap();
-    copy.parameters_mut().freeze(false, |_| true);
     copy.move_to(device).unwrap();
     copy
 }

@@ -150,13 +150,6 @@ impl StableDiffCoder {
     }
 }
 
-/// A model with the same weights that can be trained.
-fn trainable(model: &Decoder) -> Result<Decoder> {
-    let mut copy = model.copy()?;
-    copy.parameters_mut().freeze(false, |_| true);
-    Ok(copy)
-}
-
 impl Paper for StableDiffCoder {
     type Start = Start;
 
@@ -352,7 +345,7 @@ impl Paper for StableDiffCoder {
             return Err(Error::index(format!("arm {arm} of {}", ways.len())));
         };
         let mut learner = self.learner(seed)?;
-        learner.model = trainable(&start.model)?;
+        learner.model = start.model.copy()?;
         let nan = f64::NAN;
         let settings = self.settings(seed);
         let mut optimizer =
