@@ -149,7 +149,8 @@ impl BlockArgs {
             filled
         };
         let passes: usize = filled.iter().map(|one| one.passes).sum();
-        let tokens: usize = filled.iter().map(|one| one.tokens.len() + one.order.dropped.len()).sum();
+        let tokens: usize =
+            filled.iter().map(|one| one.tokens.len() + one.order.dropped.len()).sum();
         if passes > 0 {
             let each = tokens as f64 / passes as f64;
             terminal::note(&format!("{tokens} tokens set in {passes} passes, {each:.2} a pass"));

@@ -6,10 +6,11 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernels::sample::Truncation;
 use crate::rl::filling::Decoding;
-use crate::rl::rollout::{Sampling, rollouts, stream};
+use crate::rl::generate::{rollouts, stream};
+use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
 use crate::text::Tokenizer;
-use crate::train::{RunDir, session};
+use crate::train::{RunDir, open};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
@@ -88,12 +89,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
-    let (mut model, tokenizer) = session::folder(&args.folder()?, None)?;
+    let (mut model, tokenizer) = open::folder(&args.folder()?, None, &Device::Cpu)?;
     model.move_to(device)?;
     let ids =
         prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
     if args.blocks.fills_blocks(&mut model, &tokenizer)? {
-        let stop = session::stop_ids(&model, &tokenizer);
+        let stop = open::stop_ids(&model, &tokenizer);
         let decoding = Decoding {
             temperature: args.temperature,
             seed: args.seed,
@@ -105,7 +106,7 @@ fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<
         temperature: args.temperature,
         truncation: Truncation::default(),
         max_new_tokens: args.max_tokens,
-        stop: session::stop_ids(&model, &tokenizer),
+        stop: open::stop_ids(&model, &tokenizer),
         banned: Vec::new(),
         seed: args.seed,
         stream: Stream::Generate,

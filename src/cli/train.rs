@@ -1,13 +1,12 @@
 //! `gradstone train`.
 
-use super::plan::Plan;
 use super::progress::{Progress, catch_interrupts};
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::recipes::{self, Kind};
-use crate::train::session::Outcome;
-use crate::train::{Observer, RunDir, report};
+use crate::recipes;
+use crate::train::kind::{Kind, RunSettings};
+use crate::train::{self, Observer, Outcome, RunDir, report};
 use std::path::{Path, PathBuf};
 
 /// Which files of a folder are source text, and how much of it is read.
@@ -19,7 +18,7 @@ const RUNS: &str = "runs";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TrainArgs {
-    /// What to train (see `gradstone list recipes`)
+    /// What to train (see `gradstone list recipes`); without --model or --data: arithmetic
     recipe: Option<String>,
     /// A TOML file over the recipe's settings
     #[arg(long, value_name = "FILE")]
@@ -53,7 +52,7 @@ impl TrainArgs {
     /// The recipe that is named, else the one that the other options fit.
     fn recipe(&self) -> &str {
         let own = self.model.is_some() || self.data.is_some();
-        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { "arithmetic" })
+        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { recipes::REGISTRY[0].name })
     }
 
     /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
@@ -128,29 +127,37 @@ fn begin(
 ) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
     let recipe = recipes::named(args.recipe()).map_err(Failure::usage)?;
-    let overrides = args.overrides(recipe.settings);
-    let plan = Plan::new(recipe.name, recipe.settings, args.config.as_deref(), &overrides)?;
-    let text = plan.to_toml()?;
+    let kind = recipe.trained().map_err(Failure::usage)?;
+    let overrides = args.overrides(kind);
+    let settings = RunSettings::load(kind, args.config.as_deref(), &overrides);
+    let settings = settings.map_err(Failure::usage)?;
+    if let Some((option, what)) = settings.missing() {
+        let name = recipe.name;
+        let message = format!("recipe {name} needs {what}: give {option}");
+        return Err(Failure::usage(Error::invalid(message)));
+    }
+    settings.check().map_err(Failure::usage)?;
+    let text = settings.to_toml()?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
-    let mut session = plan.open(None, device)?;
+    let mut trainee = settings.open(None, device)?;
     let run = RunDir::create(out, &text)?;
     observer.message(&format!("run {}", out.display()));
-    Ok(session.run(&run, observer)?)
+    Ok(train::run(&mut *trainee, &run, observer)?)
 }
 
 /// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
 fn resume(out: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
     let run = RunDir::resume(out)?;
     let place = run.config_path();
-    let plan = Plan::from_toml(&run.config()?, &place.display().to_string())?;
+    let settings = RunSettings::from_toml(&run.config()?, &place.display().to_string())?;
     let (latest, damaged) = run.checkpoints(0).latest()?;
     for error in damaged {
         observer.message(&format!("passing over a damaged checkpoint: {error}"));
     }
-    let mut session = plan.open(latest.as_ref(), device)?;
-    run.rewind(session.step())?;
-    observer.message(&format!("run {} from step {}", out.display(), session.step()));
-    Ok(session.run(&run, observer)?)
+    let mut trainee = settings.open(latest.as_ref(), device)?;
+    run.rewind(trainee.step())?;
+    observer.message(&format!("run {} from step {}", out.display(), trainee.step()));
+    Ok(train::run(&mut *trainee, &run, observer)?)
 }
 
 /// `runs/NAME-NNN` with the first number that is free.

@@ -3,9 +3,13 @@
 use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::{Objective, Surrogate};
 use crate::optim::{AdamWSettings, Schedule};
+use crate::rl::stage::logprobs::ReferenceSettings;
+use crate::rl::stage::reward::RewardSettings;
+use crate::tasks::TaskSettings;
 use crate::tasks::arithmetic::{ArithmeticConfig, Operation};
+use crate::tasks::settings::Source;
 use crate::train::settings::{
-    CheckpointSettings, EvaluationSettings, ModelSettings, RolloutSettings, Settings, TaskSettings,
+    CheckpointSettings, EvaluationSettings, ModelSettings, Order, RolloutSettings, Settings,
     UpdateSettings, WarmupSettings,
 };
 
@@ -22,12 +26,12 @@ pub fn arithmetic() -> Settings {
             context: 32,
             dtype: "f32".to_owned(),
         },
-        task: TaskSettings::Arithmetic(ArithmeticConfig {
+        task: TaskSettings::new(Source::Arithmetic(ArithmeticConfig {
             operations: vec![Operation::Add],
             smallest: 0,
             largest: 49,
             ..ArithmeticConfig::default()
-        }),
+        })),
         warmup: WarmupSettings {
             steps: 140,
             examples: 64,
@@ -44,8 +48,21 @@ pub fn arithmetic() -> Settings {
             mask_truncated: false,
             dynamic_sampling: None,
             overlong: None,
+            top_k: None,
+            top_p: None,
+            resampling: None,
+            order: Order::Task,
+            filling: None,
         },
+        reward: RewardSettings::default(),
         advantage: Estimator::default(),
+        critic: None,
+        process_reward: None,
+        credit: None,
+        correction: None,
+        reference: ReferenceSettings::default(),
+        replay: None,
+        entropy_control: None,
         // The upper bound is wider than the lower (DAPO): entropy lasts longer.
         objective: Objective {
             surrogate: Surrogate::PpoClip {
@@ -61,6 +78,8 @@ pub fn arithmetic() -> Settings {
             minibatches: 1,
             micro_batch_tokens: 4096,
             recompute: false,
+            recompute_old: false,
+            skip_degenerate: false,
         },
         optimizer: AdamWSettings { learning_rate: 5e-4, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },

@@ -3,10 +3,14 @@
 use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
+use crate::rl::stage::logprobs::ReferenceSettings;
+use crate::rl::stage::reward::RewardSettings;
+use crate::tasks::TaskSettings;
 use crate::tasks::jsonl::JsonlConfig;
+use crate::tasks::settings::{JsonlTask, Source};
 use crate::train::settings::{
-    CheckpointSettings, EvaluationSettings, JsonlTask, ModelSettings, RolloutSettings, Settings,
-    TaskSettings, UpdateSettings, WarmupSettings,
+    CheckpointSettings, EvaluationSettings, ModelSettings, Order, RolloutSettings, Settings,
+    UpdateSettings, WarmupSettings,
 };
 use std::path::PathBuf;
 
@@ -17,10 +21,10 @@ pub fn jsonl() -> Settings {
         seed: 1,
         steps: 200,
         model: ModelSettings::Folder { path: PathBuf::new(), dtype: None },
-        task: TaskSettings::Jsonl(JsonlTask {
+        task: TaskSettings::new(Source::Jsonl(JsonlTask {
             path: PathBuf::new(),
             format: JsonlConfig::default(),
-        }),
+        })),
         warmup: WarmupSettings {
             steps: 0,
             examples: 32,
@@ -37,14 +41,29 @@ pub fn jsonl() -> Settings {
             mask_truncated: false,
             dynamic_sampling: None,
             overlong: None,
+            top_k: None,
+            top_p: None,
+            resampling: None,
+            order: Order::Task,
+            filling: None,
         },
+        reward: RewardSettings::default(),
         advantage: Estimator::default(),
+        critic: None,
+        process_reward: None,
+        credit: None,
+        correction: None,
+        reference: ReferenceSettings::default(),
+        replay: None,
+        entropy_control: None,
         objective: Objective::default(),
         update: UpdateSettings {
             epochs: 1,
             minibatches: 1,
             micro_batch_tokens: 4096,
             recompute: false,
+            recompute_old: false,
+            skip_degenerate: false,
         },
         optimizer: AdamWSettings { learning_rate: 1e-6, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },

@@ -8,7 +8,6 @@
 use super::episode::{Episode, Scored};
 use super::faithful::Outcome;
 use super::sampling::Distribution;
-use crate::DType;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -268,7 +267,9 @@ impl Batch {
     pub fn column(&self, values: Vec<f32>) -> Result<Tensor> {
         if values.len() != self.tokens() {
             let (got, want) = (values.len(), self.tokens());
-            return Err(Error::shape(format!("batch: a column of {got} numbers for {want} tokens")));
+            return Err(Error::shape(format!(
+                "batch: a column of {got} numbers for {want} tokens"
+            )));
         }
         floats(values, &self.device)
     }

@@ -10,8 +10,8 @@ use super::value_head::ValueHead;
 use crate::error::{Error, Result};
 use crate::kernels::policy_loss::{Totals, ValueLoss};
 use crate::optim::{AdamW, AdamWSettings};
-use crate::tensor::autograd::{self, no_grad};
 use crate::tensor::Gradients;
+use crate::tensor::autograd::{self, no_grad};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -212,7 +212,7 @@ impl Stage for Critic {
         std::fs::create_dir(&folder)
             .map_err(|e| Error::io(format_args!("making {}", folder.display()), e))?;
         let parameters = trained.head.parameters();
-        parameters.save(&folder.join(HEAD))?;
+        trained.head.save(&folder.join(HEAD))?;
         trained.optimizer.save(parameters, &folder.join(HEAD_OPTIMIZER))?;
         if let Some((model, optimizer)) = &trained.model {
             model.save(&folder)?;
@@ -225,14 +225,13 @@ impl Stage for Critic {
         let folder = folder.join(FOLDER);
         let settings = || self.settings.optimizer.clone();
         let mut head = self.head(policy)?;
-        head.parameters_mut().load(&folder.join(HEAD))?;
+        head.load(&folder.join(HEAD))?;
         let optimizer = AdamW::load(settings(), head.parameters(), &folder.join(HEAD_OPTIMIZER))?;
         let model = match self.settings.kind {
             CriticKind::Head => None,
             CriticKind::Model => {
                 let model = policy.loaded(&folder)?;
-                let own =
-                    AdamW::load(settings(), model.parameters(), &folder.join(OPTIMIZER))?;
+                let own = AdamW::load(settings(), model.parameters(), &folder.join(OPTIMIZER))?;
                 Some((model, own))
             }
         };
@@ -242,5 +241,7 @@ impl Stage for Critic {
 }
 
 fn no_rows() -> Error {
-    Error::unsupported("a critic needs one hidden state per token, which a policy that fills blocks has not")
+    Error::unsupported(
+        "a critic needs one hidden state per token, which a policy that fills blocks has not",
+    )
 }

@@ -103,45 +103,6 @@ impl<'a> Drawing<'a> {
 }
 
 fn draw(
-        &mut self,
-        logits: &Tensor,
-        live: &mut [(usize, &mut Rollout)],
-    ) -> Result<Vec<i32>> {
-        let first = self.sampling.first_sequence;
-        let sequences: Vec<u64> = live.iter().map(|(number, _)| first + *number as u64).collect();
-        let positions: Vec<u32> = live.iter().map(|(_, one)| one.tokens.len() as u32).collect();
-        match &mut self.on_device {
-            None => draw(self.model, self.sampling, logits, &sequences, &positions, live),
-            Some(device) => {
-                let numbers: Vec<usize> = live.iter().map(|(number, _)| *number).collect();
-                device.draw(self.model, self.sampling, logits, &sequences, &positions, numbers)
-            }
-        }
-    }
-
-    /// Hands the log-probs that were kept on the device to the completions, which have all ended.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn finish(self, done: Vec<(usize, &mut Rollout)>) -> Result<()> {
-        let Some(device) = self.on_device else { return Ok(()) };
-        let mut done: BTreeMap<usize, &mut Rollout> = done.into_iter().collect();
-        let mut numbers = device.numbers.iter();
-        for (buffer, used) in &device.kept {
-            let mut logprobs = vec![0f32; *used];
-            buffer.download(0..*used, bytemuck::cast_slice_mut(&mut logprobs))?;
-            for (logprob, number) in logprobs.into_iter().zip(&mut numbers) {
-                let rollout = done.get_mut(number);
-                let rollout =
-                    rollout.ok_or_else(|| Error::state(format!("completion {number} is lost")))?;
-                rollout.logprob.push(logprob);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn draw(
     of: Logits,
     sampling: &Sampling,
     logits: &Tensor,

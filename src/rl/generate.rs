@@ -109,7 +109,8 @@ fn draw_all<M: Causal>(
         let capacity = longest.saturating_add(sampling.max_new_tokens).min(context);
         let mut cache = model.cache(prompts.len(), capacity)?;
         let hidden = {
-            let whole: Vec<(&[i32], usize)> = prompts.iter().map(|prompt| (&prompt[..], 0)).collect();
+            let whole: Vec<(&[i32], usize)> =
+                prompts.iter().map(|prompt| (&prompt[..], 0)).collect();
             last_rows(&model.continued(None, &whole, &mut cache)?, &whole)?
         };
         let prepared = model.prepared()?;
@@ -222,9 +223,8 @@ impl<M: Causal> Batch<'_, M> {
         let mut live = waiting.next(prompts, together);
         let mut done = Vec::new();
         // Fork: every episode gets its prompt's cache and last hidden state.
-        let fork = |new: &[Live<'_>]| -> Vec<usize> {
-            new.iter().map(|one| one.episode.prompt).collect()
-        };
+        let fork =
+            |new: &[Live<'_>]| -> Vec<usize> { new.iter().map(|one| one.episode.prompt).collect() };
         let mut cache = self.cache.clone();
         cache.keep(&fork(&live))?;
         let mut hidden = ops::gather(self.hidden, &fork(&live))?;
@@ -269,11 +269,16 @@ impl<M: Causal> Batch<'_, M> {
 
     /// After token `id`: whether the sequence goes on, perhaps behind the tokens of an environment.
     fn goes_on(&self, one: &mut Live<'_>, id: i32) -> Result<bool> {
-        let room = self.sampling.max_new_tokens.min(
-            self.model.context() - self.prompts[one.episode.prompt].len(),
-        );
-        if self.sampling.stop.contains(&id) {
-            let Some(replies) = self.replies else { return Ok(false) };
+        let room = self
+            .sampling
+            .max_new_tokens
+            .min(self.model.context() - self.prompts[one.episode.prompt].len());
+        let stopped = self.sampling.stop.contains(&id);
+        let Some(replies) = self.replies else {
+            one.episode.truncated = !stopped && one.episode.tokens.len() >= room;
+            return Ok(!stopped && !one.episode.truncated);
+        };
+        if stopped || replies.ends_turn(one.episode)? {
             let Some(reply) = replies.reply(one.episode)? else { return Ok(false) };
             if one.episode.tokens.len() + reply.len() >= room {
                 one.episode.truncated = true;

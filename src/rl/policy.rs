@@ -47,6 +47,14 @@ pub struct Scores {
 
 /// How an environment answers while episodes are drawn.
 pub trait Replies: Sync {
+    /// True when the policy's turn is over with its last token, which is not one that ends a completion.
+    ///
+    /// # Errors
+    /// Whatever the environment reports.
+    fn ends_turn(&self, _episode: &Episode) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The tokens that the environment adds to an episode whose policy has just ended its turn; `None`: the episode is over.
     ///
     /// # Errors

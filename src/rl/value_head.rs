@@ -4,10 +4,12 @@ use super::batch::{Batch, Column, host, missing};
 use crate::DType;
 use crate::device::Device;
 use crate::error::Result;
+use crate::files::safetensors::SafetensorsFile;
 use crate::kernels::policy_loss::{Totals, ValueInputs, ValueLoss, value_loss};
 use crate::nn::Parameters;
 use crate::ops;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, file};
+use std::path::Path;
 
 /// A linear layer from hidden states to values.
 pub struct ValueHead {
@@ -36,6 +38,30 @@ impl ValueHead {
     /// Its weight and its bias.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// Writes weight and bias.
+    ///
+    /// # Errors
+    /// [`Error::is_io`](crate::Error::is_io).
+    pub fn save(&self, path: &Path) -> Result<()> {
+        file::write(path, self.parameters.iter().map(|one| (one.name(), one.value())), &[])
+    }
+
+    /// Reads what [`ValueHead::save`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn load(&mut self, path: &Path) -> Result<()> {
+        let stored = SafetensorsFile::open(path)?;
+        for index in 0..self.parameters.len() {
+            let parameter = self.parameters.get(index);
+            let name = self.parameters.iter().nth(index).map(|one| one.name().to_owned());
+            let value = file::read(&stored, &name.unwrap_or_default())?;
+            let value = value.to_device(&parameter.device())?;
+            self.parameters.set(index, value).map_err(|e| e.at(path.display()))?;
+        }
+        Ok(())
     }
 
     /// Its weight and its bias, for an optimizer.

@@ -34,6 +34,33 @@ pub fn load<T: Serialize + DeserializeOwned>(
         let place = path.display().to_string();
         settings = with_text::<T>(settings, &text, &place)?;
     }
+    overridden(settings, overrides)
+}
+
+/// `defaults` with tables over them, one after the other, and `key=value` overrides over all. Each table comes with the
+/// words that say in an error where it was written.
+///
+/// # Errors
+/// [`Error::is_invalid`] naming the table, or the override, when a key is unknown or a value has the wrong type.
+pub fn layered<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    layers: &[(&str, &Table)],
+    overrides: &[String],
+) -> Result<T> {
+    let mut settings = table(defaults)?;
+    for (place, over) in layers {
+        merge(&mut settings, (*over).clone());
+        let whole: T =
+            read(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        settings = table(&whole)?;
+    }
+    overridden(settings, overrides)
+}
+
+fn overridden<T: Serialize + DeserializeOwned>(
+    mut settings: Table,
+    overrides: &[String],
+) -> Result<T> {
     for setting in overrides {
         let place = format!("--set {setting}");
         let Some((key, value)) = setting.split_once('=') else {
@@ -49,7 +76,11 @@ pub fn load<T: Serialize + DeserializeOwned>(
     read(&settings).map_err(|e| Error::invalid(explain(&e)))
 }
 
-fn table<T: Serialize>(settings: &T) -> Result<Table> {
+/// Every setting as a table of TOML.
+///
+/// # Errors
+/// [`Error::is_invalid`] when the struct is not expressible in TOML.
+pub fn table<T: Serialize>(settings: &T) -> Result<Table> {
     Table::try_from(settings)
         .map_err(|e| Error::invalid(format!("settings cannot be written as TOML: {e}")))
 }
@@ -69,6 +100,18 @@ pub fn to_toml<T: Serialize>(settings: &T) -> Result<String> {
 pub fn from_toml<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
     let settings: Table = text.parse().map_err(|e| syntax(&e, text, place))?;
     read(&settings).map_err(|e| located(&e, text, place))
+}
+
+/// Reads a document that has no defaults and must be complete.
+///
+/// # Errors
+/// [`Error::is_invalid`] with `place` and the line of the key that is unknown, missing or of the wrong type.
+pub fn document<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| line_of(text, span.start));
+        let message = unknown_key(e.message(), "").unwrap_or_else(|| e.message().to_owned());
+        Error::invalid(format!("{place}:{line}: {message}"))
+    })
 }
 
 fn with_text<T: Serialize + DeserializeOwned>(
@@ -168,31 +211,35 @@ fn quoted(message: &str) -> Option<&str> {
 /// serde's message, with the nearest existing key instead of the list of all of them.
 fn explain(error: &toml::de::Error) -> String {
     let full = error.to_string();
-    let whole = full.trim().replace('\n', " ");
-    let message = error.message();
-    let Some(rest) = message.strip_prefix("unknown field") else {
-        return whole;
-    };
-    let mut names = rest.split('`').skip(1).step_by(2);
-    let unknown = names.next().unwrap_or_default();
-    let known: Vec<&str> = names.collect();
     let place = full.rsplit("in `").next().filter(|_| full.contains("in `"));
     let table = place
         .and_then(|rest| rest.split('`').next())
         .map(|table| format!("{table}."))
         .unwrap_or_default();
-    let near = known.iter().map(|name| (distance(unknown, name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + unknown.len() / 3 => {
-            format!("unknown key `{table}{unknown}`; did you mean `{table}{name}`?")
-        }
-        _ if known.is_empty() => format!("unknown key `{table}{unknown}`"),
-        _ => format!("unknown key `{table}{unknown}`; there are {}", known.join(", ")),
-    }
+    unknown_key(error.message(), &table).unwrap_or_else(|| full.trim().replace('\n', " "))
+}
+
+/// The nearest existing key, or all of them, where serde's message is about a key that does not exist in `table`.
+fn unknown_key(message: &str, table: &str) -> Option<String> {
+    let rest = message.lines().next()?.strip_prefix("unknown field")?;
+    let mut names = rest.split('`').skip(1).step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.collect();
+    Some(match nearest(unknown, known.iter().copied()) {
+        Some(name) => format!("unknown key `{table}{unknown}`; did you mean `{table}{name}`?"),
+        None if known.is_empty() => format!("unknown key `{table}{unknown}`"),
+        None => format!("unknown key `{table}{unknown}`; there are {}", known.join(", ")),
+    })
+}
+
+/// The name that `unknown` was probably meant to be; `None` where none is near.
+pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.map(|name| (distance(unknown, name), name)).min();
+    near.filter(|(distance, _)| *distance <= 1 + unknown.chars().count() / 3).map(|(_, name)| name)
 }
 
 /// How many characters must be added, removed, changed or swapped with a neighbour.
-pub(crate) fn distance(a: &str, b: &str) -> usize {
+fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {

@@ -1,24 +1,25 @@
 //! Accuracy on held-out problems by greedy decoding.
 
+use super::metrics::Rollout;
+use super::world::{World, outcome};
 use crate::error::Result;
-use crate::models::Decoder;
-use crate::rl::guarded::guarded_reward;
-use crate::rl::rollout::{Sampling, rollouts};
+use crate::rl::episode::Episode;
+use crate::rl::faithful::Outcome;
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
-use crate::tasks::{Problem, Verifier};
-use crate::text::Tokenizer;
-use crate::train::metrics::Rollout;
+use crate::tasks::{Judgement, Problem};
 
 /// What an evaluation is done with.
 pub struct Evaluation<'a> {
-    /// The model.
-    pub model: &'a Decoder,
-    /// Its tokenizer.
-    pub tokenizer: &'a Tokenizer,
-    /// What tells right from wrong.
-    pub verifier: &'a dyn Verifier,
-    /// Ids that end a completion.
-    pub stop: &'a [i32],
+    /// The policy.
+    pub policy: &'a dyn Policy,
+    /// What it works on.
+    pub world: &'a World,
+    /// `[functions]` weights of the named rewards.
+    pub weights: Vec<f64>,
+    /// An answer is worth 1 where its label says that it is right, else 0, whatever its rewards.
+    pub by_label: bool,
     /// The longest completion, tokens.
     pub max_new_tokens: usize,
     /// Completions generated side by side.
@@ -29,42 +30,58 @@ impl Evaluation<'_> {
     /// Answers every problem greedily: the mean reward, and the answers as they would be logged at `step`.
     ///
     /// # Errors
-    /// As [`rollouts`].
+    /// As [`Policy::generate`], and what the verifier reports.
     pub fn run(&self, problems: &[Problem], step: u64) -> Result<(f32, Vec<Rollout>)> {
         let sampling = Sampling {
             temperature: 0.0,
             truncation: Default::default(),
             max_new_tokens: self.max_new_tokens,
-            stop: self.stop.to_vec(),
-            banned: Vec::new(),
+            stop: self.world.stop.clone(),
+            banned: self.world.codec.banned(),
             seed: 0,
             stream: Stream::HeldOut,
             first_sequence: 0,
         };
         let mut answers = Vec::with_capacity(problems.len());
         for part in problems.chunks(self.batch.max(1)) {
-            let prompts = part
-                .iter()
-                .map(|problem| self.tokenizer.encode_prompt(&problem.prompt))
-                .collect::<Result<Vec<_>>>()?;
-            for (drawn, problem) in rollouts(self.model, &prompts, 1, &sampling)?.iter().zip(part) {
-                let completion = self.tokenizer.decode(&drawn.tokens)?;
+            let of: Vec<&Problem> = part.iter().collect();
+            let prompts =
+                part.iter().map(|one| self.world.prompt(one)).collect::<Result<Vec<_>>>()?;
+            let conversation = self.world.replies_to(&of);
+            let replies = if self.world.replies { Some(&conversation as _) } else { None };
+            let counts = vec![1; part.len()];
+            let drawn = self.policy.generate(&prompts, &counts, &sampling, replies)?;
+            let episodes: Vec<&Episode> = drawn.iter().collect();
+            let judged = self.world.judge(&of, &episodes)?;
+            for (i, (episode, text)) in drawn.iter().zip(judged.texts).enumerate() {
                 answers.push(Rollout {
                     step,
-                    prompt: problem.prompt.clone(),
-                    answer: problem.answer.clone(),
-                    reward: guarded_reward(|| {
-                        self.verifier.reward(problem, &completion, drawn.truncated)
-                    }),
+                    prompt: part[i].prompt().into_owned(),
+                    answer: part[i].answer.clone(),
+                    reward: judged.judgements[i].as_ref().map_or(f32::NAN, |one| self.worth(one)),
                     advantage: None,
-                    tokens: drawn.tokens.len(),
-                    truncated: drawn.truncated,
-                    completion,
+                    tokens: episode.tokens.len(),
+                    truncated: episode.truncated,
+                    completion: text,
                 });
             }
         }
         let scored: Vec<f32> = answers.iter().map(|a| a.reward).filter(|r| !r.is_nan()).collect();
         let mean = scored.iter().map(|r| f64::from(*r)).sum::<f64>() / scored.len().max(1) as f64;
         Ok((mean as f32, answers))
+    }
+
+    fn worth(&self, judgement: &Judgement) -> f32 {
+        if self.by_label {
+            let right = judgement.label.map(outcome) == Some(Outcome::Correct);
+            return f32::from(u8::from(right));
+        }
+        match self.weights[..] {
+            [1.0] => judgement.rewards[0],
+            _ => {
+                let terms = judgement.rewards.iter().zip(&self.weights);
+                terms.map(|(reward, weight)| f64::from(*reward) * weight).sum::<f64>() as f32
+            }
+        }
     }
 }

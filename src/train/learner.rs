@@ -5,14 +5,13 @@
 
 use crate::DType;
 use crate::device::Device;
-use crate::device::gpu::{DeviceBuffer, Gpu};
+use crate::device::gpu::{DeviceBuffer, DeviceSlice, Gpu};
 use crate::error::{Error, Result};
 use crate::kernels::policy_loss::launch::{self, DeviceMetrics};
 use crate::kernels::policy_loss::{
     self, Advantages, Inputs, Metrics, Objective, Surrogate, Totals,
 };
 use crate::kernels::token_selection::{self, Selection};
-use crate::ops;
 use crate::rl::batch::{Advantage, Batch, Column, missing};
 use crate::rl::episode::{Scored, micro_batches};
 use crate::rl::policy::{Policy, Scores};
@@ -36,6 +35,8 @@ pub struct Minimise<'a> {
     pub number: u64,
     /// A value head on the policy, trained in the same pass.
     pub value_head: Option<&'a ValueHead>,
+    /// Whether the policy learns too; while a critic warms up it does not.
+    pub policy: bool,
 }
 
 /// What one update's forward and backward gave.
@@ -313,7 +314,7 @@ impl Columns {
             drawn_logprob: drawn_logprobs(batch, members),
             value_loss,
         };
-        if logprob.is_tracked() {
+        if logprob.is_tracked() && how.policy {
             roots.push((logprob, dlogprob));
             roots.extend(dentropy.filter(|_| entropy.is_tracked()).map(|d| (entropy, d)));
         }
@@ -393,8 +394,9 @@ impl Columns {
         let fresh = || Tensor::zeros_on(logprob.shape(), DType::F32, &device);
         let mut dlogprob = fresh()?;
         let mut dentropy = if objective.entropy_coefficient != 0.0 { Some(fresh()?) } else { None };
-        let optional =
-            |column: &'_ Option<Tensor>| column.as_ref().map(Tensor::device_slice).transpose();
+        fn optional(column: &Option<Tensor>) -> Result<Option<DeviceSlice<'_>>> {
+            column.as_ref().map(Tensor::device_slice).transpose()
+        }
         let metrics = launch::forward_backward(
             objective,
             &launch::Inputs {

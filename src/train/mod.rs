@@ -9,22 +9,31 @@
 
 pub mod chart;
 pub mod checkpoint;
+pub mod codec;
+mod collect;
 pub mod comparison;
 pub mod config;
 pub mod diffusion;
 pub mod evaluate;
+pub mod kind;
+pub mod learner;
 pub mod metrics;
 pub mod observer;
-mod policy_gradient;
+pub mod open;
+mod plan;
+mod questions;
+pub mod reinforce;
 pub mod report;
+pub mod run;
 pub mod run_dir;
-pub mod session;
 pub mod settings;
-pub mod small_learner;
 pub mod supervised;
-pub mod update;
+pub mod world;
 
 pub use checkpoint::Checkpoints;
 pub use metrics::{Phase, Rollout, StepMetrics};
 pub use observer::Observer;
+pub use reinforce::Reinforcement;
+pub use run::{Outcome, Trainee, run};
 pub use run_dir::RunDir;
+pub use world::World;

@@ -86,8 +86,7 @@ pub fn run(
     while trainee.step() < total {
         let started = Instant::now();
         // Inside the pool from here on: an operation then costs no hand-over.
-        let (mut metrics, tokens) =
-            pool::install(|| with_grad(|| trainee.train(&mut logs)))?;
+        let (mut metrics, tokens) = pool::install(|| with_grad(|| trainee.train(&mut logs)))?;
         let done = trainee.step();
         if trainee.evaluates_after(done) {
             pool::install(|| trainee.measure(&mut metrics, &mut logs))?;
@@ -103,8 +102,7 @@ pub fn run(
         let every = trainee.checkpoint().every;
         if interrupted || done == total || (every > 0 && done.is_multiple_of(every)) {
             logs.sync()?;
-            let saved =
-                checkpoints.save(done, &trainee.state()?, |folder| trainee.save(folder))?;
+            let saved = checkpoints.save(done, &trainee.state()?, |folder| trainee.save(folder))?;
             observer.message(&format!("checkpoint {}", saved.path.display()));
         }
         if interrupted {

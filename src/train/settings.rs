@@ -96,6 +96,17 @@ pub enum ModelSettings {
         /// `f32` or `bf16`.
         dtype: String,
     },
+    /// A new small GPT whose embedding sums an n-gram, for tasks that are made of ids.
+    Ids {
+        /// Width of the residual stream.
+        width: usize,
+        /// Blocks.
+        layers: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Tokens that an embedding sums.
+        ngram: usize,
+    },
     /// A folder in the layout of Hugging Face: `config.json`, `tokenizer.json`, `*.safetensors`.
     Folder {
         /// The folder.

@@ -1,9 +1,11 @@
-//! Supervised learning on worked examples: the warm-up before reinforcement.
+//! Supervised learning on worked examples: the warm-up before reinforcement, and next-token prediction on running text.
 
 use crate::error::Result;
-use crate::models::Decoder;
 use crate::ops;
-use crate::rl::scoring::{Scored, logprobs};
+use crate::optim::{AdamW, AdamWSettings};
+use crate::rl::episode::{Scored, micro_batches};
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Distribution;
 use crate::tensor::{Gradients, Tensor, autograd};
 
 /// What one supervised batch gave.
@@ -17,25 +19,31 @@ pub struct Supervised {
     pub tokens: usize,
 }
 
-/// Adds the gradient of the mean negative log-prob of all completion tokens, `micro_batch_tokens` at a time.
+/// Adds the gradient of the mean negative log-prob of all completion tokens that are scored, `micro_batch_tokens` at a time.
 ///
 /// # Errors
-/// As [`logprobs`].
+/// As [`Policy::score`].
 pub fn gradients(
-    model: &Decoder,
+    policy: &dyn Policy,
     examples: &[Scored<'_>],
     micro_batch_tokens: usize,
     gradients: &mut Gradients,
 ) -> Result<Supervised> {
-    let total: usize = examples.iter().map(|e| e.completion.len()).sum();
+    let scored = |one: &Scored<'_>| match one.mask {
+        None => one.completion.len(),
+        Some(mask) => mask.iter().filter(|mask| **mask != 0).count(),
+    };
+    let total: usize = examples.iter().map(scored).sum();
     let each = -1.0 / total.max(1) as f32;
     let mut done = Supervised { loss: 0.0, entropy: 0.0, tokens: 0 };
     let mut sums = Vec::new();
     for batch in micro_batches(examples, micro_batch_tokens) {
-        let (logprob, entropy) = logprobs(model, batch, 1.0)?;
+        let scores = policy.score(batch, &Distribution::default())?;
+        let (logprob, entropy) = (scores.logprob, scores.entropy);
         sums.push((ops::sum(&logprob.detach())?, ops::sum(&entropy.detach())?));
         done.tokens += batch.iter().map(Scored::tokens).sum::<usize>();
         if logprob.is_tracked() {
+            // A token that is not scored has no row: its gradient goes nowhere.
             let upstream = Tensor::from_f32(vec![each; logprob.len()], logprob.shape())?
                 .to_device(&logprob.device())?;
             autograd::backward_from(vec![(logprob, upstream)], gradients)?;
@@ -49,34 +57,37 @@ pub fn gradients(
     Ok(done)
 }
 
-/// Splits a batch, in order, into runs of at most `tokens` tokens; a longer sequence stands alone.
-pub fn micro_batches<'a, 'b>(batch: &'b [Scored<'a>], tokens: usize) -> Vec<&'b [Scored<'a>]> {
-    let mut parts = Vec::new();
-    let (mut start, mut held) = (0, 0);
-    for (i, scored) in batch.iter().enumerate() {
-        if i > start && held + scored.tokens() > tokens {
-            parts.push(&batch[start..i]);
-            (start, held) = (i, 0);
-        }
-        held += scored.tokens();
-    }
-    if start < batch.len() {
-        parts.push(&batch[start..]);
-    }
-    parts
+/// Supervised learning with an optimizer of its own, whose rate rises over the first updates.
+pub struct Imitation {
+    optimizer: AdamW,
+    warmup: u64,
+    updates: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Imitation {
+    /// A beginning.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`](crate::Error::is_invalid) for settings out of range.
+    pub fn new(policy: &dyn Policy, settings: AdamWSettings, warmup: u64) -> Result<Imitation> {
+        Ok(Imitation { optimizer: AdamW::new(settings, policy.parameters())?, warmup, updates: 0 })
+    }
 
-    #[test]
-    fn micro_batches_cover_in_order() {
-        let tokens = [0i32; 20];
-        let scored = |n: usize| Scored { prompt: &tokens[..1], completion: &tokens[..n] };
-        let batch = [scored(5), scored(5), scored(20), scored(1), scored(9)];
-        let sizes: Vec<usize> = micro_batches(&batch, 10).iter().map(|part| part.len()).collect();
-        assert_eq!(sizes, [2, 1, 2]);
-        assert!(micro_batches(&[], 10).is_empty());
+    /// One update towards the mean log-prob of all completion tokens, the rate multiplied by `factor`. Returns the loss.
+    ///
+    /// # Errors
+    /// As [`gradients`].
+    pub fn step(
+        &mut self,
+        policy: &mut dyn Policy,
+        examples: &[Scored<'_>],
+        factor: f64,
+    ) -> Result<f32> {
+        let mut store = Gradients::new();
+        let done = gradients(policy, examples, usize::MAX, &mut store)?;
+        self.updates += 1;
+        let rise = (self.updates as f64 / self.warmup.max(1) as f64).min(1.0);
+        self.optimizer.step(policy.parameters_mut(), &store, factor * rise)?;
+        Ok(done.loss)
     }
 }

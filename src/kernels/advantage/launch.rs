@@ -301,6 +301,7 @@ impl Rule {
             // The others were refused for what they need.
             Estimator::DrGrpo { .. }
             | Estimator::Gae(_)
+            | Estimator::Prime { .. }
             | Estimator::OptimalTokenBaseline { .. } => plain,
         }
     }

@@ -1,9 +1,10 @@
 //! What a run of ExGRPO is measured by: accuracy on held-out questions against what it cost.
 
 use crate::error::Result;
-use crate::models::Gpt;
-use crate::rl::small_policy::{Drawing, completions};
-use crate::tasks::permutation_chain::{LEVELS, PermutationChain, RESPONSE};
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Sampling;
+use crate::rng::Stream;
+use crate::tasks::permutation_chain::{ChainVerifier, LEVELS, PermutationChain, RESPONSE};
 
 /// Draws for measurement are none that training uses.
 const MEASUREMENT: u64 = 1 << 62;
@@ -117,30 +118,35 @@ impl Measured {
 }
 
 /// The share of right responses to held-out questions of each level, drawn at temperature 1.
-pub(super) fn accuracy(model: &Gpt, task: &PermutationChain, seed: u64) -> Result<[f64; LEVELS]> {
-    let questions = task.held_out();
+pub(super) fn accuracy(
+    policy: &dyn Policy,
+    task: &PermutationChain,
+    seed: u64,
+) -> Result<[f64; LEVELS]> {
+    let vocabulary = task.vocabulary();
+    let verifier = ChainVerifier { vocabulary };
     let (mut right, mut all) = ([0f64; LEVELS], [0f64; LEVELS]);
-    for (i, part) in questions.chunks(128).enumerate() {
-        let prompts: Vec<Vec<i32>> = part.iter().map(|question| task.prompt(question)).collect();
-        let prompts: Vec<&[i32]> = prompts.iter().map(|prompt| &prompt[..]).collect();
+    for (i, part) in task.held_out_questions().chunks(128).enumerate() {
+        let prompts: Vec<Vec<i32>> =
+            part.iter().map(|question| vocabulary.prompt(question)).collect();
         let responses = |level: usize| if level == 1 { RESPONSES_OF_THE_FIRST } else { 1 };
         let counts: Vec<usize> =
             part.iter().map(|question| responses(question.operations.len())).collect();
-        let drawing = Drawing {
+        let sampling = Sampling {
             temperature: 1.0,
+            truncation: Default::default(),
             max_new_tokens: RESPONSE,
-            stop: task.end(),
-            banned: &[task.padding()],
+            stop: vec![vocabulary.end()],
+            banned: vec![vocabulary.padding()],
             seed,
+            stream: Stream::Sample,
             first_sequence: MEASUREMENT + (i as u64) * 100_000,
         };
-        let mut drawn = completions(model, &prompts, &counts, &drawing)?.into_iter();
-        for (question, count) in part.iter().zip(counts) {
+        for episode in policy.generate(&prompts, &counts, &sampling, None)? {
+            let question = &part[episode.prompt];
             let level = question.operations.len() - 1;
-            for response in drawn.by_ref().take(count) {
-                all[level] += 1.0;
-                right[level] += f64::from(u8::from(task.is_right(question, response.own())));
-            }
+            all[level] += 1.0;
+            right[level] += f64::from(u8::from(verifier.is_right(question, &episode.tokens)));
         }
     }
     Ok(std::array::from_fn(|level| right[level] / all[level]))

@@ -1,9 +1,10 @@
 //! Measuring a policy on held-out problems, with the truth about what is answerable.
 
 use crate::error::Result;
-use crate::models::Gpt;
-use crate::rl::small_policy::{Drawing, completions};
-use crate::tasks::two_hop::{self, Class, Outcome, Problem, Verdict, verdict};
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Sampling;
+use crate::rng::Stream;
+use crate::tasks::two_hop::{self, Class, Exercise, Outcome, Verdict, verdict};
 
 /// Problems decoded together: more do not fit the second-level cache.
 const TOGETHER: usize = 128;
@@ -46,7 +47,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub(super) fn add(&mut self, problem: &Problem, judged: &Verdict) {
+    pub(super) fn add(&mut self, problem: &Exercise, judged: &Verdict) {
         let class = Class::ALL.iter().position(|class| *class == problem.class).unwrap_or(0);
         let unanswerable = problem.class.is_unanswerable();
         let is = |outcome| f64::from(u8::from(judged.outcome == outcome));
@@ -82,25 +83,27 @@ impl Counted {
 
 /// The rates of one response to each problem, drawn at a temperature (0: the most likely one).
 pub(super) fn sampled(
-    model: &Gpt,
-    problems: &[Problem],
+    policy: &dyn Policy,
+    problems: &[Exercise],
     temperature: f32,
     seed: u64,
 ) -> Result<Sampled> {
     let mut counted = Counted::default();
     for (i, part) in problems.chunks(TOGETHER).enumerate() {
-        let prompts: Vec<&[i32]> = part.iter().map(|problem| &problem.prompt[..]).collect();
-        let drawing = Drawing {
+        let prompts: Vec<Vec<i32>> = part.iter().map(Exercise::prompt).collect();
+        let sampling = Sampling {
             temperature,
+            truncation: Default::default(),
             max_new_tokens: two_hop::RESPONSE,
-            stop: two_hop::END,
-            banned: &[],
+            stop: vec![two_hop::END],
+            banned: Vec::new(),
             seed,
+            stream: Stream::Sample,
             first_sequence: EVALUATION + (i * TOGETHER) as u64,
         };
-        let drawn = completions(model, &prompts, &vec![1; part.len()], &drawing)?;
+        let drawn = policy.generate(&prompts, &vec![1; part.len()], &sampling, None)?;
         for (problem, response) in part.iter().zip(&drawn) {
-            counted.add(problem, &verdict(problem, response.own(), response.ended));
+            counted.add(problem, &verdict(problem, &response.tokens, !response.truncated));
         }
     }
     Ok(counted.rates())

@@ -5,13 +5,13 @@
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::models::{Copies, Tokens};
+use crate::models::{Copies, Packed, Tokens};
 use crate::ops;
-use crate::rl::rollout::Packed;
-use crate::rl::scoring::{Scored, logprobs};
+use crate::rl::episode::{Scored, micro_batches};
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Distribution;
 use crate::tensor::autograd::no_grad;
 use crate::train::diffusion::Learner;
-use crate::train::supervised::micro_batches;
 
 /// Shares of holes that were filled right.
 #[derive(Clone, Copy, Debug)]
@@ -112,11 +112,11 @@ pub(super) fn by_trying_all(learner: &Learner, holes: usize) -> Result<f64> {
             .map(|id| std::iter::once(id).chain(row[hole + 1..end].iter().copied()).collect())
             .collect();
         let scored: Vec<Scored<'_>> =
-            fillings.iter().map(|completion| Scored { prompt: &row[..hole], completion }).collect();
+            fillings.iter().map(|completion| Scored::new(&row[..hole], completion)).collect();
         let mut sums = Vec::with_capacity(scored.len());
         for part in micro_batches(&scored, learner.micro_batch_tokens) {
-            let (values, _) = no_grad(|| logprobs(model, part, 1.0))?;
-            let values = values.to_device(&Device::Cpu)?;
+            let scores = no_grad(|| model.score(part, &Distribution::default()))?;
+            let values = scores.logprob.to_device(&Device::Cpu)?;
             sums.extend(values.f32s()?.chunks(end - hole).map(|part| part.iter().sum::<f32>()));
         }
         let best = likeliest(&sums, -1) as usize;

@@ -1,12 +1,12 @@
 //! Stable-DiffCoder (arXiv 2601.15892): a next-token model goes on as a model that fills masked blocks, with clipped noise
 //! and a warm-up. The recipe that `train` runs, and the paper's claims at the size of two cores.
 
+mod experiment;
 mod gradient_covariance;
 mod infilling;
-mod paper;
 mod statistics;
 
-pub use paper::StableDiffCoder;
+pub use experiment::{Measured, StableDiffCoder, Start};
 
 use crate::optim::{AdamWSettings, Decay, Schedule};
 use crate::rl::unmasking::{Confidence, Selection};

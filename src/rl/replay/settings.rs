@@ -72,12 +72,17 @@ impl ReplaySettings {
             return bad("trajectories is 0; it must be at least 1".into());
         }
         if self.enabled && group < 2 {
-            return bad("enabled needs rollout.group of at least 2: one of a group is the past success".into());
+            return bad(
+                "enabled needs rollout.group of at least 2: one of a group is the past success"
+                    .into(),
+            );
         }
         if let Some(before) = &self.objective_before {
             before.check().map_err(|e| e.at("replay.objective_before"))?;
             if before.replay.is_some() {
-                return bad("objective_before has a replay term, and nothing is replayed then".into());
+                return bad(
+                    "objective_before has a replay term, and nothing is replayed then".into()
+                );
             }
         }
         Ok(())

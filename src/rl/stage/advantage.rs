@@ -89,10 +89,12 @@ impl Stage for Advantages {
 
     fn run(&mut self, batch: &mut Batch, step: &mut Step<'_>) -> Result<()> {
         let per_token = match self.estimator {
-            Estimator::Gae(_) | Estimator::OptimalTokenBaseline { .. } | Estimator::Prime { .. } => {
-                true
+            Estimator::Gae(_)
+            | Estimator::OptimalTokenBaseline { .. }
+            | Estimator::Prime { .. } => true,
+            Estimator::ReinforcePlusPlus { gamma, .. } => {
+                gamma != 1.0 || batch.token_reward.is_some()
             }
-            Estimator::ReinforcePlusPlus { gamma, .. } => gamma != 1.0 || batch.token_reward.is_some(),
             _ => false,
         };
         let counts = if per_token {
@@ -114,11 +116,8 @@ impl Advantages {
         let outputs = Outputs { advantage: &mut all, mean: None, std: None, flags: None };
         let groups = Groups::Offsets(&batch.groups);
         let counts = if self.combination == Combination::NormalizeThenSum {
-            let of = SeveralRewards {
-                rewards: &batch.named_rewards,
-                weights: &self.weights,
-                groups,
-            };
+            let of =
+                SeveralRewards { rewards: &batch.named_rewards, weights: &self.weights, groups };
             advantage::several_rewards(&self.estimator, self.combination, &of, outputs)?.counts
         } else {
             let lengths = batch.lengths();
@@ -147,8 +146,7 @@ impl Advantages {
                 let rewards = read(&batch.token_reward, Column::TokenReward)?;
                 let values = read(&batch.value, Column::Value)?;
                 let mut learned = vec![0f32; rewards.len()];
-                let out =
-                    TokenOutputs { advantage: &mut advantages, returns: Some(&mut learned) };
+                let out = TokenOutputs { advantage: &mut advantages, returns: Some(&mut learned) };
                 advantage::gae(gae, &rewards, &values, tokens, out)?;
                 returns = Some(batch.column(learned)?);
             }
@@ -189,7 +187,7 @@ impl Advantages {
 }
 
 /// Groups, those without two different rewards, and episodes without a reward.
-fn counted(batch: &Batch) -> Counts {
+pub fn counted(batch: &Batch) -> Counts {
     let mut counts = Counts::default();
     for bounds in batch.groups.windows(2).filter(|bounds| bounds[0] < bounds[1]) {
         let own = &batch.shaped_reward[bounds[0] as usize..bounds[1] as usize];

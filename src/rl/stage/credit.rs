@@ -4,9 +4,7 @@ use super::{Stage, Step};
 use crate::error::Result;
 use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::Advantages;
-use crate::kernels::step_credit::{
-    self, Inputs, Labelling, Outputs, Part, Segment, StepCredit,
-};
+use crate::kernels::step_credit::{self, Inputs, Labelling, Outputs, Part, Segment, StepCredit};
 use crate::rl::batch::{Advantage, Batch, Column, host, missing};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +111,10 @@ impl Stage for StepCredits {
             }
             Credit::Process(Process::Process { estimator, weight, add }) => {
                 let labels = process(batch, estimator, *weight)?;
-                (if *add { StepCredit::Add { weight: 1.0 } } else { StepCredit::Replace {} }, labels)
+                (
+                    if *add { StepCredit::Add { weight: 1.0 } } else { StepCredit::Replace {} },
+                    labels,
+                )
             }
         };
         let mask = batch.host_mask()?;
@@ -129,6 +130,15 @@ impl Stage for StepCredits {
             (None, Some(Advantage::PerEpisode(all))) => Advantages::PerSequence(all),
             _ => return Err(missing(Column::Advantage)),
         };
+        let of = |t: usize, sequence: usize| match advantage {
+            Advantages::PerToken(all) => all[t],
+            Advantages::PerSequence(all) => all[sequence],
+        };
+        let bounds = batch.offsets().windows(2).enumerate();
+        let heard = bounds.flat_map(|(sequence, bounds)| {
+            (bounds[0] as usize..bounds[1] as usize).filter(move |t| of(*t, sequence) != 0.0)
+        });
+        let heard = heard.filter(|t| mask[*t] != 0).count();
         let inputs = Inputs { advantage, labels: &labels, mask: &mask, offsets: batch.offsets() };
         let kept_out = drops.then_some(&mut kept[..]);
         let outputs = Outputs { advantage: &mut credited, kept: kept_out };
@@ -137,9 +147,9 @@ impl Stage for StepCredits {
         if drops {
             batch.set_mask(kept)?;
         }
-        let live = counts.live.max(1) as f64;
         step.note("credit_zero_share", counts.zero_share());
-        step.note("credit_taken_share", counts.zeroed as f64 / live);
+        step.note("credit_taken_tokens", counts.zeroed as f64);
+        step.note("credit_tokens", heard as f64);
         let (good, bad) = (
             counts.positive_valid + counts.negative_valid,
             counts.positive_invalid + counts.negative_invalid,
@@ -156,7 +166,9 @@ fn process(batch: &Batch, estimator: &Estimator, weight: f32) -> Result<Vec<f32>
     for (sequence, judged) in verdicts.iter().enumerate() {
         for (tokens, part) in judged.iter().flatten() {
             let reward = match *part {
-                Part::Step { supported } | Part::Forced { supported } => f32::from(u8::from(supported)),
+                Part::Step { supported } | Part::Forced { supported } => {
+                    f32::from(u8::from(supported))
+                }
                 Part::Value(value) => value,
                 Part::StepNumber { .. } | Part::Tag | Part::Answer => continue,
             };

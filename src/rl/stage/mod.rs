@@ -32,13 +32,13 @@ pub struct Step<'a> {
     /// Tokens that are run through a model at once.
     pub micro_batch_tokens: usize,
     /// What is measured, by the name it has in `metrics.jsonl`.
-    pub metrics: &'a mut BTreeMap<String, f32>,
+    pub metrics: &'a mut BTreeMap<String, f64>,
 }
 
 impl Step<'_> {
     /// Notes a measurement.
     pub fn note(&mut self, name: &str, value: f64) {
-        self.metrics.insert(name.to_owned(), value as f32);
+        self.metrics.insert(name.to_owned(), value);
     }
 }
 
@@ -115,7 +115,9 @@ fn giver(column: Column) -> &'static str {
     match column {
         Column::NamedRewards | Column::Reward => "a verifier gives it",
         Column::Label => "a verifier that labels outcomes gives it (task.verifier)",
-        Column::Verdicts => "a verifier that judges steps gives it (task.verifier, a command or the two-hop task)",
+        Column::Verdicts => {
+            "a verifier that judges steps gives it (task.verifier, a command or the two-hop task)"
+        }
         Column::GreedyReward => "rollout.greedy = true gives it",
         Column::SamplerLogprob | Column::OldLogprob => "sampling gives it",
         Column::ReferenceLogprob => "a reference policy gives it (reference)",

@@ -182,8 +182,7 @@ impl Stage for Combine {
         if functions > 1 {
             for (function, name) in batch.reward_names.iter().enumerate() {
                 let all = batch.named_rewards.iter().skip(function).step_by(functions);
-                let scored: Vec<f64> =
-                    all.filter(|r| !r.is_nan()).map(|r| f64::from(*r)).collect();
+                let scored: Vec<f64> = all.filter(|r| !r.is_nan()).map(|r| f64::from(*r)).collect();
                 let mean = scored.iter().sum::<f64>() / scored.len().max(1) as f64;
                 step.note(&format!("reward_{name}"), mean);
             }

@@ -1,7 +1,7 @@
 //! Batches of documents: rows of running text, documents one by one, prompts with their answers.
 
 use crate::error::{Error, Result};
-use crate::rl::scoring::Scored;
+use crate::rl::episode::Scored;
 use crate::rng::{Sequence, Stream};
 
 /// Whether the texts of a row see each other.

@@ -7,18 +7,20 @@ use super::noising::Noising;
 use super::settings::{DiffusionSettings, TokenizerSettings};
 use super::step::{self, Denoised};
 use crate::device::Device;
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use crate::optim::{AdamW, Update};
-use crate::rl::scoring::{Scored, logprobs};
+use crate::rl::episode::{Scored, micro_batches};
+use crate::rl::policy::Policy;
+use crate::rl::sampling::Distribution;
 use crate::tasks::source_text::{ALPHABET, Corpus, Split, TextSettings};
 use crate::tensor::Gradients;
 use crate::tensor::autograd::no_grad;
 use crate::text::Tokenizer;
-use crate::train::session;
+use crate::train::open::{dtype, element_type, folder};
 use crate::train::settings::ModelSettings;
 use crate::train::supervised::{self, Supervised};
+use std::path::Path;
 
 /// A model with the text that it learns from.
 pub struct Learner {
@@ -45,7 +47,28 @@ impl Learner {
     /// [`Error::is_invalid`] when nothing names a mask token, and what loading the model and reading the text report.
     pub fn new(settings: &DiffusionSettings, device: &Device) -> Result<Learner> {
         settings.check()?;
-        let (mut model, tokenizer) = model(settings)?;
+        Learner::of(settings, model(settings)?, device)
+    }
+
+    /// The model that the folder of a checkpoint holds, with the text of the settings.
+    ///
+    /// # Errors
+    /// As [`Learner::new`].
+    pub fn resumed(
+        settings: &DiffusionSettings,
+        checkpoint: &Path,
+        device: &Device,
+    ) -> Result<Learner> {
+        settings.check()?;
+        let model = Decoder::load_on(checkpoint, dtype(&settings.model)?, device)?;
+        Learner::of(settings, (model, Tokenizer::load(checkpoint)?), device)
+    }
+
+    fn of(
+        settings: &DiffusionSettings,
+        (mut model, tokenizer): (Decoder, Tokenizer),
+        device: &Device,
+    ) -> Result<Learner> {
         let own = model.config().diffusion;
         let mask_id = settings.mask_id.or(own.map(|d| d.mask_id)).or(tokenizer.mask());
         let Some(mask_id) = mask_id else {
@@ -86,7 +109,7 @@ impl Learner {
     /// The gradient of next-token prediction in step `step`.
     ///
     /// # Errors
-    /// As [`logprobs`].
+    /// As [`Policy::score`].
     pub fn next_token(&self, step: u64, gradients: &mut Gradients) -> Result<Supervised> {
         let batch = self.batch(step)?;
         let rows = scored(&batch.ids, self.length);
@@ -131,15 +154,13 @@ impl Learner {
     /// The negative log-likelihood of held-out rows by next-token prediction, nats per token; the first of a row is given.
     ///
     /// # Errors
-    /// As [`logprobs`].
+    /// As [`Policy::score`].
     pub fn held_out_next_token(&self, rows: usize) -> Result<f64> {
         let batch = self.held_out(rows)?;
         let (mut sum, mut count) = (0f64, 0);
-        for part in
-            supervised::micro_batches(&scored(&batch.ids, self.length), self.micro_batch_tokens)
-        {
-            let (logprob, _) = no_grad(|| logprobs(&self.model, part, 1.0))?;
-            let logprob = logprob.to_device(&Device::Cpu)?;
+        for part in micro_batches(&scored(&batch.ids, self.length), self.micro_batch_tokens) {
+            let scores = no_grad(|| self.model.score(part, &Distribution::default()))?;
+            let logprob = scores.logprob.to_device(&Device::Cpu)?;
             sum -= logprob.f32s()?.iter().map(|l| f64::from(*l)).sum::<f64>();
             count += logprob.len();
         }
@@ -163,10 +184,7 @@ impl Learner {
 /// Rows as text that continues its first token.
 fn scored(ids: &[i32], length: usize) -> Vec<Scored<'_>> {
     ids.chunks(length.max(1))
-        .map(|row| Scored {
-            prompt: &row[..1.min(row.len())],
-            completion: row.get(1..).unwrap_or(&[]),
-        })
+        .map(|row| Scored::new(&row[..1.min(row.len())], row.get(1..).unwrap_or(&[])))
         .collect()
 }
 
@@ -174,13 +192,12 @@ fn scored(ids: &[i32], length: usize) -> Vec<Scored<'_>> {
 fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
         ModelSettings::Folder { path, dtype } => {
-            let dtype = dtype
-                .as_deref()
-                .map(str::parse)
-                .transpose()
-                .map_err(|e: Error| e.at("model.dtype"))?;
-            session::folder(path, dtype)
+            let dtype = dtype.as_deref().map(element_type).transpose()?;
+            folder(path, dtype, &Device::Cpu)
         }
+        ModelSettings::Ids { .. } => Err(Error::invalid(
+            "model.kind = \"ids\" is for tasks that are made of ids; running text needs \"small\" or a folder",
+        )),
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
             let known = Architecture::ALL.into_iter().find(|a| a.model_type() == architecture);
             let Some(family) = known else {
@@ -208,8 +225,7 @@ fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
             if tokenizer.mask().is_none() {
                 config.set_diffusion(Diffusion::new(vocab as i32 - 1))?;
             }
-            let dtype: DType = dtype.parse().map_err(|e: Error| e.at("model.dtype"))?;
-            Ok((Decoder::random(config, dtype, settings.seed)?, tokenizer))
+            Ok((Decoder::random(config, element_type(dtype)?, settings.seed)?, tokenizer))
         }
     }
 }

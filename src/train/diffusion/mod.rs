@@ -1,7 +1,7 @@
 //! Training of models that fill masked blocks: batches of documents ([`batch`]), the noise that is drawn for them
-//! ([`noising`]), the loss and its gradient ([`step`]), the likelihood bound on held-out text ([`bound`]), BD3-LM's search
-//! for a range of rates ([`range_search`]), and reinforcement on any objective ([`reinforce`]). A [`learner`] puts them
-//! together on running text, a [`session`] is a run of it from its [`settings`].
+//! ([`noising`]), the loss and its gradient ([`step`]), the likelihood bound on held-out text ([`bound`]) and BD3-LM's search
+//! for a range of rates ([`range_search`]). A [`learner`] puts them together on running text, a [`session`] is a run of it
+//! from its [`settings`]. Reinforcement of such a model is that of any policy: [`FillingPolicy`](crate::rl::filling_policy).
 //!
 //! The noise itself is a kernel; which rows predict which tokens is [`models`](crate::models)'.
 
@@ -10,7 +10,6 @@ pub mod bound;
 pub mod learner;
 pub mod noising;
 pub mod range_search;
-pub mod reinforce;
 pub mod session;
 pub mod settings;
 pub mod step;

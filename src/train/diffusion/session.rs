@@ -6,26 +6,21 @@
 use super::learner::Learner;
 use super::settings::DiffusionSettings;
 use crate::device::Device;
-use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use crate::models::Decoder;
-use crate::optim::{AdamW, Update};
+use crate::optim::AdamW;
 use crate::rl::block_decoding::fill;
 use crate::rl::filling::Decoding;
 use crate::tasks::source_text::Split;
 use crate::tensor::Gradients;
-use crate::tensor::autograd::with_grad;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::metrics::{Phase, Rollout, StepMetrics};
-use crate::train::observer::Observer;
-use crate::train::run_dir::{Logs, RunDir};
-use crate::train::session::{Outcome, stop_ids};
+use crate::train::open::stop_ids;
+use crate::train::run::{Skipped, Trainee};
+use crate::train::run_dir::Logs;
+use crate::train::settings::CheckpointSettings;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::time::Instant;
 
-/// Optimizer updates in a row that may be skipped for a NaN or infinity before the run ends.
-const MOST_SKIPPED: u64 = 3;
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Rounds of masks in which the bound is measured while training.
 const ROUNDS: u64 = 1;
@@ -35,7 +30,7 @@ const ROUNDS: u64 = 1;
 #[serde(deny_unknown_fields)]
 struct State {
     step: u64,
-    skipped_in_a_row: u64,
+    skipped: Skipped,
 }
 
 /// A run in memory.
@@ -70,81 +65,23 @@ impl DiffusionSession {
         checkpoint: &Checkpoint,
         device: &Device,
     ) -> Result<DiffusionSession> {
-        let mut session = DiffusionSession::new(settings, device)?;
-        let dtype = session.learner.model.dtype();
-        session.state = checkpoint.state()?;
-        let mut model = Decoder::load(&checkpoint.path, Some(dtype))?;
-        model.set_checkpointed(session.settings.recompute);
-        model.move_to(device)?;
-        session.learner.model = model;
-        let phase = match session.state.step < session.settings.next_token.steps {
-            true => &session.settings.next_token,
-            false => &session.settings.diffusion,
+        let learner = Learner::resumed(&settings, &checkpoint.path, device)?;
+        let state: State = checkpoint.state()?;
+        let phase = match state.step < settings.next_token.steps {
+            true => &settings.next_token,
+            false => &settings.diffusion,
         };
-        session.optimizer = AdamW::load(
+        let optimizer = AdamW::load(
             phase.optimizer.clone(),
-            session.learner.model.parameters(),
+            learner.model.parameters(),
             &checkpoint.path.join(OPTIMIZER),
         )?;
-        Ok(session)
+        Ok(DiffusionSession { settings, learner, optimizer, state })
     }
 
     /// The model with its text.
     pub fn learner(&self) -> &Learner {
         &self.learner
-    }
-
-    /// Steps done.
-    pub fn step(&self) -> u64 {
-        self.state.step
-    }
-
-    /// Runs the steps that are left.
-    ///
-    /// # Errors
-    /// [`Error::is_numeric`] after three updates in a row with a NaN or infinity; [`Error::is_io`] when the run directory
-    /// cannot be written.
-    pub fn run(&mut self, run: &RunDir, observer: &mut dyn Observer) -> Result<Outcome> {
-        let mut logs = run.logs()?;
-        let checkpoints = run.checkpoints(self.settings.checkpoint.keep);
-        let total = self.settings.total_steps();
-        observer.begin(self.state.step, total);
-        while self.state.step < total {
-            let started = Instant::now();
-            let next = self.state.step + 1;
-            let first_phase = next <= self.settings.next_token.steps;
-            let (mut metrics, tokens) = pool::install(|| {
-                with_grad(|| match first_phase {
-                    true => self.next_token_step(next),
-                    false => self.diffusion_step(next),
-                })
-            })?;
-            self.state.step = next;
-            if next == self.settings.next_token.steps {
-                self.optimizer = AdamW::new(
-                    self.settings.diffusion.optimizer.clone(),
-                    self.learner.model.parameters(),
-                )?;
-            }
-            if self.evaluates_after(next) {
-                pool::install(|| self.evaluate(next, &mut metrics, &mut logs))?;
-            }
-            metrics.seconds = started.elapsed().as_secs_f64();
-            metrics.tokens_per_second = (tokens as f64 / metrics.seconds.max(1e-9)) as f32;
-            logs.metrics.write(&metrics)?;
-            observer.step(&metrics);
-            let interrupted = observer.interrupted() && next < total;
-            let every = self.settings.checkpoint.every;
-            if interrupted || next == total || (every > 0 && next.is_multiple_of(every)) {
-                logs.sync()?;
-                let saved = checkpoints.save(next, &self.state, |folder| self.save(folder))?;
-                observer.message(&format!("checkpoint {}", saved.path.display()));
-            }
-            if interrupted {
-                return Ok(Outcome::Interrupted);
-            }
-        }
-        Ok(Outcome::Finished)
     }
 
     fn next_token_step(&mut self, step: u64) -> Result<(StepMetrics, usize)> {
@@ -153,7 +90,7 @@ impl DiffusionSession {
         let phase = &self.settings.next_token;
         let factor = phase.schedule.factor(step - 1, phase.steps);
         let update = self.learner.update(&mut self.optimizer, &gradients, factor)?;
-        self.watch(step, done.loss, &update)?;
+        self.state.skipped.watch(step, done.loss, &update)?;
         let mut metrics = StepMetrics::new(step, Phase::NextToken);
         metrics.loss = Some(done.loss);
         metrics.entropy = Some(done.entropy);
@@ -169,7 +106,7 @@ impl DiffusionSession {
         let phase = &self.settings.diffusion;
         let factor = phase.schedule.factor(place, phase.steps);
         let update = self.learner.update(&mut self.optimizer, &gradients, factor)?;
-        self.watch(step, done.loss, &update)?;
+        self.state.skipped.watch(step, done.loss, &update)?;
         let mut metrics = StepMetrics::new(step, Phase::Diffusion);
         metrics.loss = Some(done.loss);
         metrics.grad_norm = Some(update.grad_norm);
@@ -180,30 +117,6 @@ impl DiffusionSession {
         ];
         metrics.more.extend(more.map(|(name, value)| (name.to_owned(), value)));
         Ok((metrics, done.tokens))
-    }
-
-    /// Counts skipped updates; the third in a row ends the run.
-    fn watch(&mut self, step: u64, loss: f32, update: &Update) -> Result<()> {
-        let Some(parameter) = &update.skipped else {
-            self.state.skipped_in_a_row = 0;
-            return Ok(());
-        };
-        self.state.skipped_in_a_row += 1;
-        if self.state.skipped_in_a_row < MOST_SKIPPED {
-            return Ok(());
-        }
-        Err(Error::numeric(format!(
-            "step {step}: loss {loss}, gradient norm {}, the first bad gradient is that of `{parameter}`; \
-             {MOST_SKIPPED} updates in a row were skipped (a smaller learning rate may help)",
-            update.grad_norm
-        )))
-    }
-
-    fn evaluates_after(&self, step: u64) -> bool {
-        let (first, every) = (self.settings.next_token.steps, self.settings.evaluation.every);
-        let within = step > first && every > 0 && (step - first).is_multiple_of(every);
-        self.settings.evaluation.rows > 0
-            && (step == first || step == self.settings.total_steps() || within)
     }
 
     /// The bound of held-out text, and completions of it.
@@ -253,6 +166,54 @@ impl DiffusionSession {
         }
         metrics.more.insert("tokens_per_pass".to_owned(), set as f32 / passes.max(1) as f32);
         Ok(())
+    }
+}
+
+impl Trainee for DiffusionSession {
+    fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    fn total_steps(&self) -> u64 {
+        self.settings.total_steps()
+    }
+
+    fn device(&self) -> Device {
+        self.learner.model.device()
+    }
+
+    fn train(&mut self, _: &mut Logs) -> Result<(StepMetrics, usize)> {
+        let next = self.state.step + 1;
+        let done = match next <= self.settings.next_token.steps {
+            true => self.next_token_step(next)?,
+            false => self.diffusion_step(next)?,
+        };
+        self.state.step = next;
+        if next == self.settings.next_token.steps {
+            let settings = self.settings.diffusion.optimizer.clone();
+            self.optimizer = AdamW::new(settings, self.learner.model.parameters())?;
+        }
+        Ok(done)
+    }
+
+    fn evaluates_after(&self, step: u64) -> bool {
+        let (first, every) = (self.settings.next_token.steps, self.settings.evaluation.every);
+        let within = step > first && every > 0 && (step - first).is_multiple_of(every);
+        self.settings.evaluation.rows > 0
+            && (step == first || step == self.settings.total_steps() || within)
+    }
+
+    fn measure(&mut self, metrics: &mut StepMetrics, logs: &mut Logs) -> Result<()> {
+        self.evaluate(self.state.step, metrics, logs)
+    }
+
+    fn checkpoint(&self) -> &CheckpointSettings {
+        &self.settings.checkpoint
+    }
+
+    fn state(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(&self.state)
+            .map_err(|e| Error::invalid(format!("the state of a run is not JSON: {e}")))
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -1,0 +1,151 @@
+//! The kinds of runs: what `config.toml` says with `kind`, the settings that belong to it, and how a run of it is opened.
+
+use super::checkpoint::Checkpoint;
+use super::config;
+use super::diffusion::{DiffusionSession, DiffusionSettings};
+use super::reinforce::Reinforcement;
+use super::run::Trainee;
+use super::settings::{ModelSettings, Settings};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tasks::settings::Source;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// The settings that a recipe of a kind begins with.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Reinforcement learning, perhaps after supervised warm-up.
+    Reinforcement(fn() -> Settings),
+    /// Next-token prediction, then block diffusion.
+    Diffusion(fn() -> DiffusionSettings),
+}
+
+/// The settings of a run, of whichever kind.
+pub enum RunSettings {
+    /// Reinforcement learning.
+    Reinforcement(Box<Settings>),
+    /// Block diffusion.
+    Diffusion(Box<DiffusionSettings>),
+}
+
+/// The key of `config.toml` that says which.
+const KIND: &str = "kind";
+const REINFORCEMENT: &str = "reinforcement";
+const DIFFUSION: &str = "diffusion";
+
+impl RunSettings {
+    /// A recipe's settings with a file and overrides over them, complete but not checked.
+    ///
+    /// # Errors
+    /// As [`config::load`].
+    pub fn load(kind: Kind, file: Option<&Path>, overrides: &[String]) -> Result<RunSettings> {
+        Ok(match kind {
+            Kind::Reinforcement(defaults) => {
+                RunSettings::Reinforcement(Box::new(config::load(&defaults(), file, overrides)?))
+            }
+            Kind::Diffusion(defaults) => {
+                RunSettings::Diffusion(Box::new(config::load(&defaults(), file, overrides)?))
+            }
+        })
+    }
+
+    /// Reads what [`RunSettings::to_toml`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] with `place`, and the line where there is one.
+    pub fn from_toml(text: &str, place: &str) -> Result<RunSettings> {
+        let line = text.lines().position(|line| line.trim_start().starts_with("kind"));
+        let table: Table = match text.parse() {
+            Ok(table) => table,
+            // The parser of the settings says where the syntax is wrong.
+            Err(_) => {
+                return config::from_toml::<Settings>(text, place)
+                    .map(|settings| RunSettings::Reinforcement(Box::new(settings)));
+            }
+        };
+        // The settings do not know the key; its line stays, so that other lines keep their numbers.
+        let rest: String = text
+            .lines()
+            .enumerate()
+            .map(|(i, text)| if Some(i) == line { "\n".to_owned() } else { format!("{text}\n") })
+            .collect();
+        match table.get(KIND) {
+            Some(Value::String(kind)) if kind == REINFORCEMENT => {
+                Ok(RunSettings::Reinforcement(Box::new(config::from_toml(&rest, place)?)))
+            }
+            Some(Value::String(kind)) if kind == DIFFUSION => {
+                Ok(RunSettings::Diffusion(Box::new(config::from_toml(&rest, place)?)))
+            }
+            other => Err(Error::invalid(format!(
+                "{place}: kind is {}; it must be \"{REINFORCEMENT}\" or \"{DIFFUSION}\"",
+                other.map_or("missing".to_owned(), Value::to_string)
+            ))),
+        }
+    }
+
+    /// Every setting, as `config.toml` holds it.
+    ///
+    /// # Errors
+    /// As [`config::to_toml`].
+    pub fn to_toml(&self) -> Result<String> {
+        let (kind, text) = match self {
+            RunSettings::Reinforcement(settings) => (REINFORCEMENT, config::to_toml(settings)?),
+            RunSettings::Diffusion(settings) => (DIFFUSION, config::to_toml(settings)?),
+        };
+        Ok(format!("{KIND} = \"{kind}\"\n{text}"))
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            RunSettings::Reinforcement(settings) => settings.check(),
+            RunSettings::Diffusion(settings) => settings.check(),
+        }
+    }
+
+    /// The option of the program that still has to name a folder or a file, and what it names.
+    pub fn missing(&self) -> Option<(&'static str, &'static str)> {
+        let model = match self {
+            RunSettings::Reinforcement(settings) => &settings.model,
+            RunSettings::Diffusion(settings) => &settings.model,
+        };
+        if matches!(model, ModelSettings::Folder { path, .. } if path.as_os_str().is_empty()) {
+            return Some(("--model DIR", "a model folder"));
+        }
+        match self {
+            RunSettings::Reinforcement(settings) => match &settings.task.source {
+                Source::Jsonl(file) if file.path.as_os_str().is_empty() => {
+                    Some(("--data FILE", "a file of problems"))
+                }
+                _ => None,
+            },
+            RunSettings::Diffusion(_) => None,
+        }
+    }
+
+    /// The run at its beginning, or as it was when a checkpoint was written.
+    ///
+    /// # Errors
+    /// What loading the model and the data reports.
+    pub fn open(
+        self,
+        checkpoint: Option<&Checkpoint>,
+        device: &Device,
+    ) -> Result<Box<dyn Trainee>> {
+        Ok(match (self, checkpoint) {
+            (RunSettings::Reinforcement(settings), checkpoint) => {
+                Box::new(Reinforcement::open(*settings, checkpoint, device)?)
+            }
+            (RunSettings::Diffusion(settings), None) => {
+                Box::new(DiffusionSession::new(*settings, device)?)
+            }
+            (RunSettings::Diffusion(settings), Some(checkpoint)) => {
+                Box::new(DiffusionSession::resumed(*settings, checkpoint, device)?)
+            }
+        })
+    }
+}

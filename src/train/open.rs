@@ -1,0 +1,197 @@
+//! Models and worlds from settings: what a run begins with, or what it goes on from.
+
+use super::checkpoint::Checkpoint;
+use super::codec::Codec;
+use super::reinforce::Reinforcement;
+use super::settings::{ModelSettings, Settings};
+use super::world::World;
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::models::{Architecture, Causal, Decoder, DecoderConfig, Gpt, GptConfig};
+use crate::rl::filling_policy::{Filling, FillingPolicy};
+use crate::rl::policy::Policy;
+use crate::tasks::environment::OneShot;
+use crate::tasks::{Environment, Language, Task};
+use crate::text::Tokenizer;
+use std::path::Path;
+
+/// A model folder: the decoder and a tokenizer that fits it.
+///
+/// # Errors
+/// As [`Decoder::load`] and [`Tokenizer::load`]; [`Error::is_invalid`] when the tokenizer has ids beyond the model's
+/// vocabulary.
+pub fn folder(path: &Path, dtype: Option<DType>, device: &Device) -> Result<(Decoder, Tokenizer)> {
+    let decoder = Decoder::load_on(path, dtype, device)?;
+    let tokenizer = Tokenizer::load(path)?;
+    tokenizer.fits(decoder.config().vocab_size).map_err(|e| e.at(path.display()))?;
+    Ok((decoder, tokenizer))
+}
+
+/// The ids that end a completion: the tokenizer's and the model's.
+pub fn stop_ids(model: &Decoder, tokenizer: &Tokenizer) -> Vec<i32> {
+    let mut ids: Vec<i32> = tokenizer.eos().iter().chain(&model.config().eos).copied().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// The element type that a setting names.
+pub(super) fn element_type(name: &str) -> Result<DType> {
+    name.parse().map_err(|e: Error| e.at("model.dtype"))
+}
+
+/// What to load a model's weights as, where the settings say so.
+pub(super) fn dtype(settings: &ModelSettings) -> Result<Option<DType>> {
+    match settings {
+        ModelSettings::Small { dtype, .. } => element_type(dtype).map(Some),
+        ModelSettings::Folder { dtype, .. } => dtype.as_deref().map(element_type).transpose(),
+        ModelSettings::Ids { .. } => Ok(None),
+    }
+}
+
+/// A model of the settings that is to read and write what a task is made of.
+struct Opened {
+    policy: Box<dyn Policy>,
+    codec: Codec,
+    stop: Vec<i32>,
+}
+
+fn of_decoder(
+    mut model: Decoder,
+    tokenizer: Tokenizer,
+    settings: &Settings,
+    device: &Device,
+) -> Result<Opened> {
+    model.set_checkpointed(settings.update.recompute);
+    model.move_to(device)?;
+    let stop = stop_ids(&model, &tokenizer);
+    let policy: Box<dyn Policy> = match (model.config().diffusion, settings.rollout.filling) {
+        (Some(_), filling) => {
+            let filling = filling.unwrap_or_default();
+            Box::new(FillingPolicy::new(model, filling, settings.seed)?)
+        }
+        (None, None) => Box::new(model),
+        (None, Some(Filling { .. })) => {
+            return Err(Error::invalid(
+                "rollout.filling is for models that fill masked blocks, and this model's config names no mask token",
+            ));
+        }
+    };
+    Ok(Opened { policy, codec: Codec::Text(tokenizer), stop })
+}
+
+/// A new policy, as the settings describe it.
+fn new_policy(
+    settings: &Settings,
+    task: &dyn Task,
+    alphabet: &str,
+    device: &Device,
+) -> Result<Opened> {
+    match (&settings.model, task.language()) {
+        (
+            ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype },
+            Language::Characters(own),
+        ) => {
+            let all: String =
+                own.chars().chain(alphabet.chars().filter(|c| !own.contains(*c))).collect();
+            let tokenizer = Tokenizer::characters(&all)?;
+            let known = Architecture::ALL.into_iter().find(|one| one.model_type() == architecture);
+            let family = known.ok_or_else(|| {
+                Error::invalid(format!("model.architecture `{architecture}` is not known"))
+            })?;
+            let mut config = DecoderConfig::small(
+                family,
+                tokenizer.vocab_size(),
+                *hidden_size,
+                *layers,
+                *heads,
+                *context,
+            )?;
+            config.set_eos(tokenizer.eos());
+            let model = Decoder::random(config, element_type(dtype)?, settings.seed)?;
+            of_decoder(model, tokenizer, settings, device)
+        }
+        (ModelSettings::Ids { width, layers, heads, ngram }, Language::Ids(ids)) => {
+            let config = GptConfig {
+                vocab: ids.vocab,
+                width: *width,
+                layers: *layers,
+                heads: *heads,
+                context: ids.prompt + ids.response,
+                ngram: *ngram,
+            };
+            if *device != Device::Cpu {
+                return Err(Error::unsupported(
+                    "model.kind = \"ids\" runs on the CPU: give --device cpu",
+                ));
+            }
+            let codec = Codec::Ids(ids);
+            let (policy, stop) = (Box::new(Gpt::random(config, settings.seed)?), codec.stop());
+            Ok(Opened { policy, codec, stop })
+        }
+        (ModelSettings::Folder { path, .. }, Language::FreeText | Language::Characters(_)) => {
+            let (model, tokenizer) = folder(path, dtype(&settings.model)?, &Device::Cpu)?;
+            of_decoder(model, tokenizer, settings, device)
+        }
+        (ModelSettings::Small { .. }, Language::FreeText) => Err(Error::invalid(format!(
+            "task {} is free text: it needs a model folder with a tokenizer (--model DIR)",
+            task.name()
+        ))),
+        (ModelSettings::Ids { .. }, _) => Err(Error::invalid(format!(
+            "model.kind = \"ids\" is for tasks that are made of ids, and task {} is text",
+            task.name()
+        ))),
+        (_, Language::Ids(_)) => Err(Error::invalid(format!(
+            "task {} is made of ids: it needs model.kind = \"ids\"",
+            task.name()
+        ))),
+    }
+}
+
+/// The policy that a checkpoint holds: nothing is built that is thrown away.
+fn loaded_policy(
+    settings: &Settings,
+    task: &dyn Task,
+    folder: &Path,
+    device: &Device,
+) -> Result<Opened> {
+    if let Language::Ids(ids) = task.language() {
+        let (policy, codec) = (Box::new(Gpt::load_on(folder, None, device)?), Codec::Ids(ids));
+        let stop = codec.stop();
+        return Ok(Opened { policy, codec, stop });
+    }
+    let model = Decoder::load_on(folder, dtype(&settings.model)?, device)?;
+    of_decoder(model, Tokenizer::load(folder)?, settings, device)
+}
+
+impl Reinforcement {
+    /// The run of some settings at its beginning, or as it was when a checkpoint was written.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] for settings that make no sense, and what loading the model and the data reports.
+    pub fn open(
+        settings: Settings,
+        checkpoint: Option<&Checkpoint>,
+        device: &Device,
+    ) -> Result<Reinforcement> {
+        settings.check()?;
+        let parts = settings.task.open(settings.seed)?;
+        let opened = match checkpoint {
+            None => new_policy(&settings, &*parts.task, parts.environment.alphabet(), device)?,
+            Some(checkpoint) => loaded_policy(&settings, &*parts.task, &checkpoint.path, device)?,
+        };
+        let world = World {
+            replies: parts.environment.name() != OneShot.name(),
+            task: parts.task,
+            environment: parts.environment,
+            verifier: parts.verifier,
+            codec: opened.codec,
+            stop: opened.stop,
+        };
+        match checkpoint {
+            None => Reinforcement::new(settings, world, opened.policy),
+            Some(checkpoint) => Reinforcement::resumed(settings, world, opened.policy, checkpoint),
+        }
+    }
+}
