@@ -4,10 +4,11 @@ use super::Failure;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes::Kind;
+use crate::tasks::settings::Source;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::diffusion::{DiffusionSession, DiffusionSettings};
 use crate::train::session::{Outcome, Session};
-use crate::train::settings::{ModelSettings, Settings, TaskSettings};
+use crate::train::settings::{ModelSettings, Settings};
 use crate::train::{Observer, RunDir, config};
 use std::path::Path;
 
@@ -51,7 +52,7 @@ impl Plan {
         }
         match &plan {
             Plan::Reinforcement(settings) => {
-                if matches!(&settings.task, TaskSettings::Jsonl(f) if f.path.as_os_str().is_empty())
+                if matches!(&settings.task.source, Source::Jsonl(f) if f.path.as_os_str().is_empty())
                 {
                     return Err(missing("--data FILE", "a file of problems"));
                 }

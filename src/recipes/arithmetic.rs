@@ -3,9 +3,11 @@
 use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::{Objective, Surrogate};
 use crate::optim::{AdamWSettings, Schedule};
+use crate::tasks::TaskSettings;
 use crate::tasks::arithmetic::{ArithmeticConfig, Operation};
+use crate::tasks::settings::Source;
 use crate::train::settings::{
-    CheckpointSettings, EvaluationSettings, ModelSettings, RolloutSettings, Settings, TaskSettings,
+    CheckpointSettings, EvaluationSettings, ModelSettings, RolloutSettings, Settings,
     UpdateSettings, WarmupSettings,
 };
 
@@ -22,12 +24,12 @@ pub fn arithmetic() -> Settings {
             context: 32,
             dtype: "f32".to_owned(),
         },
-        task: TaskSettings::Arithmetic(ArithmeticConfig {
+        task: TaskSettings::new(Source::Arithmetic(ArithmeticConfig {
             operations: vec![Operation::Add],
             smallest: 0,
             largest: 49,
             ..ArithmeticConfig::default()
-        }),
+        })),
         warmup: WarmupSettings {
             steps: 140,
             examples: 64,

@@ -3,10 +3,12 @@
 use crate::kernels::advantage::Estimator;
 use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
+use crate::tasks::TaskSettings;
 use crate::tasks::jsonl::JsonlConfig;
+use crate::tasks::settings::{JsonlTask, Source};
 use crate::train::settings::{
-    CheckpointSettings, EvaluationSettings, JsonlTask, ModelSettings, RolloutSettings, Settings,
-    TaskSettings, UpdateSettings, WarmupSettings,
+    CheckpointSettings, EvaluationSettings, ModelSettings, RolloutSettings, Settings,
+    UpdateSettings, WarmupSettings,
 };
 use std::path::PathBuf;
 
@@ -17,10 +19,10 @@ pub fn jsonl() -> Settings {
         seed: 1,
         steps: 200,
         model: ModelSettings::Folder { path: PathBuf::new(), dtype: None },
-        task: TaskSettings::Jsonl(JsonlTask {
+        task: TaskSettings::new(Source::Jsonl(JsonlTask {
             path: PathBuf::new(),
             format: JsonlConfig::default(),
-        }),
+        })),
         warmup: WarmupSettings {
             steps: 0,
             examples: 32,

@@ -3,10 +3,13 @@
 //! A hash of the operation and its operands decides whether a problem is held out, so the two sets cannot meet, and
 //! neither can `12+34` and `34+12`: operands of a commutative operation are hashed in sorted order.
 
+use super::episode::Example;
+use super::exact::ExactMatch;
+use super::problem::{Part, Problem};
+use super::task::{Language, Task};
+use super::verifier::Verifier;
 use crate::error::{Error, Result};
 use crate::rng::{Sequence, Stream, philox, unit};
-use crate::tasks::verifier::ExactMatch;
-use crate::tasks::{Problem, Task, Verifier};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -29,6 +32,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them; the index of one is part of a problem's id.
+    const ALL: [Operation; 3] = [Operation::Add, Operation::Subtract, Operation::Multiply];
+
     fn sign(self) -> char {
         match self {
             Operation::Add => '+',
@@ -141,7 +147,7 @@ impl Arithmetic {
 
     /// How many problems there are on both sides together, `a∘b` and `b∘a` counted twice.
     pub fn problems(&self) -> u64 {
-        let range = u64::from(self.config.largest - self.config.smallest) + 1;
+        let range = self.range();
         range.saturating_mul(range).saturating_mul(self.config.operations.len() as u64)
     }
 
@@ -203,14 +209,36 @@ impl Arithmetic {
         }
     }
 
-    fn write(&self, Operands { operation, a, b }: Operands) -> Problem {
+    /// Operands of a range.
+    fn range(&self) -> u64 {
+        u64::from(self.config.largest - self.config.smallest) + 1
+    }
+
+    /// The number of a problem among all that the range allows: at most 3·(10⁹ + 1)², which is below 2⁶³.
+    fn id(&self, Operands { operation, a, b }: Operands) -> u64 {
+        let [a, b] = [a, b].map(|operand| u64::from(operand - self.config.smallest));
+        (operation as u64 * self.range() + a) * self.range() + b
+    }
+
+    fn operands(&self, id: u64) -> Option<Operands> {
+        let range = self.range();
+        let operation = *Operation::ALL.get(usize::try_from(id / range / range).ok()?)?;
+        let operand =
+            |offset: u64| Some(self.config.smallest + u32::try_from(offset % range).ok()?);
+        let (a, b) = (operand(id / range)?, operand(id)?);
+        self.config.operations.contains(&operation).then_some(Operands { operation, a, b })
+    }
+
+    fn write(&self, operands: Operands) -> Problem {
+        let Operands { operation, a, b } = operands;
         let sign = operation.sign();
         let prompt = match self.config.modulus {
             0 => format!("{a}{sign}{b}="),
             modulus => format!("{a}{sign}{b}%{modulus}="),
         };
         let answer = self.result(operation, a, b).to_string();
-        Problem { prompt, answer, level: a.max(b).to_string().len() as u32 }
+        let level = a.max(b).to_string().len() as u32;
+        Problem { level, ..Problem::text(self.id(operands), prompt, answer) }
     }
 }
 
@@ -221,6 +249,11 @@ impl Task for Arithmetic {
 
     fn problem(&self, seed: u64, index: u64) -> Problem {
         self.write(self.draw_trained(&mut Sequence::new(seed, Stream::Task, index)))
+    }
+
+    fn by_id(&self, _seed: u64, id: u64) -> Option<Problem> {
+        let operands = self.operands(id)?;
+        (!self.is_held_out(operands)).then(|| self.write(operands))
     }
 
     fn held_out(&self, seed: u64, count: usize) -> Vec<Problem> {
@@ -244,36 +277,37 @@ impl Task for Arithmetic {
         found
     }
 
-    fn worked_example(&self, seed: u64, index: u64) -> Option<Problem> {
+    fn worked_example(&self, seed: u64, index: u64) -> Option<Example> {
         // Sub-streams of worked examples lie in the upper half, those of problems in the lower.
         let mut draws = Sequence::new(seed, Stream::Task, index | 1 << 63);
         let operands = self.draw_trained(&mut draws);
-        let mut example = self.write(operands);
+        let problem = self.write(operands);
+        let mut response = problem.answer.clone();
         if f64::from(draws.next_unit()) < self.config.noise {
             // A wrong answer is the right answer of other operands: it looks like an answer and is wrong.
-            let right = example.answer.clone();
             for _ in 0..64 {
                 let other = self.draw(&mut draws);
-                example.answer = self.result(operands.operation, other.a, other.b).to_string();
-                if example.answer != right {
+                response = self.result(operands.operation, other.a, other.b).to_string();
+                if response != problem.answer {
                     break;
                 }
             }
         }
-        Some(example)
+        Some(Example::one_shot(problem, Part::Text(response)))
     }
 
     fn verifier(&self) -> Box<dyn Verifier> {
         Box::new(ExactMatch)
     }
 
-    fn alphabet(&self) -> Option<&str> {
-        Some("0123456789+-*%=")
+    fn language(&self) -> Language<'_> {
+        Language::Characters("0123456789+-*%=")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::episode::Turn;
     use super::*;
 
     fn task(config: ArithmeticConfig) -> Arithmetic {
@@ -281,7 +315,8 @@ mod tests {
     }
 
     fn solve(problem: &Problem) -> i64 {
-        let body = problem.prompt.strip_suffix('=').unwrap();
+        let prompt = problem.prompt();
+        let body = prompt.strip_suffix('=').unwrap();
         let (body, modulus) = match body.split_once('%') {
             Some((body, modulus)) => (body, modulus.parse::<i64>().unwrap()),
             None => (body, 0),
@@ -306,12 +341,13 @@ mod tests {
                 modulus,
                 ..Default::default()
             });
-            let alphabet = task.alphabet().unwrap();
+            let Language::Characters(alphabet) = task.language() else { panic!("characters") };
             for index in 0..500 {
                 let problem = task.problem(1, index);
                 assert_eq!(problem.answer, solve(&problem).to_string(), "{problem:?}");
                 assert!(problem.answer.len() <= task.longest_answer());
-                assert!((problem.prompt + &problem.answer).chars().all(|c| alphabet.contains(c)));
+                let written = format!("{}{}", problem.prompt(), problem.answer);
+                assert!(written.chars().all(|c| alphabet.contains(c)));
             }
         }
     }
@@ -322,12 +358,15 @@ mod tests {
         let large = ArithmeticConfig { largest: 999, held_out: 0.05, ..Default::default() };
         for config in [small, large] {
             let task = task(config);
-            let held_out: HashSet<String> =
-                (0..3).flat_map(|seed| task.held_out(seed, 400)).map(|p| p.prompt).collect();
+            let held_out: HashSet<String> = (0..3)
+                .flat_map(|seed| task.held_out(seed, 400))
+                .map(|p| p.prompt().into_owned())
+                .collect();
             assert!(held_out.len() > 100);
             for index in 0..3000 {
-                assert!(!held_out.contains(&task.problem(index % 7, index).prompt));
-                assert!(!held_out.contains(&task.worked_example(2, index).unwrap().prompt));
+                assert!(!held_out.contains(&*task.problem(index % 7, index).prompt()));
+                let example = task.worked_example(2, index).unwrap();
+                assert!(!held_out.contains(&*example.problem.prompt()));
             }
             for prompt in &held_out {
                 let (a, b) = prompt.trim_end_matches('=').split_once('+').unwrap();
@@ -341,7 +380,7 @@ mod tests {
     fn held_out_problems_are_distinct_and_as_many_as_there_are() {
         let task = task(ArithmeticConfig { largest: 9, ..Default::default() });
         let all = task.held_out(0, 10_000);
-        let distinct: HashSet<_> = all.iter().map(|p| &p.prompt).collect();
+        let distinct: HashSet<_> = all.iter().map(|p| p.prompt()).collect();
         assert_eq!(all.len(), distinct.len());
         assert!((5..40).contains(&all.len()), "{}", all.len());
         assert_eq!(task.held_out(0, 3), all[..3]);
@@ -352,8 +391,33 @@ mod tests {
     fn a_seed_and_an_index_say_everything() {
         let task = task(ArithmeticConfig::default());
         assert_eq!(task.problem(3, 1 << 40), task.problem(3, 1 << 40));
-        let prompts = |seed| (0..50).map(|i| task.problem(seed, i).prompt).collect::<Vec<_>>();
+        let prompts = |seed| (0..50).map(|i| task.problem(seed, i).id).collect::<Vec<_>>();
         assert_ne!(prompts(0), prompts(1));
+    }
+
+    #[test]
+    fn an_id_gives_its_problem_again() {
+        let all = [Operation::Multiply, Operation::Add, Operation::Subtract];
+        for (operations, smallest, largest) in [
+            (&all[..], 3, 40),
+            (&all[..], 0, 1_000_000_000),
+            (&all[1..2], 999_999_990, 1_000_000_000),
+        ] {
+            let operations = operations.to_vec();
+            let task =
+                task(ArithmeticConfig { operations, smallest, largest, ..Default::default() });
+            for index in 0..300 {
+                let problem = task.problem(4, index);
+                assert_eq!(task.by_id(4, problem.id).as_ref(), Some(&problem));
+            }
+            for problem in task.held_out(4, 100) {
+                assert_eq!(task.by_id(4, problem.id), None);
+            }
+        }
+        let sums = task(ArithmeticConfig { largest: 9, ..Default::default() });
+        let ids = (0..300).filter(|id| sums.by_id(0, *id).is_some()).count();
+        assert_eq!(ids + sums.held_out(0, 1000).len(), 100);
+        assert_eq!(sums.by_id(0, u64::MAX), None);
     }
 
     #[test]
@@ -362,7 +426,11 @@ mod tests {
             let task = task(ArithmeticConfig { noise, ..Default::default() });
             let wrong = (0..2000)
                 .filter_map(|index| task.worked_example(5, index))
-                .filter(|example| solve(example).to_string() != example.answer)
+                .filter(|example| {
+                    let right = Turn::policy(Part::Text(example.problem.answer.clone()));
+                    assert_eq!(solve(&example.problem).to_string(), example.problem.answer);
+                    example.turns != [right]
+                })
                 .count();
             assert!((wrong as f64 / 2000.0 - noise).abs() < 0.04, "{noise}: {wrong}");
         }

@@ -1,26 +1,29 @@
-//! Problems from a file: one JSON object a line with a prompt and an answer.
+//! Problems from a file: one JSON object per line with a prompt and an answer.
 //!
-//! The whole file is read and checked before training starts, so that line 40000 cannot end a run after an hour.
+//! The whole file is read and checked before training starts, so that line 40000 cannot end a run after an hour. The other
+//! fields of a record go with its problem, for a verifier to read.
 
+use super::episode::Example;
+use super::epochs::Epochs;
+use super::final_answer::FinalAnswer;
+use super::problem::{Part, Problem};
+use super::task::{Language, Task};
+use super::verifier::Verifier;
 use crate::error::{Error, Result};
-use crate::rng::{Sequence, Stream};
-use crate::tasks::verifier::FinalAnswer;
-use crate::tasks::{Problem, Task, Verifier};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 /// How a JSONL file is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JsonlConfig {
-    /// Name of the field with the prompt (a string).
+    /// Name of the field with the prompt: a string, or a list of token ids.
     pub prompt: String,
-    /// Name of the field with the answer (a string or a number).
+    /// Name of the field with the answer: a string or a number. Empty: there is none, for a verifier that needs none.
     pub answer: String,
-    /// Written before and after each prompt: `{prompt}` stands for it.
+    /// Written before and after each prompt that is a string: `{prompt}` stands for it.
     pub template: String,
     /// How many of the last problems are held out; 0: a tenth of them, at least one.
     pub held_out: usize,
@@ -42,15 +45,7 @@ impl Default for JsonlConfig {
 pub struct Jsonl {
     trained: Vec<Problem>,
     held_out: Vec<Problem>,
-    /// The order of the epoch that was asked for last.
-    order: Mutex<Option<Order>>,
-}
-
-#[derive(Clone, Debug)]
-struct Order {
-    seed: u64,
-    epoch: u64,
-    indices: Arc<Vec<u32>>,
+    epochs: Epochs,
 }
 
 impl Jsonl {
@@ -84,8 +79,8 @@ impl Jsonl {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            problems
-                .push(problem(line, config).map_err(|e| e.at(format!("{place}:{}", number + 1)))?);
+            let read = problem(line, config);
+            problems.push(read.map_err(|e| e.at(format!("{place}:{}", number + 1)))?);
         }
         if problems.is_empty() {
             return Err(Error::format(format!("{place}: no problem in the file")));
@@ -102,31 +97,22 @@ impl Jsonl {
         }
         let mut held_out = problems.split_off(problems.len() - wanted);
         let mut seen = HashSet::new();
-        held_out.retain(|problem| seen.insert(problem.prompt.clone()));
-        problems.retain(|problem| !seen.contains(&problem.prompt));
+        held_out.retain(|problem| seen.insert(problem.parts.clone()));
+        problems.retain(|problem| !seen.contains(&problem.parts));
         if problems.is_empty() {
             return Err(Error::format(format!("{place}: every training prompt is also held out")));
         }
-        Ok(Jsonl { trained: problems, held_out, order: Mutex::new(None) })
+        let size = u32::try_from(problems.len())
+            .map_err(|_| Error::format(format!("{place}: {} problems", problems.len())))?;
+        for (problem, id) in problems.iter_mut().chain(&mut held_out).zip(0..) {
+            problem.id = id;
+        }
+        Ok(Jsonl { trained: problems, held_out, epochs: Epochs::new(size) })
     }
 
     /// How many problems are trained on and how many are held out.
     pub fn sizes(&self) -> (usize, usize) {
         (self.trained.len(), self.held_out.len())
-    }
-
-    fn order(&self, seed: u64, epoch: u64) -> Arc<Vec<u32>> {
-        let mut last = self.order.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(order) =
-            last.as_ref().filter(|order| (order.seed, order.epoch) == (seed, epoch))
-        {
-            return order.indices.clone();
-        }
-        let mut indices: Vec<u32> = (0..self.trained.len() as u32).collect();
-        Sequence::new(seed, Stream::Shuffle, epoch).shuffle(&mut indices);
-        let indices = Arc::new(indices);
-        *last = Some(Order { seed, epoch, indices: indices.clone() });
-        indices
     }
 }
 
@@ -137,29 +123,48 @@ fn problem(line: &[u8], config: &JsonlConfig) -> Result<Problem> {
         let what = text.split(" at line ").next().unwrap_or_default();
         Error::format(format!("not a JSON object: {what} (column {})", e.column()))
     })?;
-    let Value::Object(fields) = value else {
+    let Value::Object(mut fields) = value else {
         return Err(Error::format("not a JSON object"));
     };
-    let field = |name: &str| {
-        fields.get(name).ok_or_else(|| {
+    for name in [&config.prompt, &config.answer].into_iter().filter(|name| !name.is_empty()) {
+        if !fields.contains_key(name) {
             let names: Vec<&str> = fields.keys().map(String::as_str).take(8).collect();
-            Error::format(format!("no field `{name}` (it has {})", names.join(", ")))
-        })
-    };
-    let Value::String(prompt) = field(&config.prompt)? else {
-        return Err(Error::format(format!("`{}` is not a string", config.prompt)));
-    };
-    let answer = match field(&config.answer)? {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
+            return Err(Error::format(format!("no field `{name}` (it has {})", names.join(", "))));
+        }
+    }
+    let mut taken = |name: &str| fields.shift_remove(name).unwrap_or(Value::Null);
+    let part = match taken(&config.prompt) {
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(Part::Text(config.template.replace("{prompt}", &text))),
+        Value::Array(ids) if ids.is_empty() => None,
+        Value::Array(ids) => Some(Part::Tokens(tokens(&ids, &config.prompt)?)),
         _ => {
-            return Err(Error::format(format!("`{}` is not a string or a number", config.answer)));
+            let what = format!("`{}` is not a string or a list of token ids", config.prompt);
+            return Err(Error::format(what));
         }
     };
-    if prompt.is_empty() {
+    let Some(part) = part else {
         return Err(Error::format(format!("`{}` is empty", config.prompt)));
-    }
-    Ok(Problem { prompt: config.template.replace("{prompt}", prompt), answer, level: 0 })
+    };
+    let answer = match config.answer.as_str() {
+        "" => String::new(),
+        name => match taken(name) {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            _ => return Err(Error::format(format!("`{name}` is not a string or a number"))),
+        },
+    };
+    Ok(Problem { fields, ..Problem::new(0, part, answer) })
+}
+
+fn tokens(ids: &[Value], name: &str) -> Result<Vec<i32>> {
+    let id =
+        |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0);
+    ids.iter()
+        .map(|value| {
+            id(value).ok_or_else(|| Error::format(format!("`{name}`: {value} is not a token id")))
+        })
+        .collect()
 }
 
 impl Task for Jsonl {
@@ -168,25 +173,31 @@ impl Task for Jsonl {
     }
 
     fn problem(&self, seed: u64, index: u64) -> Problem {
-        let count = self.trained.len() as u64;
-        let order = self.order(seed, index / count);
-        self.trained[order[(index % count) as usize] as usize].clone()
+        self.trained[self.epochs.item(seed, index) as usize].clone()
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.trained.len() as u64)
+    }
+
+    fn by_id(&self, _seed: u64, id: u64) -> Option<Problem> {
+        self.trained.get(usize::try_from(id).ok()?).cloned()
     }
 
     fn held_out(&self, _seed: u64, count: usize) -> Vec<Problem> {
         self.held_out.iter().take(count).cloned().collect()
     }
 
-    fn worked_example(&self, _seed: u64, _index: u64) -> Option<Problem> {
+    fn worked_example(&self, _seed: u64, _index: u64) -> Option<Example> {
         None
     }
 
     fn verifier(&self) -> Box<dyn Verifier> {
-        Box::new(FinalAnswer)
+        Box::new(FinalAnswer::default())
     }
 
-    fn alphabet(&self) -> Option<&str> {
-        None
+    fn language(&self) -> Language<'_> {
+        Language::FreeText
     }
 }
 
@@ -205,22 +216,42 @@ mod tests {
     #[test]
     fn an_epoch_visits_every_training_problem_once() {
         let task = parse(&lines(25)).unwrap();
-        assert_eq!(task.sizes(), (22, 3));
-        let held_out: Vec<String> = task.held_out(0, 99).into_iter().map(|p| p.prompt).collect();
+        assert_eq!((task.sizes(), task.size()), ((22, 3), Some(22)));
+        let held_out: Vec<String> =
+            task.held_out(0, 99).iter().map(|p| p.prompt().into_owned()).collect();
         assert_eq!(held_out, ["q22", "q23", "q24"]);
-        let epoch = |seed: u64, epoch: u64| {
-            (0..22).map(|i| task.problem(seed, epoch * 22 + i).prompt).collect::<Vec<_>>()
-        };
-        for (seed, number) in [(0, 0), (0, 1), (9, 1 << 30)] {
-            let mut prompts = epoch(seed, number);
-            prompts.sort();
-            prompts.dedup();
-            assert_eq!(prompts.len(), 22);
-            assert!(prompts.iter().all(|prompt| !held_out.contains(prompt)));
+        for (seed, epoch) in [(0, 0), (0, 1), (9, 1 << 30)] {
+            let mut ids: Vec<u64> =
+                (0..22).map(|i| task.problem(seed, epoch * 22 + i).id).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, (0..22).collect::<Vec<u64>>());
         }
-        assert_ne!(epoch(0, 0), epoch(0, 1));
-        assert_ne!(epoch(0, 0), epoch(1, 0));
-        assert_eq!(epoch(0, 0), epoch(0, 0));
+        for id in 0..22 {
+            assert_eq!(task.by_id(7, id).unwrap().prompt(), format!("q{id}"));
+        }
+        assert!(task.by_id(7, 22).is_none() && task.by_id(7, u64::MAX).is_none());
+    }
+
+    #[test]
+    fn other_fields_go_with_the_problem_and_an_answer_may_be_absent() {
+        let text = r#"{"id": "a7", "prompt": "x", "answer": "1", "facts": ["p", {"q": 2}]}"#;
+        let task = parse(&format!("{text}\n{}", lines(1))).unwrap();
+        let problem = task.problem(0, 0);
+        assert_eq!(
+            Value::Object(problem.fields),
+            serde_json::json!({"id": "a7", "facts": ["p", {"q": 2}]})
+        );
+        let config = JsonlConfig { answer: String::new(), held_out: 1, ..JsonlConfig::default() };
+        let bare = "{\"prompt\": \"x\"}\n{\"prompt\": \"y\", \"answer\": [1]}";
+        let task = Jsonl::parse(bare.as_bytes(), &config, "p").unwrap();
+        assert_eq!(task.problem(0, 0).answer, "");
+        assert_eq!(task.held_out(0, 1)[0].fields["answer"], serde_json::json!([1]));
+    }
+
+    #[test]
+    fn a_prompt_may_be_ids() {
+        let text = format!("{{\"prompt\": [5, 0, 7], \"answer\": 1}}\n{}", lines(1));
+        assert_eq!(parse(&text).unwrap().problem(0, 0).tokens(), Some(&[5, 0, 7][..]));
     }
 
     #[test]
@@ -234,7 +265,7 @@ mod tests {
         let text = "\u{feff}{\"question\": \"1/2?\", \"gold\": 0.5}\r\n\n{\"question\": \"x\", \"gold\": \"-3\"}";
         let task = Jsonl::parse(text.as_bytes(), &config, "p").unwrap();
         let problem = task.problem(0, 0);
-        assert_eq!((problem.prompt.as_str(), problem.answer.as_str()), ("Q: 1/2?\nA:", "0.5"));
+        assert_eq!((&*problem.prompt(), problem.answer.as_str()), ("Q: 1/2?\nA:", "0.5"));
     }
 
     #[test]
@@ -242,7 +273,7 @@ mod tests {
         let text = format!("{}{}", lines(5), "{\"prompt\": \"q1\", \"answer\": 1}");
         let task = parse(&text).unwrap();
         assert_eq!(task.sizes(), (4, 1));
-        assert!((0..40).all(|i| task.problem(0, i).prompt != "q1"));
+        assert!((0..40).all(|i| task.problem(0, i).prompt() != "q1"));
     }
 
     #[test]
@@ -255,8 +286,14 @@ mod tests {
                 "{\"prompt\": \"a\", \"anwser\": 1}",
                 "p.jsonl:2: no field `answer` (it has prompt, anwser)",
             ),
-            ("{\"prompt\": 7, \"answer\": 1}", "p.jsonl:2: `prompt` is not a string"),
+            (
+                "{\"prompt\": 7, \"answer\": 1}",
+                "p.jsonl:2: `prompt` is not a string or a list of token ids",
+            ),
             ("{\"prompt\": \"\", \"answer\": 1}", "p.jsonl:2: `prompt` is empty"),
+            ("{\"prompt\": [], \"answer\": 1}", "p.jsonl:2: `prompt` is empty"),
+            ("{\"prompt\": [1, -1], \"answer\": 1}", "p.jsonl:2: `prompt`: -1 is not a token id"),
+            ("{\"prompt\": [1.5], \"answer\": 1}", "p.jsonl:2: `prompt`: 1.5 is not a token id"),
             (
                 "{\"prompt\": \"a\", \"answer\": null}",
                 "p.jsonl:2: `answer` is not a string or a number",

@@ -1,50 +1,37 @@
-//! Problems with verifiable answers: made in code ([`arithmetic`]) or read from a file ([`jsonl`]), and the
-//! [`verifier`]s that turn a completion into a reward ([`answer`] finds an answer in text, [`equality`] compares two).
+//! Problems, what a policy works on them in, and what judges it.
 //!
-//! A task deals in text; [`crate::text`] turns text into ids. Held-out problems never occur among the training
-//! problems, by construction and whatever the seed.
+//! A [`Task`] gives [`Problem`]s: made in code ([`arithmetic`], [`permutation_chain`], [`two_hop`]) or read from a file
+//! ([`jsonl`]). An [`Environment`] answers while the policy works ([`calculator`]). A [`Verifier`] judges what the policy
+//! wrote: with named rewards, a label of the outcome and verdicts about steps. [`settings`] chooses all three for a run.
+//!
+//! A task deals in text or ids; [`crate::text`] turns text into ids. Held-out problems never occur among the training
+//! problems, by construction and whatever the seed. Nothing here knows a model, a batch or an advantage.
 
 pub mod answer;
 pub mod arithmetic;
+pub mod environment;
+pub mod episode;
+mod epochs;
 pub mod equality;
+pub mod exact;
+pub mod final_answer;
+mod in_order;
 pub mod jsonl;
+pub mod judgement;
 pub mod permutation_chain;
+pub mod problem;
 mod quantity;
+pub mod refusal;
+pub mod settings;
 pub mod source_text;
+pub mod task;
 pub mod two_hop;
 pub mod verifier;
 
-pub use verifier::Verifier;
-
-/// A prompt and the answer that a verifier compares with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What the model is given.
-    pub prompt: String,
-    /// The right answer (or, in a worked example, the text to imitate).
-    pub answer: String,
-    /// How hard the task thinks it is; 0 when it does not know. Larger is harder.
-    pub level: u32,
-}
-
-/// A source of problems. Every method is a pure function of its arguments: a seed and an index are all the state.
-pub trait Task: Send + Sync {
-    /// What it is called in messages and reports.
-    fn name(&self) -> &str;
-
-    /// Training problem `index` of `seed`. Any index is valid; a finite task starts again in a new order.
-    fn problem(&self, seed: u64, index: u64) -> Problem;
-
-    /// At most `count` distinct problems that [`Task::problem`] never returns, for any seed. Fewer when there are fewer.
-    fn held_out(&self, seed: u64, count: usize) -> Vec<Problem>;
-
-    /// Supervised example `index` of `seed`: a training problem whose `answer` is the text to imitate (it may be wrong
-    /// on purpose). `None` for a task that has no worked examples.
-    fn worked_example(&self, seed: u64, index: u64) -> Option<Problem>;
-
-    /// The verifier its answers are meant for.
-    fn verifier(&self) -> Box<dyn Verifier>;
-
-    /// Every character that can occur in a prompt or an answer, for a character tokenizer; `None` for free text.
-    fn alphabet(&self) -> Option<&str>;
-}
+pub use environment::Environment;
+pub use episode::{Author, Example, Turn};
+pub use judgement::{Extent, Fault, Faults, Judged, Judgement, Label, StepVerdict};
+pub use problem::{Part, Problem};
+pub use settings::{OpenTask, TaskSettings};
+pub use task::{Ids, Language, Task};
+pub use verifier::{Attempt, Gives, RewardFn, Verifier, judged};

@@ -2,10 +2,9 @@
 
 use crate::error::Result;
 use crate::models::Decoder;
-use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Sampling, rollouts};
 use crate::rng::Stream;
-use crate::tasks::{Problem, Verifier};
+use crate::tasks::{Attempt, Problem, Verifier, judged};
 use crate::text::Tokenizer;
 use crate::train::metrics::Rollout;
 
@@ -45,21 +44,32 @@ impl Evaluation<'_> {
         for part in problems.chunks(self.batch.max(1)) {
             let prompts = part
                 .iter()
-                .map(|problem| self.tokenizer.encode_prompt(&problem.prompt))
+                .map(|problem| self.tokenizer.encode_prompt(&problem.prompt()))
                 .collect::<Result<Vec<_>>>()?;
-            for (drawn, problem) in rollouts(self.model, &prompts, 1, &sampling)?.iter().zip(part) {
-                let completion = self.tokenizer.decode(&drawn.tokens)?;
+            let drawn = rollouts(self.model, &prompts, 1, &sampling)?;
+            let completions = drawn
+                .iter()
+                .map(|one| self.tokenizer.decode(&one.tokens))
+                .collect::<Result<Vec<_>>>()?;
+            let attempts: Vec<(&Problem, Attempt<'_>)> = part
+                .iter()
+                .zip(&drawn)
+                .zip(&completions)
+                .map(|((problem, one), text)| {
+                    (problem, Attempt::one_shot(text, &one.tokens, one.truncated))
+                })
+                .collect();
+            let rewards = judged(self.verifier, &attempts)?.totals();
+            for ((problem, attempt), reward) in attempts.iter().zip(rewards) {
                 answers.push(Rollout {
                     step,
-                    prompt: problem.prompt.clone(),
+                    prompt: problem.prompt().into_owned(),
+                    completion: attempt.text.to_owned(),
                     answer: problem.answer.clone(),
-                    reward: guarded_reward(|| {
-                        self.verifier.reward(problem, &completion, drawn.truncated)
-                    }),
+                    reward,
                     advantage: None,
-                    tokens: drawn.tokens.len(),
-                    truncated: drawn.truncated,
-                    completion,
+                    tokens: attempt.tokens.len(),
+                    truncated: attempt.truncated,
                 });
             }
         }

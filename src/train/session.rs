@@ -9,7 +9,7 @@ use super::evaluate::Evaluation;
 use super::metrics::{self, Phase, StepMetrics};
 use super::observer::Observer;
 use super::run_dir::{Logs, RunDir};
-use super::settings::{ModelSettings, Settings, TaskSettings};
+use super::settings::{ModelSettings, Settings};
 use super::supervised;
 use super::update::{self, Draw, Sample, Updated};
 use crate::device::Device;
@@ -21,13 +21,10 @@ use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
 use crate::models::{Architecture, Decoder, DecoderConfig};
 use crate::optim::{AdamW, Update};
 use crate::rl::dynamic_sampling::{Next, Refill};
-use crate::rl::guarded::guarded_reward;
 use crate::rl::rollout::{Rollout, Sampling, rollouts};
 use crate::rl::scoring::{Scored, logprobs};
 use crate::rng::Stream;
-use crate::tasks::arithmetic::Arithmetic;
-use crate::tasks::jsonl::Jsonl;
-use crate::tasks::{Problem, Task, Verifier};
+use crate::tasks::{Attempt, Language, OpenTask, Problem, Task, Verifier, judged};
 use crate::tensor::autograd::{no_grad, with_grad};
 use crate::tensor::{Gradients, Tensor};
 use crate::text::Tokenizer;
@@ -80,13 +77,6 @@ pub struct Session {
 const OPTIMIZER: &str = "optimizer.safetensors";
 const REFERENCE: &str = "reference";
 
-fn task(settings: &TaskSettings) -> Result<Box<dyn Task>> {
-    Ok(match settings {
-        TaskSettings::Arithmetic(config) => Box::new(Arithmetic::new(config.clone())?),
-        TaskSettings::Jsonl(file) => Box::new(Jsonl::load(&file.path, &file.format)?),
-    })
-}
-
 /// The model of the settings, with the tokenizer that goes with it.
 fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
@@ -98,9 +88,9 @@ fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
                     "model.architecture `{architecture}` is not known"
                 )));
             };
-            let Some(alphabet) = task.alphabet() else {
+            let Language::Characters(alphabet) = task.language() else {
                 return Err(Error::invalid(format!(
-                    "task {} is free text: it needs a model folder with a tokenizer (--model DIR)",
+                    "task {} is not made of a few characters: it needs a model folder with a tokenizer (--model DIR)",
                     task.name()
                 )));
             };
@@ -155,7 +145,7 @@ impl Session {
     /// [`Error::is_invalid`] for settings that make no sense, and what loading the model and the data reports.
     pub fn new(settings: Settings, device: &Device) -> Result<Session> {
         settings.check()?;
-        let task = task(&settings.task)?;
+        let OpenTask { task, verifier, .. } = settings.task.open(settings.seed)?;
         let (mut model, tokenizer) = model(&settings, &*task)?;
         model.set_checkpointed(settings.update.recompute);
         model.move_to(device)?;
@@ -172,7 +162,6 @@ impl Session {
         };
         let optimizer = AdamW::new(first.clone(), model.parameters())?;
         let stop = stop_ids(&model, &tokenizer);
-        let verifier = task.verifier();
         let held_out = task.held_out(settings.seed, settings.evaluation.problems);
         let state = State::default();
         let mut session = Session {
@@ -351,8 +340,9 @@ impl Session {
                     self.task.name()
                 )));
             };
-            let prompt = self.tokenizer.encode_prompt(&example.prompt)?;
-            let mut completion = self.tokenizer.encode(&example.answer)?;
+            let prompt = self.tokenizer.encode_prompt(&example.problem.prompt())?;
+            let response: String = example.turns.iter().map(|turn| turn.part.text()).collect();
+            let mut completion = self.tokenizer.encode(&response)?;
             completion.extend(self.stop.first());
             examples.push((prompt, completion));
         }
@@ -526,7 +516,7 @@ impl Session {
             .collect();
         let prompts = problems
             .iter()
-            .map(|problem| self.tokenizer.encode_prompt(&problem.prompt))
+            .map(|problem| self.tokenizer.encode_prompt(&problem.prompt()))
             .collect::<Result<Vec<_>>>()?;
         let mut sampling = Sampling {
             temperature: settings.temperature,
@@ -555,10 +545,12 @@ impl Session {
                 .iter()
                 .map(|r| self.tokenizer.decode(&r.tokens))
                 .collect::<Result<Vec<_>>>()?;
-            let reward = |(r, text): (&Rollout, &String)| {
-                guarded_reward(|| self.verifier.reward(&problem, text, r.truncated))
-            };
-            let rewards = rollouts.iter().zip(&completions).map(reward).collect();
+            let attempts: Vec<(&Problem, Attempt<'_>)> = rollouts
+                .iter()
+                .zip(&completions)
+                .map(|(r, text)| (&problem, Attempt::one_shot(text, &r.tokens, r.truncated)))
+                .collect();
+            let rewards = judged(&*self.verifier, &attempts)?.totals();
             groups.push(Group { problem, prompt, rollouts, completions, rewards });
         }
         Ok(groups)
@@ -634,7 +626,7 @@ impl Session {
             let problem = &batch.problems[rollout.prompt];
             logs.rollouts.write(&metrics::Rollout {
                 step,
-                prompt: problem.prompt.clone(),
+                prompt: problem.prompt().into_owned(),
                 completion: batch.completions[at].clone(),
                 answer: problem.answer.clone(),
                 reward: batch.rewards[at],

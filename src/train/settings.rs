@@ -6,8 +6,7 @@ use crate::kernels::policy_loss::Objective;
 use crate::optim::{AdamWSettings, Schedule};
 use crate::rl::dynamic_sampling::DynamicSampling;
 use crate::rl::length::OverlongShaping;
-use crate::tasks::arithmetic::ArithmeticConfig;
-use crate::tasks::jsonl::JsonlConfig;
+use crate::tasks::TaskSettings;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -70,27 +69,6 @@ pub enum ModelSettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dtype: Option<String>,
     },
-}
-
-/// Which problems.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TaskSettings {
-    /// Sums made in code.
-    Arithmetic(ArithmeticConfig),
-    /// A file of problems.
-    Jsonl(JsonlTask),
-}
-
-/// A file of problems and how to read it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JsonlTask {
-    /// The file.
-    pub path: PathBuf,
-    /// How to read it.
-    #[serde(default)]
-    pub format: JsonlConfig,
 }
 
 /// Supervised learning on worked examples before the first rollout.

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::models::Gpt;
 use crate::rl::small_policy::{Drawing, completions};
-use crate::tasks::permutation_chain::{LEVELS, PermutationChain, RESPONSE};
+use crate::tasks::permutation_chain::{ChainVerifier, LEVELS, PermutationChain, RESPONSE};
 
 /// Draws for measurement are none that training uses.
 const MEASUREMENT: u64 = 1 << 62;
@@ -118,10 +118,13 @@ impl Measured {
 
 /// The share of right responses to held-out questions of each level, drawn at temperature 1.
 pub(super) fn accuracy(model: &Gpt, task: &PermutationChain, seed: u64) -> Result<[f64; LEVELS]> {
-    let questions = task.held_out();
+    let questions = task.held_out_questions();
+    let vocabulary = task.vocabulary();
+    let verifier = ChainVerifier { vocabulary };
     let (mut right, mut all) = ([0f64; LEVELS], [0f64; LEVELS]);
     for (i, part) in questions.chunks(128).enumerate() {
-        let prompts: Vec<Vec<i32>> = part.iter().map(|question| task.prompt(question)).collect();
+        let prompts: Vec<Vec<i32>> =
+            part.iter().map(|question| vocabulary.prompt(question)).collect();
         let prompts: Vec<&[i32]> = prompts.iter().map(|prompt| &prompt[..]).collect();
         let responses = |level: usize| if level == 1 { RESPONSES_OF_THE_FIRST } else { 1 };
         let counts: Vec<usize> =
@@ -129,8 +132,8 @@ pub(super) fn accuracy(model: &Gpt, task: &PermutationChain, seed: u64) -> Resul
         let drawing = Drawing {
             temperature: 1.0,
             max_new_tokens: RESPONSE,
-            stop: task.end(),
-            banned: &[task.padding()],
+            stop: vocabulary.end(),
+            banned: &[vocabulary.padding()],
             seed,
             first_sequence: MEASUREMENT + (i as u64) * 100_000,
         };
@@ -139,7 +142,7 @@ pub(super) fn accuracy(model: &Gpt, task: &PermutationChain, seed: u64) -> Resul
             let level = question.operations.len() - 1;
             for response in drawn.by_ref().take(count) {
                 all[level] += 1.0;
-                right[level] += f64::from(u8::from(task.is_right(question, response.own())));
+                right[level] += f64::from(u8::from(verifier.is_right(question, response.own())));
             }
         }
     }

@@ -88,7 +88,8 @@ impl ExGrpoSettings {
     /// So small that it shows nothing but that everything runs.
     #[must_use]
     pub fn quick(self) -> ExGrpoSettings {
-        let task = ChainConfig { training: [12, 12, 12, 12, 12], held_out: 6, ..self.task };
+        let task =
+            ChainConfig { training: [12, 12, 12, 12, 12], held_out: 6, round: 32, ..self.task };
         ExGrpoSettings {
             width: 16,
             heads: 2,

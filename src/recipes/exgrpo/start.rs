@@ -19,7 +19,7 @@ pub struct Start {
 pub(super) fn start(settings: &ExGrpoSettings, seed: u64) -> Result<Start> {
     let task = PermutationChain::new(settings.task.clone(), seed)?;
     let config = GptConfig {
-        vocab: task.vocab(),
+        vocab: task.vocabulary().size(),
         width: settings.width,
         layers: settings.layers,
         heads: settings.heads,
@@ -37,7 +37,7 @@ pub(super) fn start(settings: &ExGrpoSettings, seed: u64) -> Result<Start> {
         let examples: Vec<Vec<i32>> = (0..settings.imitation_batch)
             .map(|i| {
                 let (question, response) = task.noisy_chain(i % LEVELS, &mut draws);
-                let mut tokens = task.prompt(&question);
+                let mut tokens = task.vocabulary().prompt(&question);
                 tokens.extend(response);
                 tokens
             })

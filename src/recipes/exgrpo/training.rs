@@ -12,7 +12,7 @@ use crate::rl::guarded::guarded_reward;
 use crate::rl::replay::{Entry, Pool, PoolLimits, Trajectory, lowest};
 use crate::rl::small_policy::{Completion, Drawing, Sequence, completions, logprobs};
 use crate::rng;
-use crate::tasks::permutation_chain::{PROMPT, RESPONSE};
+use crate::tasks::permutation_chain::{ChainVerifier, PROMPT, RESPONSE};
 use crate::tensor::autograd::no_grad;
 use crate::train::small_learner::{Sample, SmallLearner};
 
@@ -109,16 +109,17 @@ impl Run<'_> {
     fn step(&mut self) -> Result<()> {
         let (task, group) = (&self.start.task, self.settings.group);
         let asked = self.ask()?;
-        let questions = task.training();
+        let questions = task.questions();
+        let vocabulary = task.vocabulary();
         let prompts: Vec<Vec<i32>> =
-            asked.iter().map(|asked| task.prompt(&questions[asked.question])).collect();
+            asked.iter().map(|asked| vocabulary.prompt(&questions[asked.question])).collect();
         let fresh: Vec<usize> =
             asked.iter().map(|a| group - usize::from(a.replayed.is_some())).collect();
         let drawing = Drawing {
             temperature: 1.0,
             max_new_tokens: RESPONSE,
-            stop: task.end(),
-            banned: &[task.padding()],
+            stop: vocabulary.end(),
+            banned: &[vocabulary.padding()],
             seed: self.seed,
             first_sequence: self.drawn,
         };
@@ -126,12 +127,13 @@ impl Run<'_> {
         let drawn = completions(&self.learner.model, &slices, &fresh, &drawing)?;
         self.drawn += drawn.len() as u64;
 
+        let verifier = ChainVerifier { vocabulary };
         let (rows, offsets) = rows(&asked, &prompts, &fresh, drawn);
         let rewards: Vec<f32> = rows
             .iter()
             .map(|row| {
                 let question = &questions[asked[row.asked].question];
-                guarded_reward(|| f32::from(u8::from(task.is_right(question, row.own()))))
+                guarded_reward(|| f32::from(u8::from(verifier.is_right(question, row.own()))))
             })
             .collect();
         let mut advantages = vec![0f32; rows.len()];
@@ -198,7 +200,11 @@ impl Run<'_> {
                     let question = question as usize;
                     let chosen = choose(
                         &self.learner.model,
-                        &self.start.task.prompt(&self.start.task.training()[question]),
+                        &self
+                            .start
+                            .task
+                            .vocabulary()
+                            .prompt(&self.start.task.questions()[question]),
                         entry,
                         replaying.lowest_entropy,
                         &mut self.draws,
@@ -209,7 +215,7 @@ impl Run<'_> {
         }
         // What comes back is not asked a second time in a batch. Retired questions fill a batch for which too few are left:
         // smaller batches would be another experiment.
-        let all = self.start.task.training().len();
+        let all = self.start.task.questions().len();
         for retired_too in [false, true] {
             let mut looked_at = 0;
             while asked.len() < self.settings.prompts && looked_at < all {

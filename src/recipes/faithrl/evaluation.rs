@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::models::Gpt;
 use crate::rl::small_policy::{Drawing, completions};
-use crate::tasks::two_hop::{self, Class, Outcome, Problem, Verdict, verdict};
+use crate::tasks::two_hop::{self, Class, Exercise, Outcome, Verdict, verdict};
 
 /// Problems decoded together: more do not fit the second-level cache.
 const TOGETHER: usize = 128;
@@ -46,7 +46,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub(super) fn add(&mut self, problem: &Problem, judged: &Verdict) {
+    pub(super) fn add(&mut self, problem: &Exercise, judged: &Verdict) {
         let class = Class::ALL.iter().position(|class| *class == problem.class).unwrap_or(0);
         let unanswerable = problem.class.is_unanswerable();
         let is = |outcome| f64::from(u8::from(judged.outcome == outcome));
@@ -83,13 +83,14 @@ impl Counted {
 /// The rates of one response to each problem, drawn at a temperature (0: the most likely one).
 pub(super) fn sampled(
     model: &Gpt,
-    problems: &[Problem],
+    problems: &[Exercise],
     temperature: f32,
     seed: u64,
 ) -> Result<Sampled> {
     let mut counted = Counted::default();
     for (i, part) in problems.chunks(TOGETHER).enumerate() {
-        let prompts: Vec<&[i32]> = part.iter().map(|problem| &problem.prompt[..]).collect();
+        let prompts: Vec<Vec<i32>> = part.iter().map(Exercise::prompt).collect();
+        let prompts: Vec<&[i32]> = prompts.iter().map(Vec::as_slice).collect();
         let drawing = Drawing {
             temperature,
             max_new_tokens: two_hop::RESPONSE,

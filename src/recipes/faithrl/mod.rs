@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::recipes::reproduction::{
     Arm, Bound, Claim, Curve, Description, Figure, Measure, Metric, Outcome, Paper, Seeds,
 };
-use crate::tasks::two_hop::Problem;
+use crate::tasks::two_hop::Exercise;
 use crate::train::chart::Unit;
 use arms::{
     FAITHFUL, FAITHFUL_075, FLAGGED, FLAGGED_GRPO, GEOMETRIC, GRPO, LITERAL, PARTIAL,
@@ -164,8 +164,8 @@ impl Paper for FaithRl {
         let settings = self.settings.get(rule.setting).ok_or_else(missing)?;
         let start = start.bases.get(rule.setting).ok_or_else(missing)?;
         let trained = training::train(settings, rule, seed, start)?;
-        let problems: Vec<Problem> =
-            (0..settings.problems as u64).map(|i| start.task.held_out(seed, i)).collect();
+        let problems: Vec<Exercise> =
+            (0..settings.problems as u64).map(|i| start.task.held_out_exercise(seed, i)).collect();
         let greedy = sampled(&trained.model, &problems, 0.0, seed)?;
         let warm = sampled(&trained.model, &problems, 1.0, seed)?;
         let truthful = greedy.correct + greedy.correctly_refused;

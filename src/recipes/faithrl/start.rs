@@ -9,7 +9,7 @@ use crate::optim::AdamWSettings;
 use crate::rl::faithful::Baseline;
 use crate::rl::small_policy::Sequence;
 use crate::rng;
-use crate::tasks::two_hop::{self, Problem, TwoHop, clean_trace, noisy_trace};
+use crate::tasks::two_hop::{self, Exercise, TwoHop, clean_trace, noisy_trace};
 use crate::train::small_learner::SmallLearner;
 
 /// What every arm of a seed goes on from.
@@ -53,12 +53,12 @@ const ROUNDS: u64 = 5;
 /// A model that looks facts up. Some seeds need more than one round: looking up is learned in a sudden step, whose moment
 /// varies, and a model that has not taken it says nothing about rewards.
 fn looking_up(mut model: Gpt, settings: &FaithRlSettings, task: &TwoHop, seed: u64) -> Result<Gpt> {
-    let problems: Vec<Problem> =
-        (0..settings.problems as u64).map(|i| task.held_out(seed, i)).collect();
+    let problems: Vec<Exercise> =
+        (0..settings.problems as u64).map(|i| task.held_out_exercise(seed, i)).collect();
     let examples = settings.clean.steps * settings.clean.batch as u64;
     for round in 0..ROUNDS {
         model = imitate(model, &settings.clean, |index| {
-            let problem = task.problem(seed, round * examples + index);
+            let problem = task.exercise(seed, round * examples + index);
             let trace = clean_trace(&problem);
             (problem, trace)
         })?;
@@ -76,12 +76,12 @@ fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
     let task = TwoHop::new(settings.task.clone())?;
     let mut draws = rng::Sequence::new(seed, rng::Stream::Free, 1);
     let model = imitate(clean.copy()?, &settings.noisy, |index| {
-        let problem = task.problem(seed, NOISY_FROM + index);
+        let problem = task.exercise(seed, NOISY_FROM + index);
         let trace = noisy_trace(&problem, &settings.noise, &mut draws);
         (problem, trace)
     })?;
-    let others: Vec<Problem> = (0..settings.problems as u64)
-        .map(|i| task.held_out(seed, settings.problems as u64 + i))
+    let others: Vec<Exercise> = (0..settings.problems as u64)
+        .map(|i| task.held_out_exercise(seed, settings.problems as u64 + i))
         .collect();
     let Sampled { correct, correctly_refused, hallucinated, .. } =
         sampled(&model, &others, 1.0, seed)?;
@@ -92,7 +92,7 @@ fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
 fn imitate(
     model: Gpt,
     imitation: &Imitation,
-    mut example: impl FnMut(u64) -> (Problem, Vec<i32>),
+    mut example: impl FnMut(u64) -> (Exercise, Vec<i32>),
 ) -> Result<Gpt> {
     let settings = AdamWSettings {
         learning_rate: imitation.learning_rate,
@@ -105,7 +105,7 @@ fn imitate(
         let examples: Vec<Vec<i32>> = (0..imitation.batch as u64)
             .map(|i| {
                 let (problem, trace) = example(step * imitation.batch as u64 + i);
-                let mut tokens = problem.prompt;
+                let mut tokens = problem.prompt();
                 tokens.extend(trace);
                 tokens
             })

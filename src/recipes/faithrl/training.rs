@@ -13,7 +13,7 @@ use crate::optim::AdamWSettings;
 use crate::rl::faithful::{Mapping, Outcome, OutcomeReward};
 use crate::rl::guarded::guarded;
 use crate::rl::small_policy::{Completion, Drawing, Sequence, completions};
-use crate::tasks::two_hop::{self, Problem, Verdict, verdict};
+use crate::tasks::two_hop::{self, Exercise, Verdict, verdict};
 use crate::train::small_learner::{Sample, SmallLearner};
 
 /// A trained policy and what was seen on the way.
@@ -63,10 +63,11 @@ pub(super) fn train(
     let (mut silenced, mut heard, mut degenerate, mut groups) = (0u64, 0u64, 0usize, 0usize);
     let mut unscored = 0;
     for step in 0..rl.steps {
-        let problems: Vec<Problem> = (0..rl.prompts as u64)
-            .map(|i| start.task.problem(seed, RL_FROM + step * rl.prompts as u64 + i))
+        let problems: Vec<Exercise> = (0..rl.prompts as u64)
+            .map(|i| start.task.exercise(seed, RL_FROM + step * rl.prompts as u64 + i))
             .collect();
-        let prompts: Vec<&[i32]> = problems.iter().map(|problem| &problem.prompt[..]).collect();
+        let prompts: Vec<Vec<i32>> = problems.iter().map(Exercise::prompt).collect();
+        let prompts: Vec<&[i32]> = prompts.iter().map(Vec::as_slice).collect();
         let drawing = Drawing {
             temperature: 1.0,
             max_new_tokens: two_hop::RESPONSE,
@@ -153,7 +154,7 @@ pub(super) fn train(
 
 /// The label that training sees. It knows the answer key of every prompt, answerable or not, so a lucky guess is correct;
 /// only `flagged` tells it which prompts miss a fact.
-fn outcome(problem: &Problem, judged: &Verdict, flagged: bool) -> Outcome {
+fn outcome(problem: &Exercise, judged: &Verdict, flagged: bool) -> Outcome {
     let refused = judged.outcome == two_hop::Outcome::Refused;
     if flagged && problem.class.is_unanswerable() {
         return if refused { Outcome::Correct } else { Outcome::Hallucinated };

@@ -1,6 +1,7 @@
 //! Responses to imitate: sound ones, and the noisy ones that make a base policy worth improving.
 
-use super::{ANSWER, Class, END, ENTITIES, FIRST_STEP, Fact, Problem, REFUSAL, RELATIONS, tail};
+use super::exercise::{Class, Exercise, Fact};
+use super::ids::{ANSWER, END, ENTITIES, FIRST_STEP, REFUSAL, RELATIONS, tail};
 use crate::rng::Sequence;
 use serde::{Deserialize, Serialize};
 
@@ -45,14 +46,14 @@ impl Default for NoiseConfig {
 }
 
 /// Claims what is given and refuses for want of a fact, in the step that misses it.
-pub fn clean_trace(problem: &Problem) -> Vec<i32> {
+pub fn clean_trace(exercise: &Exercise) -> Vec<i32> {
     let mut trace = Trace(Vec::new());
-    let [first, second] = problem.relations;
-    let Some(middle) = problem.given(problem.start, first) else {
-        return trace.refusal(0, problem.start, first);
+    let [first, second] = exercise.relations;
+    let Some(middle) = exercise.given(exercise.start, first) else {
+        return trace.refusal(0, exercise.start, first);
     };
-    trace.step(0, Fact { head: problem.start, relation: first, tail: middle });
-    let Some(end) = problem.given(middle, second) else {
+    trace.step(0, Fact { head: exercise.start, relation: first, tail: middle });
+    let Some(end) = exercise.given(middle, second) else {
         return trace.refusal(1, middle, second);
     };
     trace.step(1, Fact { head: middle, relation: second, tail: end });
@@ -61,37 +62,37 @@ pub fn clean_trace(problem: &Problem) -> Vec<i32> {
 
 /// A response with fabricated steps, wrong answers and too few refusals. A third step comes only after two sound ones
 /// and keeps the answer free of noise: so it goes with being right without being supported.
-pub fn noisy_trace(problem: &Problem, noise: &NoiseConfig, draws: &mut Sequence) -> Vec<i32> {
+pub fn noisy_trace(exercise: &Exercise, noise: &NoiseConfig, draws: &mut Sequence) -> Vec<i32> {
     let mut trace = Trace(Vec::new());
-    let refusal = match problem.class {
+    let refusal = match exercise.class {
         Class::Answerable => noise.refuse_answerable,
         Class::Faint | Class::Smudged => noise.refuse_worn,
         Class::FirstMissing => noise.refuse_first_missing,
         Class::SecondMissing => noise.refuse_second_missing,
     };
     let refuses = draws.next_unit() < refusal;
-    let in_place = match problem.class {
+    let in_place = match exercise.class {
         Class::FirstMissing | Class::SecondMissing => noise.refuse_in_place,
         _ => 0.5,
     };
     if refuses && draws.next_unit() >= in_place {
         return trace.answer(REFUSAL);
     }
-    let [first, second] = problem.relations;
-    if refuses && problem.class == Class::FirstMissing {
-        return trace.refusal(0, problem.start, first);
+    let [first, second] = exercise.relations;
+    if refuses && exercise.class == Class::FirstMissing {
+        return trace.refusal(0, exercise.start, first);
     }
-    let (middle, sound) = match problem.given(problem.start, first) {
+    let (middle, sound) = match exercise.given(exercise.start, first) {
         Some(_) if draws.next_unit() < noise.fabricated => (entity(draws), false),
         Some(middle) => (middle, true),
-        None if draws.next_unit() < noise.bridged => (bridge(problem, second, draws), false),
+        None if draws.next_unit() < noise.bridged => (bridge(exercise, second, draws), false),
         None => (entity(draws), false),
     };
-    trace.step(0, Fact { head: problem.start, relation: first, tail: middle });
+    trace.step(0, Fact { head: exercise.start, relation: first, tail: middle });
     if refuses {
         return trace.refusal(1, middle, second);
     }
-    let (end, sound) = match problem.given(middle, second) {
+    let (end, sound) = match exercise.given(middle, second) {
         Some(_) if draws.next_unit() < noise.fabricated => (tail(draws), false),
         Some(end) => (end, sound),
         None => (tail(draws), false),
@@ -104,7 +105,7 @@ pub fn noisy_trace(problem: &Problem, noise: &NoiseConfig, draws: &mut Sequence)
     }
     if draws.next_unit() < noise.answer {
         let leaked = draws.next_unit() < 0.5;
-        return trace.answer(if leaked { problem.key } else { tail(draws) });
+        return trace.answer(if leaked { exercise.key } else { tail(draws) });
     }
     trace.answer(end)
 }
@@ -114,9 +115,9 @@ fn entity(draws: &mut Sequence) -> i32 {
 }
 
 /// The head of one of the facts with a relation: a first step to it can go on.
-fn bridge(problem: &Problem, relation: i32, draws: &mut Sequence) -> i32 {
+fn bridge(exercise: &Exercise, relation: i32, draws: &mut Sequence) -> i32 {
     let heads: Vec<i32> =
-        problem.facts.iter().filter(|f| f.relation == relation).map(|f| f.head).collect();
+        exercise.facts.iter().filter(|f| f.relation == relation).map(|f| f.head).collect();
     match heads.get(draws.below(heads.len() as u32) as usize) {
         Some(head) => *head,
         None => entity(draws),
@@ -144,7 +145,9 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Outcome, RESPONSE, TwoHop, TwoHopConfig, verdict};
+    use super::super::ids::RESPONSE;
+    use super::super::source::{TwoHop, TwoHopConfig};
+    use super::super::verdict::{Outcome, verdict};
     use super::*;
     use crate::rng::Stream;
 
@@ -152,10 +155,10 @@ mod tests {
     fn clean_traces_are_sound_and_refuse_where_they_must() {
         let source = TwoHop::new(TwoHopConfig { smudged: 0.0, ..TwoHopConfig::default() }).unwrap();
         for index in 0..500 {
-            let problem = source.problem(1, index);
-            let judged = verdict(&problem, &clean_trace(&problem), true);
+            let exercise = source.exercise(1, index);
+            let judged = verdict(&exercise, &clean_trace(&exercise), true);
             assert!(judged.steps.iter().all(|step| step.supported));
-            let refused = problem.class.is_unanswerable();
+            let refused = exercise.class.is_unanswerable();
             assert_eq!(judged.outcome, if refused { Outcome::Refused } else { Outcome::Correct });
         }
     }
@@ -166,10 +169,10 @@ mod tests {
         let mut draws = Sequence::new(1, Stream::Free, 0);
         let (mut steps, mut unsupported, mut correct) = (0, 0, 0);
         for index in 0..2000 {
-            let problem = source.problem(1, index);
-            let trace = noisy_trace(&problem, &NoiseConfig::default(), &mut draws);
+            let exercise = source.exercise(1, index);
+            let trace = noisy_trace(&exercise, &NoiseConfig::default(), &mut draws);
             assert!(trace.len() <= RESPONSE);
-            let judged = verdict(&problem, &trace, true);
+            let judged = verdict(&exercise, &trace, true);
             assert_ne!(judged.outcome, Outcome::Malformed, "{trace:?}");
             steps += judged.steps.len();
             unsupported += judged.steps.iter().filter(|step| !step.supported).count();

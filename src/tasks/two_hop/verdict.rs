@@ -1,6 +1,7 @@
 //! Judging a response: its form, its answer, and every step against the given facts.
 
-use super::{ANSWER, END, ENTITIES, FIRST_STEP, Fact, Problem, REFUSAL, RELATIONS, STEPS};
+use super::exercise::{Exercise, Fact};
+use super::ids::{ANSWER, END, FIRST_STEP, REFUSAL, STEPS, is_entity, is_relation};
 use std::ops::Range;
 
 /// What a response comes to.
@@ -49,9 +50,9 @@ impl Verdict {
 /// A refusal may stand at any step boundary, or in a step in place of its tail: a look-up that finds nothing and claims
 /// nothing. An answer comes after the second step or the third. Two steps have the asked relations; a third may claim
 /// any fact about the end of the second. Anything else is malformed. Never panics.
-pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
+pub fn verdict(exercise: &Exercise, response: &[i32], ended: bool) -> Verdict {
     let mut steps: Vec<Step> = Vec::new();
-    let mut head = problem.start;
+    let mut head = exercise.start;
     let mut at = 0;
     while steps.len() < STEPS {
         let Some([number, claim @ ..]) = response.get(at..at + 4) else { break };
@@ -66,10 +67,10 @@ pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
             }
             _ => break,
         };
-        let asked = problem.relations.get(steps.len());
+        let asked = exercise.relations.get(steps.len());
         let supported = claim.head == head
             && asked.is_none_or(|relation| *relation == claim.relation)
-            && problem.supports(&claim);
+            && exercise.supports(&claim);
         steps.push(Step { tokens: at..at + 4, supported });
         head = claim.tail;
         at += 4;
@@ -88,7 +89,7 @@ pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
             Outcome::Refused
         }
         [ANSWER, entity, END] if ended && is_entity(entity) && steps.len() >= 2 => {
-            if entity == problem.key { Outcome::Correct } else { Outcome::Wrong }
+            if entity == exercise.key { Outcome::Correct } else { Outcome::Wrong }
         }
         _ => Outcome::Malformed,
     };
@@ -97,36 +98,28 @@ pub fn verdict(problem: &Problem, response: &[i32], ended: bool) -> Verdict {
     Verdict { outcome, steps, answer }
 }
 
-fn is_entity(token: i32) -> bool {
-    (0..ENTITIES).contains(&token)
-}
-
-fn is_relation(token: i32) -> bool {
-    (ENTITIES..ENTITIES + RELATIONS).contains(&token)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Class, SMUDGED};
+    use super::super::exercise::Class;
+    use super::super::ids::SMUDGED;
     use super::*;
     use proptest::prelude::*;
 
     /// `5 -r16-> 6 -r17-> 0`, and `6 ~ 3` where worn.
-    fn problem(second: Fact) -> Problem {
-        Problem {
-            prompt: Vec::new(),
+    fn exercise(second: Fact) -> Exercise {
+        Exercise {
             facts: vec![Fact { head: 5, relation: 16, tail: 6 }, second],
             start: 5,
             relations: [16, 17],
-            middle: 6,
+            middle: Some(6),
             key: 0,
             class: Class::Answerable,
         }
     }
 
     fn judged(response: &[i32]) -> (Outcome, Vec<bool>) {
-        let problem = problem(Fact { head: 6, relation: 17, tail: 0 });
-        let judged = verdict(&problem, response, true);
+        let exercise = exercise(Fact { head: 6, relation: 17, tail: 0 });
+        let judged = verdict(&exercise, response, true);
         (judged.outcome, judged.steps.iter().map(|step| step.supported).collect())
     }
 
@@ -160,7 +153,7 @@ mod tests {
         ] {
             assert_eq!(judged(response), (outcome, steps), "{response:?}");
         }
-        let worn = problem(Fact { head: 6, relation: SMUDGED, tail: 3 });
+        let worn = exercise(Fact { head: 6, relation: SMUDGED, tail: 3 });
         let response = [22, 5, 16, 6, 23, 6, 17, 3, 25, 3, 29];
         let one = verdict(&worn, &response, true);
         assert!(one.steps.iter().all(|s| s.supported) && one.outcome == Outcome::Wrong);
@@ -171,8 +164,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_response_panics(response in proptest::collection::vec(-1i32..31, 0..20), ended: bool) {
-            let problem = problem(Fact { head: 6, relation: 17, tail: 0 });
-            let judged = verdict(&problem, &response, ended);
+            let exercise = exercise(Fact { head: 6, relation: 17, tail: 0 });
+            let judged = verdict(&exercise, &response, ended);
             prop_assert!(judged.steps.len() <= STEPS);
             prop_assert!(judged.steps.iter().all(|step| step.tokens.end <= response.len()));
         }

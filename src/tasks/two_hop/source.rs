@@ -1,89 +1,12 @@
-//! Making problems: which facts are given, what is asked, what is missing.
+//! Making exercises: a function of the configuration, a seed and an index.
 
-use super::{BEGIN, ENTITIES, FACTS, FAINT, PROMPT, QUESTION, RELATIONS, SMUDGED, tail};
+use super::exercise::{Class, Exercise, Fact};
+use super::ids::{ENTITIES, FACTS, FAINT, RELATIONS, SMUDGED, tail};
+use super::trace::NoiseConfig;
 use crate::error::{Error, Result};
 use crate::rng::{Sequence, Stream, bits};
+use crate::tasks::in_order::InOrder;
 use serde::{Deserialize, Serialize};
-
-/// How much the prompt gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Both facts.
-    Answerable,
-    /// Both, but the second is faint.
-    Faint,
-    /// Both, but the second is smudged.
-    Smudged,
-    /// The first fact is missing.
-    FirstMissing,
-    /// The second fact is missing.
-    SecondMissing,
-}
-
-impl Class {
-    /// All of them, in the order of reports.
-    pub const ALL: [Class; 5] = [
-        Class::Answerable,
-        Class::Faint,
-        Class::Smudged,
-        Class::FirstMissing,
-        Class::SecondMissing,
-    ];
-
-    /// A fact is missing: only a refusal is right.
-    pub fn is_unanswerable(self) -> bool {
-        matches!(self, Class::FirstMissing | Class::SecondMissing)
-    }
-}
-
-/// One given fact; the relation may be worn off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fact {
-    /// Entity.
-    pub head: i32,
-    /// Relation, [`FAINT`] or [`SMUDGED`].
-    pub relation: i32,
-    /// Entity.
-    pub tail: i32,
-}
-
-/// A question with what is given and what would be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The prompt's tokens.
-    pub prompt: Vec<i32>,
-    /// The given facts.
-    pub facts: Vec<Fact>,
-    /// The entity that the question begins with.
-    pub start: i32,
-    /// The first relation and the second.
-    pub relations: [i32; 2],
-    /// Where the first relation leads.
-    pub middle: i32,
-    /// The answer key: where the second leads, given or not.
-    pub key: i32,
-    /// How much is given.
-    pub class: Class,
-}
-
-impl Problem {
-    /// The tail that the facts give for a look-up; a worn-off relation may be any.
-    pub fn given(&self, head: i32, relation: i32) -> Option<i32> {
-        let fits = |fact: &&Fact| {
-            fact.head == head && (fact.relation == relation || fact.relation >= FAINT)
-        };
-        self.facts.iter().find(fits).map(|fact| fact.tail)
-    }
-
-    /// True when the facts contain a claim; a worn-off relation supports any.
-    pub fn supports(&self, claim: &Fact) -> bool {
-        self.facts.iter().any(|fact| {
-            fact.head == claim.head
-                && fact.tail == claim.tail
-                && (fact.relation == claim.relation || fact.relation >= FAINT)
-        })
-    }
-}
 
 /// What shares of the problems are of which kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +26,12 @@ pub struct TwoHopConfig {
     pub same_relation: usize,
     /// Further facts of the entity that the question begins with.
     pub same_head: usize,
+    /// How wrong worked examples are; absent: they are sound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseConfig>,
+    /// Labels know which prompts miss a fact: there a refusal is right and an answer wrong. Else the answer key decides, so
+    /// that a lucky guess is right, and a refusal is a refusal.
+    pub flagged: bool,
 }
 
 impl Default for TwoHopConfig {
@@ -115,6 +44,8 @@ impl Default for TwoHopConfig {
             smudged_truth: 0.75,
             same_relation: 2,
             same_head: 1,
+            noise: None,
+            flagged: false,
         }
     }
 }
@@ -122,10 +53,11 @@ impl Default for TwoHopConfig {
 /// One problem in this many is held out.
 const HELD_OUT: u32 = 8;
 
-/// A source of problems. A problem is a function of the configuration, a seed and an index.
-#[derive(Clone, Debug)]
+/// A source of exercises.
+#[derive(Debug)]
 pub struct TwoHop {
-    config: TwoHopConfig,
+    pub(super) config: TwoHopConfig,
+    pub(super) noisy: InOrder,
 }
 
 impl TwoHop {
@@ -148,16 +80,16 @@ impl TwoHop {
                 config.same_relation, config.same_head
             )));
         }
-        Ok(TwoHop { config })
+        Ok(TwoHop { config, noisy: InOrder::new(Stream::Free, 1) })
     }
 
-    /// Training problem `index` of `seed`: never a held-out one.
-    pub fn problem(&self, seed: u64, index: u64) -> Problem {
+    /// Exercise `index` of `seed` to train on: never a held-out one.
+    pub fn exercise(&self, seed: u64, index: u64) -> Exercise {
         self.first_that(Stream::Task, seed, index, |held_out| !held_out)
     }
 
-    /// Held-out problem `index` of `seed`: never a training one, whatever the seeds.
-    pub fn held_out(&self, seed: u64, index: u64) -> Problem {
+    /// Held-out exercise `index` of `seed`: never one to train on, whatever the seeds.
+    pub fn held_out_exercise(&self, seed: u64, index: u64) -> Exercise {
         self.first_that(Stream::HeldOut, seed, index, |held_out| held_out)
     }
 
@@ -167,17 +99,17 @@ impl TwoHop {
         seed: u64,
         index: u64,
         wanted: impl Fn(bool) -> bool,
-    ) -> Problem {
+    ) -> Exercise {
         let mut draws = Sequence::new(seed, stream, index);
         loop {
-            let problem = self.draw(&mut draws);
-            if wanted(is_held_out(&problem.prompt)) {
-                return problem;
+            let exercise = self.draw(&mut draws);
+            if wanted(is_held_out(&exercise.prompt())) {
+                return exercise;
             }
         }
     }
 
-    fn draw(&self, draws: &mut Sequence) -> Problem {
+    fn draw(&self, draws: &mut Sequence) -> Exercise {
         let config = &self.config;
         let class = self.class(draws);
         let key = tail(draws);
@@ -228,11 +160,8 @@ impl TwoHop {
             add(&mut facts, draws, None, None);
         }
         draws.shuffle(&mut facts);
-        let mut prompt = Vec::with_capacity(PROMPT);
-        prompt.push(BEGIN);
-        prompt.extend(facts.iter().flat_map(|fact| [fact.head, fact.relation, fact.tail]));
-        prompt.extend([QUESTION, start, relations[0], relations[1]]);
-        Problem { prompt, facts, start, relations, middle, key, class }
+        let middle = (class != Class::FirstMissing).then_some(middle);
+        Exercise { facts, start, relations, middle, key, class }
     }
 
     fn class(&self, draws: &mut Sequence) -> Class {
@@ -297,21 +226,24 @@ mod tests {
         let mut counts = [0usize; 5];
         let (mut shown, mut smudged) = (0, 0);
         for index in 0..4000 {
-            let problem = source.problem(3, index);
-            counts[Class::ALL.iter().position(|c| *c == problem.class).unwrap()] += 1;
-            assert_eq!((problem.prompt.len(), problem.facts.len()), (PROMPT, FACTS));
-            let first = problem.given(problem.start, problem.relations[0]);
-            let second = problem.given(problem.middle, problem.relations[1]);
-            match problem.class {
-                Class::Answerable => {
-                    assert_eq!((first, second), (Some(problem.middle), Some(problem.key)));
+            let exercise = source.exercise(3, index);
+            counts[Class::ALL.iter().position(|c| *c == exercise.class).unwrap()] += 1;
+            assert_eq!(exercise.facts.len(), FACTS);
+            let [first, second] = exercise.relations;
+            assert_eq!(exercise.given(exercise.start, first), exercise.middle);
+            let given = exercise.middle.and_then(|middle| exercise.given(middle, second));
+            match exercise.class {
+                Class::Answerable => assert_eq!(given, Some(exercise.key)),
+                Class::FirstMissing => {
+                    assert_eq!(exercise.middle, None);
+                    let second = |f: &Fact| (f.relation, f.tail) == (second, exercise.key);
+                    assert!(exercise.facts.iter().any(second));
                 }
-                Class::FirstMissing => assert_eq!((first, second), (None, Some(problem.key))),
-                Class::SecondMissing => assert_eq!((first, second), (Some(problem.middle), None)),
-                Class::Faint => assert_eq!(first, Some(problem.middle)),
+                Class::SecondMissing => assert!(exercise.middle.is_some() && given.is_none()),
+                Class::Faint => assert!(given.is_some()),
                 Class::Smudged => {
                     smudged += 1;
-                    shown += usize::from(second == Some(problem.key));
+                    shown += usize::from(given == Some(exercise.key));
                 }
             }
         }
@@ -325,10 +257,10 @@ mod tests {
     fn held_out_problems_are_never_trained_on() {
         let source = source();
         for index in 0..300 {
-            assert!(is_held_out(&source.held_out(9, index).prompt));
-            assert!(!is_held_out(&source.problem(9, index).prompt));
+            assert!(is_held_out(&source.held_out_exercise(9, index).prompt()));
+            assert!(!is_held_out(&source.exercise(9, index).prompt()));
         }
-        assert_eq!(source.problem(9, 4), source.problem(9, 4));
+        assert_eq!(source.exercise(9, 4), source.exercise(9, 4));
     }
 
     #[test]
