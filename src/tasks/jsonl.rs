@@ -126,7 +126,14 @@ fn problem(line: &[u8], config: &JsonlConfig) -> Result<Problem> {
     let Value::Object(mut fields) = value else {
         return Err(Error::format("not a JSON object"));
     };
-    let part = match taken(&mut fields, &config.prompt)? {
+    for name in [&config.prompt, &config.answer].into_iter().filter(|name| !name.is_empty()) {
+        if !fields.contains_key(name) {
+            let names: Vec<&str> = fields.keys().map(String::as_str).take(8).collect();
+            return Err(Error::format(format!("no field `{name}` (it has {})", names.join(", "))));
+        }
+    }
+    let mut taken = |name: &str| fields.shift_remove(name).unwrap_or(Value::Null);
+    let part = match taken(&config.prompt) {
         Value::String(text) if text.is_empty() => None,
         Value::String(text) => Some(Part::Text(config.template.replace("{prompt}", &text))),
         Value::Array(ids) if ids.is_empty() => None,
@@ -141,21 +148,13 @@ fn problem(line: &[u8], config: &JsonlConfig) -> Result<Problem> {
     };
     let answer = match config.answer.as_str() {
         "" => String::new(),
-        name => match taken(&mut fields, name)? {
+        name => match taken(name) {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
             _ => return Err(Error::format(format!("`{name}` is not a string or a number"))),
         },
     };
     Ok(Problem { fields, ..Problem::new(0, part, answer) })
-}
-
-/// A field of a record, which is no longer among the others then.
-fn taken(fields: &mut Map<String, Value>, name: &str) -> Result<Value> {
-    fields.shift_remove(name).ok_or_else(|| {
-        let names: Vec<&str> = fields.keys().map(String::as_str).take(8).collect();
-        Error::format(format!("no field `{name}` (it has {})", names.join(", ")))
-    })
 }
 
 fn tokens(ids: &[Value], name: &str) -> Result<Vec<i32>> {
