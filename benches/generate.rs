@@ -10,7 +10,8 @@ use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::kernels::sample::Truncation;
 use gradstone::models::{Architecture, Decoder, DecoderConfig};
-use gradstone::rl::rollout::{Sampling, rollouts};
+use gradstone::rl::generate::rollouts;
+use gradstone::rl::sampling::Sampling;
 use gradstone::rng::Stream;
 use timing::{Options, Work};
 

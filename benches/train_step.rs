@@ -11,7 +11,7 @@ use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
-use gradstone::rl::scoring::Scored;
+use gradstone::rl::episode::Scored;
 use gradstone::tensor::Gradients;
 use gradstone::train::diffusion::{Batch, Noising, step};
 use gradstone::train::supervised;
@@ -79,7 +79,7 @@ fn main() {
     // A token depends on the one before it, so that there is something to learn.
     let text: Vec<i32> = (0..SEQUENCES * (LENGTH + 1)).map(|i| (i * i % 251) as i32).collect();
     let examples: Vec<Scored<'_>> =
-        text.chunks(LENGTH + 1).map(|s| Scored { prompt: &s[..1], completion: &s[1..] }).collect();
+        text.chunks(LENGTH + 1).map(|s| Scored::new(&s[..1], &s[1..])).collect();
     // Forward once and backward twice; attention reads half of its square on average.
     let attention = LAYERS * 2 * WIDTH * (LENGTH + 1) / 2;
     let flops = 2.0 * 3.0 * (tokens * (matrices + VOCAB * WIDTH + attention)) as f64;

@@ -10,13 +10,19 @@ use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::block_decoding::{fill, fill_watched};
 use gradstone::rl::filling::{Decoding, Filled};
-use gradstone::rl::masked_policy::{Likelihood, Masked, logprobs};
-use gradstone::rl::scoring::Scored;
+use gradstone::rl::batch::{Advantage, Batch as RlBatch};
+use gradstone::rl::episode::{Episode, Order};
+use gradstone::rl::filling_policy::{Filling, FillingPolicy};
+use gradstone::rl::masked_policy::{Likelihood, logprobs};
+use gradstone::rl::policy::Policy;
+use gradstone::rl::sampling::Sampling;
+use gradstone::rl::score;
+use gradstone::rl::episode::Scored;
 use gradstone::rl::unmasking::{Confidence, Selection};
 use gradstone::rng::{Sequence, Stream};
 use gradstone::tensor::Gradients;
 use gradstone::train::diffusion::batch::{Ends, Packing};
-use gradstone::train::diffusion::reinforce::{self, Measure, Sample};
+use gradstone::train::learner::{self, Minimise};
 use gradstone::train::diffusion::{Batch, Noising, step};
 use gradstone::{DType, ops};
 
@@ -251,12 +257,8 @@ fn bad_input_is_an_error() {
     assert!(fill(&model, &[], 3, &decoding(0.0)).unwrap().is_empty());
 }
 
-fn masked<'a>(prompts: &'a [Vec<i32>], drawn: &'a [Filled]) -> Vec<Masked<'a>> {
-    let one = |(i, filled): (usize, &'a Filled)| Masked {
-        prompt: &prompts[filled.prompt],
-        filled,
-        number: i as u64,
-    };
+fn masked<'a>(prompts: &'a [Vec<i32>], drawn: &'a [Filled]) -> Vec<Scored<'a>> {
+    let one = |(i, filled): (usize, &'a Filled)| filled.scored(&prompts[filled.prompt], i as u64);
     drawn.iter().enumerate().map(one).collect()
 }
 
@@ -293,12 +295,12 @@ fn likelihoods_are_what_they_say() {
     let filled = |step: [u32; 2]| Filled {
         tokens: vec![7, 9],
         logprob: vec![0.0; 2],
-        step: step.to_vec(),
+        order: Order { step: step.to_vec(), ..Order::default() },
         ..Filled::default()
     };
     let score = |step: [u32; 2], likelihood, seed| -> Vec<f32> {
         let filled = filled(step);
-        let one = Masked { prompt: &prompt, filled: &filled, number: 3 };
+        let one = filled.scored(&prompt, 3);
         let (logprob, _) = logprobs(&model, &[one], likelihood, 1.0, seed).unwrap();
         logprob.f32s().unwrap().to_vec()
     };
@@ -331,10 +333,10 @@ fn likelihoods_are_what_they_say() {
     assert!(want <= exact + 1e-4, "{want} {exact}");
     let zero = Likelihood::Bound { draws: 0 };
     let one = filled([0, 0]);
-    let one = Masked { prompt: &prompt, filled: &one, number: 3 };
+    let one = one.scored(&prompt, 3);
     assert!(logprobs(&model, &[one], zero, 1.0, 1).unwrap_err().is_invalid());
-    let short = Filled { step: vec![0], ..filled([0, 0]) };
-    let one = Masked { prompt: &prompt, filled: &short, number: 3 };
+    let short = Filled { order: Order { step: vec![0], ..Order::default() }, ..filled([0, 0]) };
+    let one = short.scored(&prompt, 3);
     assert!(logprobs(&model, &[one], Likelihood::MeanField, 1.0, 1).unwrap_err().is_shape());
     assert!(logprobs(&model, &[], Likelihood::Trajectory, 1.0, 1).unwrap().0.is_empty());
 }
@@ -354,7 +356,7 @@ fn a_fine_tuned_model_answers_and_ends() {
         let examples: Vec<Scored<'_>> = prompts
             .iter()
             .zip(&answers)
-            .map(|(prompt, completion)| Scored { prompt, completion })
+            .map(|(prompt, completion)| Scored::new(prompt, completion))
             .collect();
         let noising = Noising { warm_up_steps: 10, ..Noising::default() };
         let (mut first, mut last) = (0.0, 0.0);
@@ -387,9 +389,9 @@ fn a_fine_tuned_model_answers_and_ends() {
 #[test]
 fn reward_rises() {
     let diffusion = Diffusion { mask_id: MASK, block: 4, shift: false };
-    let reward = |filled: &Filled| {
-        let even = filled.tokens.iter().filter(|id| *id % 2 == 0).count();
-        even as f32 / filled.tokens.len().max(1) as f32
+    let reward = |episode: &Episode| {
+        let even = episode.tokens.iter().filter(|id| *id % 2 == 0).count();
+        even as f32 / episode.tokens.len().max(1) as f32
     };
     for likelihood in [
         Likelihood::Trajectory,
@@ -397,53 +399,52 @@ fn reward_rises() {
         Likelihood::Coupled { pairs: 1 },
         Likelihood::Bound { draws: 2 },
     ] {
-        let mut model = model(Architecture::Llama, diffusion, 1.0);
+        let model = model(Architecture::Llama, diffusion, 1.0);
+        let selection = Selection::Static { steps: 2 };
+        let filling = Filling { selection, likelihood, ..Filling::default() };
+        let mut policy = FillingPolicy::new(model, filling, 7).unwrap();
         let settings = AdamWSettings { learning_rate: 1e-2, ..AdamWSettings::default() };
-        let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
+        let mut optimizer = AdamW::new(settings, policy.parameters()).unwrap();
         let prompts = prompts(&[4, 6]);
         let mut means = Vec::new();
         for step in 0..14u64 {
-            let sampling = Decoding {
-                selection: Selection::Static { steps: 2 },
+            let sampling = Sampling {
+                temperature: 1.0,
+                truncation: Default::default(),
                 max_new_tokens: 8,
                 stop: vec![],
+                banned: vec![],
+                seed: 5,
+                stream: Stream::Sample,
                 first_sequence: 64 * step,
-                ..decoding(1.0)
             };
-            let drawn = fill(&model, &prompts, 16, &sampling).unwrap();
+            let drawn = policy.generate(&prompts, &[16, 16], &sampling, None).unwrap();
             let rewards: Vec<f32> = drawn.iter().map(reward).collect();
             let mean = rewards.iter().sum::<f32>() / rewards.len() as f32;
             means.push(mean);
-            let batch = masked(&prompts, &drawn);
-            let (old, _) = gradstone::tensor::autograd::no_grad(|| {
-                logprobs(&model, &batch, likelihood, 1.0, step)
-            })
-            .unwrap();
-            let old = old.f32s().unwrap().to_vec();
-            let samples: Vec<Sample<'_>> = batch
-                .iter()
-                .zip(old.chunks(8))
-                .zip(&rewards)
-                .map(|((masked, old), reward)| Sample {
-                    masked: *masked,
-                    old_logprob: old,
-                    reference_logprob: None,
-                    advantage: 4.0 * (reward - mean),
-                })
-                .collect();
+            let (groups, drawn_from) = (vec![0, 16, 32], sampling.distribution());
+            let mut batch =
+                RlBatch::new(prompts.clone(), drawn, groups, drawn_from, &Device::Cpu).unwrap();
+            if !policy.records_scores() {
+                let all = batch.members.clone();
+                batch.old_logprob = score::scores(&policy, &batch, &all, 4096).unwrap().logprob;
+            }
+            let advantages = rewards.iter().map(|reward| 4.0 * (reward - mean)).collect();
+            batch.advantage = Some(Advantage::PerEpisode(advantages));
             let mut gradients = Gradients::new();
-            let measure = Measure { likelihood, temperature: 1.0, seed: step };
-            let metrics = reinforce::gradients(
-                &model,
-                &samples,
-                &Objective::default(),
-                measure,
-                16,
-                &mut gradients,
-            )
-            .unwrap();
-            assert!((metrics.ratio_max - 1.0).abs() < 1e-4, "{}", metrics.ratio_max);
-            optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
+            let how = Minimise {
+                objective: &Objective::default(),
+                micro_batch_tokens: 200,
+                seed: 5,
+                number: step,
+                value_head: None,
+                policy: true,
+            };
+            let done =
+                learner::gradients(&policy, &batch, &batch.members, &how, &mut gradients).unwrap();
+            let largest = done.metrics.ratio_max;
+            assert!((largest - 1.0).abs() < 1e-4, "{largest}");
+            optimizer.step(policy.parameters_mut(), &gradients, 1.0).unwrap();
         }
         let (first, last) = (means[0], means[13]);
         println!("{likelihood:?}: {first} to {last}");

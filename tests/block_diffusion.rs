@@ -8,7 +8,9 @@ use gradstone::device::Device;
 use gradstone::kernels::attention::{Attention, Mask};
 use gradstone::kernels::block_noise::Weight;
 use gradstone::models::{Architecture, Copies, Decoder, DecoderConfig, Diffusion, Tokens};
-use gradstone::rl::scoring::{Scored, logprobs};
+use gradstone::rl::episode::Scored;
+use gradstone::rl::policy::Policy;
+use gradstone::rl::sampling::Distribution;
 use gradstone::rng::{Sequence, Stream};
 use gradstone::tensor::{Gradients, autograd};
 use gradstone::train::diffusion::{Batch, Noised, Noising, Schedule, bound, range_search, step};
@@ -188,8 +190,9 @@ fn one_masked_token_a_block_is_next_token_prediction() {
     }
     // With a shift: the autoregressive loss itself, but for the mask, which has no probability here.
     let (model, got, _) = of(true);
-    let scored = Scored { prompt: &ids[..1], completion: &ids[1..] };
-    let (causal, _) = logprobs(&model, &[scored], 1.0).unwrap();
+    let scored = Scored::new(&ids[..1], &ids[1..]);
+    let drawn_from = Distribution { temperature: 1.0 };
+    let causal = model.score(&[scored], &drawn_from).unwrap().logprob;
     let (mask, _) = {
         let positions: Vec<i32> = (0..12).collect();
         let tokens = Tokens { ids: &ids[..12], positions: &positions, segments: &[0, 12] };

@@ -5,8 +5,12 @@
 use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::models::{Architecture, Decoder, DecoderConfig};
-use gradstone::rl::rollout::{Rollout, Sampling, rollouts};
-use gradstone::rl::scoring::{Scored, logprobs};
+use gradstone::rl::episode::Episode;
+use gradstone::rl::generate::rollouts;
+use gradstone::rl::sampling::Sampling;
+use gradstone::rl::episode::Scored;
+use gradstone::rl::policy::{Policy, Scores};
+use gradstone::rl::sampling::Distribution;
 use gradstone::rng::{Sequence, Stream};
 use std::path::Path;
 
@@ -45,8 +49,8 @@ fn sampling(max_new_tokens: usize) -> Sampling {
     }
 }
 
-fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Rollout]) -> Vec<Scored<'a>> {
-    let one = |r: &'a Rollout| Scored { prompt: &prompts[r.prompt], completion: &r.tokens };
+fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Episode]) -> Vec<Scored<'a>> {
+    let one = |r: &'a Episode| Scored::new(&prompts[r.prompt], &r.tokens);
     rollouts.iter().map(one).collect()
 }
 
@@ -63,13 +67,16 @@ fn the_log_prob_that_was_sampled_is_the_one_that_training_computes() {
             let prompts = prompts(&[1, 7, 63, 64, 65, 130], 1);
             let drawn = rollouts(&model, &prompts, 3, &sampling(20)).unwrap();
             assert_eq!(drawn.len(), 18);
-            let (together, entropy) = logprobs(&model, &scored(&prompts, &drawn), 0.9).unwrap();
+            let drawn_from = Distribution { temperature: 0.9 };
+            let Scores { logprob: together, entropy } =
+                model.score(&scored(&prompts, &drawn), &drawn_from).unwrap();
             let sampled: Vec<f32> = drawn.iter().flat_map(|r| r.logprob.clone()).collect();
             assert!(sampled.iter().any(|x| *x < -0.5), "a trivial distribution proves nothing");
             assert_eq!(bits(together.f32s().unwrap()), bits(&sampled), "{architecture:?} {dtype}");
             assert!(entropy.f32s().unwrap().iter().all(|h| *h >= 0.0));
             for (i, one) in scored(&prompts, &drawn).iter().enumerate() {
-                let (alone, _) = logprobs(&model, &[*one], 0.9).unwrap();
+                let drawn_from = Distribution { temperature: 0.9 };
+    let alone = model.score(&[*one], &drawn_from).unwrap().logprob;
                 assert_eq!(bits(alone.f32s().unwrap()), bits(&drawn[i].logprob), "alone: {i}");
             }
         }

@@ -12,9 +12,8 @@ use gradstone::tasks::source_text::TextSettings;
 use gradstone::text::Tokenizer;
 use gradstone::train::diffusion::settings::TokenizerSettings;
 use gradstone::train::diffusion::{DiffusionSession, DiffusionSettings, Learner};
-use gradstone::train::session::Outcome;
 use gradstone::train::settings::ModelSettings;
-use gradstone::train::{Observer, Phase, RunDir, StepMetrics, config};
+use gradstone::train::{Observer, Outcome, Phase, Trainee, RunDir, StepMetrics, config};
 use std::path::Path;
 
 #[derive(Default)]
@@ -71,7 +70,7 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
     let run = created(&settings, &dir.path().join("whole"));
     let mut whole = Seen::default();
     let mut session = DiffusionSession::new(settings.clone(), &Device::Cpu).unwrap();
-    assert_eq!(session.run(&run, &mut whole).unwrap(), Outcome::Finished);
+    assert_eq!(gradstone::train::run(&mut session, &run, &mut whole).unwrap(), Outcome::Finished);
     let phases: Vec<Phase> = whole.steps.iter().map(|m| m.phase).collect();
     assert_eq!(
         phases[..4],
@@ -89,14 +88,14 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
         let run = created(&settings, &dir.path().join(format!("stopped-{stop}")));
         let mut first = Seen { stop_after: Some(stop), ..Seen::default() };
         let mut session = DiffusionSession::new(settings.clone(), &Device::Cpu).unwrap();
-        assert_eq!(session.run(&run, &mut first).unwrap(), Outcome::Interrupted);
+        assert_eq!(gradstone::train::run(&mut session, &run, &mut first).unwrap(), Outcome::Interrupted);
         let (checkpoint, _) = run.checkpoints(0).latest().unwrap();
         let mut session =
             DiffusionSession::resumed(settings.clone(), &checkpoint.unwrap(), &Device::Cpu)
                 .unwrap();
         run.rewind(session.step()).unwrap();
         let mut rest = Seen::default();
-        assert_eq!(session.run(&run, &mut rest).unwrap(), Outcome::Finished);
+        assert_eq!(gradstone::train::run(&mut session, &run, &mut rest).unwrap(), Outcome::Finished);
         let all = [bits(&first.steps), bits(&rest.steps)].concat();
         assert_eq!(all, bits(&whole.steps), "stopped after {stop}");
     }

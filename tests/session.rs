@@ -9,7 +9,7 @@ use gradstone::models::Architecture;
 use gradstone::recipes;
 use gradstone::rl::dynamic_sampling::{Criterion, DynamicSampling};
 use gradstone::rl::length::OverlongShaping;
-use gradstone::train::session::{Outcome, Session};
+use gradstone::train::{Outcome, Reinforcement, Trainee};
 use gradstone::train::settings::{ModelSettings, Settings};
 use gradstone::train::{Observer, RunDir, StepMetrics, config};
 use std::path::Path;
@@ -58,12 +58,16 @@ fn created(settings: &Settings, at: &Path) -> RunDir {
     RunDir::create(at, &config::to_toml(settings).unwrap()).unwrap()
 }
 
+fn opened(settings: &Settings) -> Reinforcement {
+    Reinforcement::open(settings.clone(), None, &Device::Cpu).unwrap()
+}
+
 fn trained(settings: &Settings) -> Vec<StepMetrics> {
     let dir = tempfile::tempdir().unwrap();
     let run = created(settings, &dir.path().join("run"));
     let mut seen = Seen::default();
     let outcome =
-        Session::new(settings.clone(), &Device::Cpu).unwrap().run(&run, &mut seen).unwrap();
+        gradstone::train::run(&mut opened(settings), &run, &mut seen).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     seen.steps
 }
@@ -109,15 +113,15 @@ fn a_reference_policy_is_measured_and_survives_a_resume() {
     let dir = tempfile::tempdir().unwrap();
     let run = created(&settings, &dir.path().join("run"));
     let mut seen = Seen { stop_after: Some(5), ..Seen::default() };
-    let mut session = Session::new(settings.clone(), &Device::Cpu).unwrap();
-    assert_eq!(session.run(&run, &mut seen).unwrap(), Outcome::Interrupted);
+    let mut session = opened(&settings);
+    assert_eq!(gradstone::train::run(&mut session, &run, &mut seen).unwrap(), Outcome::Interrupted);
     drop(session);
     let (latest, damaged) = run.checkpoints(0).latest().unwrap();
     assert!(damaged.is_empty());
-    let mut session = Session::resumed(settings, &latest.unwrap(), &Device::Cpu).unwrap();
+    let mut session = Reinforcement::open(settings, Some(&latest.unwrap()), &Device::Cpu).unwrap();
     assert_eq!(session.step(), 5);
     seen.stop_after = None;
-    session.run(&run, &mut seen).unwrap();
+    gradstone::train::run(&mut session, &run, &mut seen).unwrap();
     assert_eq!(seen.steps.len(), whole.len());
     for (a, b) in seen.steps.iter().zip(&whole) {
         let bits = |m: &StepMetrics| {
@@ -139,7 +143,7 @@ fn nan_ends_the_run_with_the_step_and_the_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let run = created(&settings, &dir.path().join("run"));
     let mut seen = Seen::default();
-    let error = Session::new(settings, &Device::Cpu).unwrap().run(&run, &mut seen).unwrap_err();
+    let error = gradstone::train::run(&mut opened(&settings), &run, &mut seen).unwrap_err();
     assert!(error.is_numeric(), "{error}");
     let text = error.to_string();
     assert!(text.contains("step ") && text.contains("model."), "{text}");
@@ -152,7 +156,7 @@ fn settings_that_make_no_sense_are_refused() {
     let refused = |change: fn(&mut Settings), name: &str| {
         let mut settings = tiny(Architecture::Llama, "f32");
         change(&mut settings);
-        let error = Session::new(settings, &Device::Cpu).map(|_| ()).unwrap_err();
+        let error = Reinforcement::open(settings, None, &Device::Cpu).map(|_| ()).unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains(name), "{name}: {error}");
     };
     refused(|s| s.rollout.temperature = 0.0, "temperature");

@@ -136,7 +136,7 @@ impl Replies for Conversation<'_> {
         let own = episode.mask.iter().rev().take_while(|mask| **mask != 0).count();
         let tail = own.min(2 * longest + 2);
         let text = self.world.codec.decode(&episode.tokens[episode.tokens.len() - tail..])?;
-        Ok(stops.iter().any(|stop| text.ends_with(stop.as_str())))
+        Ok(stops.iter().any(|stop| text.contains(stop.as_str())))
     }
 
     fn reply(&self, episode: &Episode) -> Result<Option<Vec<i32>>> {

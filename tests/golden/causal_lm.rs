@@ -6,7 +6,9 @@
 use crate::case::{Array, Case, Outcome};
 use gradstone::models::{Decoder, Tokens};
 use gradstone::ops::{self, SoftmaxOptions};
-use gradstone::rl::rollout::{Packed, Sampling, rollouts};
+use gradstone::models::Packed;
+use gradstone::rl::generate::rollouts;
+use gradstone::rl::sampling::Sampling;
 use gradstone::rng::Stream;
 use gradstone::tensor::{Gradients, autograd};
 use std::path::Path;

@@ -204,7 +204,9 @@ fn oracle(estimator: &Estimator, batch: &Batch) -> Vec<f64> {
                     };
                 (rewards[i] - mean) / (std + epsilon) + short
             }
-            Estimator::Gae(_) | Estimator::OptimalTokenBaseline { .. } => panic!("of tokens"),
+            Estimator::Gae(_)
+            | Estimator::Prime { .. }
+            | Estimator::OptimalTokenBaseline { .. } => panic!("of tokens"),
         };
     }
     match *estimator {

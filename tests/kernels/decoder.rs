@@ -6,12 +6,15 @@ use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Clamp, Kl, KlEstimator, Objective};
 use gradstone::models::{Architecture, Decoder, DecoderConfig};
 use gradstone::optim::{AdamW, AdamWSettings};
-use gradstone::rl::rollout::{Rollout, Sampling, rollouts};
-use gradstone::rl::scoring::{Scored, logprobs};
+use gradstone::rl::batch::{Advantage, Batch};
+use gradstone::rl::episode::{Episode, Scored};
+use gradstone::rl::generate::rollouts;
+use gradstone::rl::policy::{Policy, Scores};
+use gradstone::rl::sampling::{Distribution, Sampling};
 use gradstone::rng::{Sequence, Stream};
 use gradstone::tensor::{Gradients, Tensor, autograd};
+use gradstone::train::learner::{self, Minimise};
 use gradstone::train::supervised;
-use gradstone::train::update::{self, Sample};
 use gradstone::{DType, ops};
 use gradstone_host::{Order, with_order};
 
@@ -68,31 +71,30 @@ pub fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-pub fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Rollout]) -> Vec<Scored<'a>> {
-    rollouts.iter().map(|r| Scored { prompt: &prompts[r.prompt], completion: &r.tokens }).collect()
+pub fn scored<'a>(prompts: &'a [Vec<i32>], rollouts: &'a [Episode]) -> Vec<Scored<'a>> {
+    rollouts.iter().map(|r| Scored::new(&prompts[r.prompt], &r.tokens)).collect()
 }
 
-/// The reference's log-probs: those of the sampler, on `device`.
-pub fn of_reference(drawn: &[Rollout], device: &Device) -> Vec<Tensor> {
-    let one = |r: &Rollout| {
-        let host = Tensor::from_f32(r.logprob.clone(), &[r.logprob.len()]).unwrap();
-        host.to_device(device).unwrap()
-    };
-    drawn.iter().map(one).collect()
+/// What was drawn as a batch on `device`: the reference's log-probs are those of the sampler.
+pub fn batch(prompts: &[Vec<i32>], drawn: &[Episode], device: &Device) -> Batch {
+    let mut groups = vec![0i64];
+    for prompt in 0..prompts.len() {
+        let own = drawn.iter().filter(|one| one.prompt == prompt).count() as i64;
+        groups.push(groups[prompt] + own);
+    }
+    let drawn_from = Distribution::default();
+    let mut batch =
+        Batch::new(prompts.to_vec(), drawn.to_vec(), groups, drawn_from, device).unwrap();
+    let sampled: Vec<f32> = drawn.iter().flat_map(|one| one.logprob.clone()).collect();
+    batch.reference_logprob = Some(batch.column(sampled).unwrap());
+    let advantages = (0..drawn.len()).map(|i| i as f32 - 1.3).collect();
+    batch.advantage = Some(Advantage::PerEpisode(advantages));
+    batch
 }
 
-pub fn samples<'a>(
-    batch: &[Scored<'a>],
-    drawn: &'a [Rollout],
-    reference: &'a [Tensor],
-) -> Vec<Sample<'a>> {
-    let one = |(i, scored): (usize, &Scored<'a>)| Sample {
-        scored: *scored,
-        old_logprob: &drawn[i].logprob,
-        reference_logprob: Some(&reference[i]),
-        advantage: i as f32 - 1.3,
-    };
-    batch.iter().enumerate().map(one).collect()
+/// An update of an objective over everything in a batch.
+pub fn minimise(objective: &Objective, micro_batch_tokens: usize) -> Minimise<'_> {
+    Minimise { objective, micro_batch_tokens, seed: 5, number: 3, value_head: None, policy: true }
 }
 
 #[test]
@@ -106,7 +108,8 @@ fn hidden_states_and_gradients_are_the_cpus() {
             let batch = scored(&prompts, &drawn);
             let run = |device: &Device| {
                 let model = on(&model, device);
-                let (logprob, entropy) = logprobs(&model, &batch, 0.9).unwrap();
+                let drawn_from = Distribution { temperature: 0.9 };
+                let Scores { logprob, entropy } = model.score(&batch, &drawn_from).unwrap();
                 let mut gradients = Gradients::new();
                 let loss =
                     ops::sum(&ops::add(&logprob, &ops::scale(&entropy, 0.3).unwrap()).unwrap());
@@ -135,11 +138,12 @@ fn sampling_and_training_agree_to_the_bit_in_every_order_of_threads() {
     for dtype in [DType::F32, DType::Bf16] {
         let model = on(&model(Architecture::Qwen3, dtype), &device);
         let prompts = prompts(&[3, 66]);
-        let mut seen: Option<Vec<Rollout>> = None;
+        let mut seen: Option<Vec<Episode>> = None;
         for order in Order::ALL {
             let drawn =
                 with_order(order, || rollouts(&model, &prompts, 2, &sampling(0.9))).unwrap();
-            let (scores, _) = logprobs(&model, &scored(&prompts, &drawn), 0.9).unwrap();
+            let drawn_from = Distribution { temperature: 0.9 };
+            let scores = model.score(&scored(&prompts, &drawn), &drawn_from).unwrap().logprob;
             let sampled: Vec<f32> = drawn.iter().flat_map(|r| r.logprob.clone()).collect();
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&host(&scores)), bits(&sampled), "{dtype} {order:?}");
@@ -182,25 +186,22 @@ fn a_step_of_training_is_the_cpus() {
     };
     let run = |device: &Device| {
         let mut model = on(&model, device);
-        let batch = scored(&prompts, &drawn);
-        let reference = of_reference(&drawn, device);
-        let samples = samples(&batch, &drawn, &reference);
+        let whole = batch(&prompts, &drawn, device);
         let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
         let mut optimizer = AdamW::new(settings, model.parameters()).unwrap();
         let mut losses = Vec::new();
-        let draw = update::Draw { seed: 1, number: 0 };
         for _ in 0..2 {
             let mut gradients = Gradients::new();
+            let how = minimise(&objective, 12);
             let done =
-                update::gradients(&model, &samples, &objective, 1.0, 12, draw, &mut gradients)
-                    .unwrap();
+                learner::gradients(&model, &whole, &whole.members, &how, &mut gradients).unwrap();
             let step = optimizer.step(model.parameters_mut(), &gradients, 1.0).unwrap();
             assert!(step.skipped.is_none());
             losses.extend([done.metrics.loss as f32, done.metrics.kl as f32, step.grad_norm]);
             losses.push(done.metrics.ratio_mean as f32);
         }
         let mut gradients = Gradients::new();
-        let done = supervised::gradients(&model, &batch, 12, &mut gradients).unwrap();
+        let done = supervised::gradients(&model, &scored(&prompts, &drawn), 12, &mut gradients).unwrap();
         losses.extend([done.loss, done.entropy]);
         let weights: Vec<f32> = model.parameters().iter().flat_map(|p| host(p.value())).collect();
         (losses, weights)

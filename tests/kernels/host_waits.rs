@@ -1,7 +1,7 @@
 //! Where the host waits for the device: never inside a step. Updates, optimizer and rollouts are started whole, and what
 //! the host wants to know comes at the end; and the same numbers as on the CPU come of it.
 
-use crate::decoder::{close, of_reference, on, prompts, samples, sampling, scored};
+use crate::decoder::{batch, close, minimise, on, prompts, sampling, scored};
 use crate::devices;
 use gradstone::device::Device;
 use gradstone::device::gpu::Gpu;
@@ -9,9 +9,12 @@ use gradstone::kernels::policy_loss::{Kl, KlEstimator, Objective};
 use gradstone::kernels::token_selection::Selection;
 use gradstone::models::{Architecture, Decoder};
 use gradstone::optim::{AdamW, AdamWSettings};
-use gradstone::rl::rollout::{Rollout, rollouts};
+use gradstone::rl::episode::{Episode, micro_batches};
+use gradstone::rl::generate::rollouts;
+use gradstone::rl::policy::Policy;
+use gradstone::rl::sampling::{Distribution, Sampling};
 use gradstone::tensor::Gradients;
-use gradstone::train::{supervised, update};
+use gradstone::train::{learner, supervised};
 use gradstone::{DType, Error};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -57,7 +60,7 @@ fn waits<R>(device: &Device, work: impl FnOnce() -> R) -> (R, Vec<u64>, u64) {
     (result, at.iter().map(|waits| waits - before).collect(), gpu.host_waits() - before)
 }
 
-fn drawn(model: &Decoder, prompts: &[Vec<i32>]) -> Vec<Rollout> {
+fn drawn(model: &Decoder, prompts: &[Vec<i32>]) -> Vec<Episode> {
     let mut drawn = rollouts(model, prompts, 3, &sampling(1.0)).unwrap();
     // The policy has moved on since. No log ratio is 0, where a penalty has a kink.
     for (i, logprob) in drawn.iter_mut().flat_map(|r| &mut r.logprob).enumerate() {
@@ -83,22 +86,20 @@ fn an_update_is_started_whole_whatever_the_objective() {
     let model = crate::decoder::model(Architecture::Llama, DType::F32);
     let prompts = prompts(&[4, 6]);
     let drawn = drawn(&model, &prompts);
-    let batch = scored(&prompts, &drawn);
+    let parts = micro_batches(&scored(&prompts, &drawn), 20).len() as u64;
     for (name, objective) in objectives() {
         let run = |device: &Device| {
             let mut model = on(&model, device);
-            let reference = of_reference(&drawn, device);
-            let samples = samples(&batch, &drawn, &reference);
-            let draw = update::Draw { seed: 5, number: 3 };
+            let whole = batch(&prompts, &drawn, device);
+            let how = minimise(&objective, 20);
             let mut gradients = Gradients::new();
             let updated = |model: &Decoder, into: &mut Gradients| {
-                update::gradients(model, &samples, &objective, 1.0, 20, draw, into).unwrap()
+                learner::gradients(model, &whole, &whole.members, &how, into).unwrap()
             };
             let done = match device {
                 Device::Cpu => updated(&model, &mut gradients),
                 Device::Gpu(_) => {
                     let (done, at, all) = waits(device, || updated(&model, &mut gradients));
-                    let parts = supervised::micro_batches(&batch, 20).len() as u64;
                     assert!(parts > 2 && at.len() > 100, "{name}: {parts} {}", at.len());
                     assert!(at.iter().all(|waits| *waits == 0), "{name}: a wait inside: {at:?}");
                     assert_eq!(all, 2 * parts, "{name}: metrics and log-probs of each part");
@@ -138,9 +139,9 @@ fn a_supervised_batch_is_started_whole() {
     let batch: Vec<_> = prompts
         .iter()
         .zip(&answers)
-        .map(|(prompt, completion)| gradstone::rl::scoring::Scored { prompt, completion })
+        .map(|(prompt, completion)| gradstone::rl::episode::Scored::new(prompt, completion))
         .collect();
-    let parts = supervised::micro_batches(&batch, 12).len() as u64;
+    let parts = micro_batches(&batch, 12).len() as u64;
     let mut gradients = Gradients::new();
     let (done, at, all) =
         waits(&device, || supervised::gradients(&model, &batch, 12, &mut gradients).unwrap());
@@ -157,7 +158,7 @@ fn a_rollout_looks_at_the_drawn_ids_once_a_step() {
     let model = on(&host, &device);
     let prompts = prompts(&[3, 8]);
     for banned in [vec![], vec![5, 6]] {
-        let sampling = gradstone::rl::rollout::Sampling { banned, ..sampling(1.0) };
+        let sampling = Sampling { banned, ..sampling(1.0) };
         let (got, at, all) = waits(&device, || rollouts(&model, &prompts, 3, &sampling).unwrap());
         let steps = got.iter().map(|r| r.tokens.len()).max().unwrap() as u64;
         assert!(steps > 2, "{steps}");
@@ -177,12 +178,12 @@ fn a_rollout_looks_at_the_drawn_ids_once_a_step() {
 fn many_log_probs_find_their_completions() {
     let device = devices::emulated();
     let model = on(&crate::decoder::model(Architecture::Llama, DType::F32), &device);
-    let all = gradstone::rl::rollout::Sampling { max_new_tokens: 3, ..sampling(1.0) };
+    let all = Sampling { max_new_tokens: 3, ..sampling(1.0) };
     let drawn = rollouts(&model, &prompts(&[2, 4, 3]), 2, &all).unwrap();
-    let check = |drawn: &[Rollout]| -> Result<(), Error> {
+    let check = |drawn: &[Episode]| -> Result<(), Error> {
         let prompts = prompts(&[2, 4, 3]);
-        let (scores, _) = gradstone::rl::scoring::logprobs(&model, &scored(&prompts, drawn), 1.0)?;
-        let scores = scores.to_device(&Device::Cpu)?;
+        let scores = model.score(&scored(&prompts, drawn), &Distribution::default())?;
+        let scores = scores.logprob.to_device(&Device::Cpu)?;
         let sampled: Vec<f32> = drawn.iter().flat_map(|r| r.logprob.clone()).collect();
         assert_eq!(scores.f32s()?, sampled);
         Ok(())

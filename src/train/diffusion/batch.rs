@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn answers_end_in_end_tokens_and_prompts_are_left_alone() {
         let (prompt, answer) = ([7, 8, 9], [5, 6, 5, 6, 5]);
-        let examples = [Scored { prompt: &prompt, completion: &answer }; 40];
+        let examples = [Scored::new(&prompt, &answer); 40];
         let ends = Ends { id: 2, most: 4, seed: 1 };
         let batch = Batch::answers(&examples, 4, ends, Packing::Separate, 32, 10).unwrap();
         assert_eq!((batch.documents.len(), batch.numbers[39]), (41, 49));
