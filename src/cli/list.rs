@@ -62,11 +62,7 @@ fn entries(listed: Listed) -> Vec<Entry> {
 
 /// A recipe's line, with the commands that take it.
 fn about(recipe: &Recipe) -> String {
-    let commands = match (recipe.settings.is_some(), recipe.reproduction.is_some()) {
-        (true, true) => "train, reproduce",
-        (false, true) => "reproduce",
-        (_, false) => "train",
-    };
+    let commands = if recipe.reproduction.is_some() { "train, reproduce" } else { "train" };
     format!("{commands}: {}", recipe.summary)
 }
 
@@ -108,24 +104,19 @@ pub(super) fn text(what: Option<Listed>, recipe: Option<&str>) -> Result<String>
 
 /// The settings of a recipe, and those that its reproduction has beside them.
 pub(super) fn settings(recipe: &Recipe) -> Result<Vec<Described>> {
-    let trained = match recipe.settings {
-        None => None,
-        Some(Kind::Reinforcement(settings)) => {
-            Some((type_name::<Settings>(), config::table(&settings())?))
-        }
-        Some(Kind::Diffusion(settings)) => {
-            Some((type_name::<DiffusionSettings>(), config::table(&settings())?))
+    let (type_name, values) = match recipe.settings {
+        Kind::Reinforcement(settings) => (type_name::<Settings>(), config::table(&settings())?),
+        Kind::Diffusion(settings) => {
+            (type_name::<DiffusionSettings>(), config::table(&settings())?)
         }
     };
     let mut all = Vec::new();
     if let Some(reproduction) = recipe.reproduction {
         all.extend(reproduction.settings()?.into_iter().filter(|own| !own.values.is_empty()));
     }
-    // Both have the settings of the recipe, once.
-    if let Some((type_name, values)) = trained {
-        all.retain(|described| !described.prefix.is_empty());
-        all.insert(0, Described { prefix: String::new(), type_name, values });
-    }
+    // Where both have the settings of the recipe, they are listed once.
+    all.retain(|described| !(described.prefix.is_empty() && described.type_name == type_name));
+    all.insert(0, Described { prefix: String::new(), type_name, values });
     Ok(all)
 }
 

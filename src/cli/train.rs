@@ -127,7 +127,7 @@ fn begin(
 ) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
     let recipe = recipes::named(args.recipe()).map_err(Failure::usage)?;
-    let kind = recipe.trained().map_err(Failure::usage)?;
+    let kind = recipe.trained(args.model.is_some() || args.data.is_some());
     let overrides = args.overrides(kind);
     let settings = RunSettings::load(kind, args.config.as_deref(), &overrides);
     let settings = settings.map_err(Failure::usage)?;

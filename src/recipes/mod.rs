@@ -23,8 +23,11 @@ pub struct Recipe {
     pub name: &'static str,
     /// One line for a list.
     pub summary: &'static str,
-    /// Where `train` begins; `None` where only the reproduction runs it.
-    pub settings: Option<Kind>,
+    /// Where `train` begins.
+    pub settings: Kind,
+    /// Where `train` begins when neither a model nor data is named: a small model and problems made in code. `None`: where
+    /// it begins anyway.
+    pub small: Option<Kind>,
     /// The claims of its paper.
     pub reproduction: Option<Reproduction>,
 }
@@ -34,32 +37,39 @@ pub const REGISTRY: &[Recipe] = &[
     Recipe {
         name: "arithmetic",
         summary: "a tiny decoder learns sums: supervised warm-up, then GRPO (two minutes on two cores)",
-        settings: Some(Kind::Reinforcement(arithmetic)),
+        settings: Kind::Reinforcement(arithmetic),
+        small: None,
         reproduction: None,
     },
     Recipe {
         name: "jsonl",
         summary: "GRPO on a Hugging Face model folder (--model) and a JSONL file of problems (--data)",
-        settings: Some(Kind::Reinforcement(jsonl)),
+        settings: Kind::Reinforcement(jsonl),
+        small: None,
         reproduction: None,
     },
     Recipe {
         name: "stable_diffcoder",
         summary: "block diffusion from a next-token model, on programs made in code or a folder of source files (--data) \
                   [arXiv 2601.15892]",
-        settings: Some(Kind::Diffusion(stable_diffcoder)),
+        settings: Kind::Diffusion(stable_diffcoder),
+        small: None,
         reproduction: Some(Reproduction::of::<stable_diffcoder::StableDiffCoder>()),
     },
     Recipe {
         name: "exgrpo",
-        summary: "replay of past successes, on chains of transpositions [arXiv 2510.02245]",
-        settings: None,
+        summary: "replay of past successes, on your model and problems (--model, --data) or chains of transpositions \
+                  [arXiv 2510.02245]",
+        settings: Kind::Reinforcement(exgrpo::exgrpo),
+        small: Some(Kind::Reinforcement(exgrpo::exgrpo_small)),
         reproduction: Some(Reproduction::of::<exgrpo::ExGrpo>()),
     },
     Recipe {
         name: "faithrl",
-        summary: "step-wise faithfulness against hallucination, on two-hop questions [arXiv 2602.03507]",
-        settings: None,
+        summary: "step-wise faithfulness against hallucination, on your model, problems and judge (--model, --data) or \
+                  two-hop questions [arXiv 2602.03507]",
+        settings: Kind::Reinforcement(faithrl::faithrl),
+        small: Some(Kind::Reinforcement(faithrl::faithrl_small)),
         reproduction: Some(Reproduction::of::<faithrl::FaithRl>()),
     },
 ];
@@ -79,17 +89,9 @@ pub fn named(name: &str) -> Result<&'static Recipe> {
 }
 
 impl Recipe {
-    /// Where `train` begins.
-    ///
-    /// # Errors
-    /// [`Error::is_invalid`] where only the reproduction runs the recipe.
-    pub fn trained(&self) -> Result<Kind> {
-        let name = self.name;
-        self.settings.ok_or_else(|| {
-            Error::invalid(format!(
-                "recipe `{name}` is not trained on its own: see gradstone reproduce {name}"
-            ))
-        })
+    /// Where `train` begins; `own`: with a model or data of the user's.
+    pub fn trained(&self, own: bool) -> Kind {
+        self.small.filter(|_| !own).unwrap_or(self.settings)
     }
 
     /// The claims of its paper.

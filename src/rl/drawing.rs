@@ -3,7 +3,7 @@
 //! On a device a step ends in the one copy to the host that decides who goes on: the drawn ids. Log-probs stay there until
 //! all episodes have ended.
 
-use super::generate::Live;
+use super::live::Live;
 use super::sampling::Sampling;
 use crate::DType;
 use crate::device::Device;

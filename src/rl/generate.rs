@@ -8,6 +8,7 @@
 
 use super::drawing::Drawing;
 use super::episode::Episode;
+use super::live::Live;
 use super::policy::Replies;
 use super::sampling::Sampling;
 use crate::device::Device;
@@ -146,18 +147,6 @@ fn last_rows(hidden: &Tensor, sequences: &[(&[i32], usize)]) -> Result<Tensor> {
     ops::gather(hidden, &rows)
 }
 
-/// An episode that is being written.
-pub(super) struct Live<'a> {
-    /// Which of the call's episodes it is.
-    pub index: usize,
-    /// The episode.
-    pub episode: &'a mut Episode,
-    /// The prompt's tokens and the episode's.
-    text: Vec<i32>,
-    /// The tokens before this one are in the cache.
-    cached: usize,
-}
-
 /// Episodes that no thread has begun, with their indices, in order.
 struct Waiting<'a>(Mutex<std::iter::Enumerate<std::slice::IterMut<'a, Episode>>>);
 
@@ -169,8 +158,8 @@ impl<'a> Waiting<'a> {
     fn next(&self, prompts: &[Vec<i32>], most: usize) -> Vec<Live<'a>> {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let live = |(index, episode): (usize, &'a mut Episode)| {
-            let text = prompts[episode.prompt].clone();
-            Live { index, cached: text.len(), text, episode }
+            let prompt = &prompts[episode.prompt];
+            Live::new(index, episode, prompt)
         };
         left.by_ref().take(most).map(live).collect()
     }
@@ -250,11 +239,10 @@ impl<M: Causal> Batch<'_, M> {
                 }));
             }
             if !live.is_empty() {
-                let newest: Vec<(&[i32], usize)> =
-                    live.iter().map(|one| (&one.text[..], one.cached)).collect();
+                let newest: Vec<(&[i32], usize)> = live.iter().map(Live::newest).collect();
                 hidden = model.continued(Some(prepared), &newest, &mut cache)?;
                 hidden = last_rows(&hidden, &newest)?;
-                live.iter_mut().for_each(|one| one.cached = one.text.len());
+                live.iter_mut().for_each(Live::read);
             }
             let new = if ended > 0 { waiting.next(prompts, ended) } else { Vec::new() };
             if !new.is_empty() {
@@ -289,26 +277,5 @@ impl<M: Causal> Batch<'_, M> {
         }
         one.episode.truncated = one.episode.tokens.len() >= room;
         Ok(!one.episode.truncated)
-    }
-}
-
-impl Live<'_> {
-    /// Adds a token of the policy, whose log-prob the drawing has noted.
-    fn write(&mut self, id: i32) {
-        self.text.push(id);
-        self.episode.tokens.push(id);
-        self.episode.mask.push(1);
-    }
-
-    /// Adds tokens of the environment.
-    fn hear(&mut self, reply: &[i32]) {
-        self.text.extend_from_slice(reply);
-        self.episode.tokens.extend_from_slice(reply);
-        let length = self.episode.tokens.len();
-        self.episode.mask.resize(length, 0);
-        self.episode.logprob.resize(length, 0.0);
-        if let Some(drawn) = &mut self.episode.drawn_logprob {
-            drawn.resize(length, 0.0);
-        }
     }
 }

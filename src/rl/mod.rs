@@ -20,6 +20,7 @@ pub mod filling;
 pub mod filling_policy;
 pub mod generate;
 pub mod length;
+mod live;
 pub mod masked_policy;
 pub mod policy;
 pub mod process_reward;

@@ -23,6 +23,7 @@ pub mod problem;
 mod quantity;
 pub mod refusal;
 pub mod settings;
+#[cfg(feature = "text")]
 pub mod source_text;
 pub mod task;
 pub mod two_hop;

@@ -2,10 +2,12 @@
 //! fewer rollouts? Arms, metrics and claims are in `paper.toml`.
 
 mod measurement;
+mod recipe;
 mod settings;
 mod start;
 mod training;
 
+pub use recipe::{exgrpo, exgrpo_small};
 pub use settings::{ExGrpoSettings, ReplaySettings};
 pub use start::Start;
 

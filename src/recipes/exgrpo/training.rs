@@ -25,7 +25,7 @@ const BETA: f32 = 0.1;
 fn run_settings(settings: &ExGrpoSettings, seed: u64) -> Settings {
     let base = jsonl();
     let objective = objective(settings);
-    let before = Objective { surrogate: clipped(settings), replay: None, ..objective.clone() };
+    let before = before(settings, &objective);
     let replays = settings.replay.enabled;
     let replay = ReplaySettings {
         share: settings.replayed,
@@ -65,13 +65,18 @@ fn run_settings(settings: &ExGrpoSettings, seed: u64) -> Settings {
     run
 }
 
+/// What is minimised until replay begins.
+pub(super) fn before(settings: &ExGrpoSettings, objective: &Objective) -> Objective {
+    Objective { surrogate: clipped(settings), replay: None, ..objective.clone() }
+}
+
 fn clipped(settings: &ExGrpoSettings) -> Surrogate {
     let clip = settings.clip;
     Surrogate::PpoClip { clip_low: clip, clip_high: clip, dual_clip: None, delta: None }
 }
 
 /// What is minimised once replay has begun.
-fn objective(settings: &ExGrpoSettings) -> Objective {
+pub(super) fn objective(settings: &ExGrpoSettings) -> Objective {
     let replay = &settings.replay;
     let surrogate = if replay.clipped { clipped(settings) } else { Surrogate::Ratio {} };
     let shape = match replay.shaped {

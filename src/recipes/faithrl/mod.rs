@@ -3,10 +3,12 @@
 //! `paper.toml`.
 
 mod evaluation;
+mod recipe;
 mod settings;
 mod start;
 mod training;
 
+pub use recipe::{faithrl, faithrl_small};
 pub use settings::{FaithRlSettings, Imitation, Reinforcement, Reward};
 pub use start::Start;
 

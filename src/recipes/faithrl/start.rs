@@ -20,9 +20,8 @@ pub struct Start {
     pub(super) baseline: Baseline,
 }
 
-/// Problems of the noisy phase and of reinforcement are others than those before.
+/// Problems of the noisy phase are others than those before.
 const NOISY_FROM: u64 = 1 << 32;
-pub(super) const RL_FROM: u64 = 2 << 32;
 
 /// Trains the base policies and measures them: first one model that looks things up, by the first settings, then from it
 /// one base policy for each of the settings.

@@ -2,7 +2,7 @@
 
 use super::evaluation::Counted;
 use super::settings::{FaithRlSettings, Reward};
-use super::start::{RL_FROM, Start};
+use super::start::Start;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{Estimator, Singleton};
 use crate::kernels::policy_loss::{Objective, Surrogate};
@@ -16,7 +16,7 @@ use crate::rl::stage::credit::{Credit, CreditSettings};
 use crate::rl::stage::reward::{OutcomePrice, Price, RewardSettings};
 use crate::tasks::environment::OneShot;
 use crate::tasks::two_hop::{self, Exercise, TwoHop, TwoHopVerifier, verdict};
-use crate::tasks::{Example, Language, Problem, Task, Verifier};
+use crate::tasks::{Language, Task};
 use crate::train::codec::Codec;
 use crate::train::settings::Settings;
 use crate::train::{Reinforcement, World};
@@ -33,39 +33,6 @@ pub(super) struct Trained {
     pub degenerate: f64,
     /// Rollouts whose verifier failed.
     pub unscored: u64,
-}
-
-/// The two-hop task from a problem on that imitation has not seen.
-struct Unseen(TwoHop);
-
-impl Task for Unseen {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn problem(&self, seed: u64, index: u64) -> Problem {
-        self.0.problem(seed, RL_FROM + index)
-    }
-
-    fn by_id(&self, seed: u64, id: u64) -> Option<Problem> {
-        self.0.by_id(seed, id)
-    }
-
-    fn held_out(&self, seed: u64, count: usize) -> Vec<Problem> {
-        self.0.held_out(seed, count)
-    }
-
-    fn worked_example(&self, seed: u64, index: u64) -> Option<Example> {
-        self.0.worked_example(seed, index)
-    }
-
-    fn verifier(&self) -> Box<dyn Verifier> {
-        self.0.verifier()
-    }
-
-    fn language(&self) -> Language<'_> {
-        self.0.language()
-    }
 }
 
 /// The settings of the trainer for one arm.
@@ -125,7 +92,7 @@ fn world(settings: &FaithRlSettings) -> Result<World> {
     };
     let codec = Codec::Ids(ids);
     Ok(World {
-        task: Box::new(Unseen(task)),
+        task: Box::new(task),
         environment: Box::new(OneShot),
         verifier: Box::new(TwoHopVerifier { flagged: settings.flagged }),
         stop: codec.stop(),
