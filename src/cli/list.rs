@@ -1,14 +1,24 @@
-//! `gradstone list`: what is built in.
+//! `gradstone list`: what is built in. Every list is read from the table or the enum that the library itself uses.
 
-use crate::kernels::{advantage, policy_loss, rollout_correction};
-use crate::recipes::RECIPES;
+use super::setting_docs;
+use crate::error::{Error, Result};
+use crate::kernels::{FAMILIES, advantage, policy_loss, rollout_correction};
+use crate::models::Architecture;
+use crate::recipes::reproduction::Described;
+use crate::recipes::{self, Kind, REGISTRY, Recipe};
+use crate::train::config;
+use crate::train::diffusion::DiffusionSettings;
+use crate::train::settings::Settings;
 use clap::ValueEnum;
+use std::any::type_name;
 use std::fmt::Write;
 
 /// One of the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Listed {
-    /// What `gradstone train` trains by name
+    /// Every setting of a recipe with its default; of the first recipe unless one is named
+    Settings,
+    /// What `gradstone train` and `gradstone reproduce` take by name
     Recipes,
     /// Model families that are read and written in Hugging Face layout
     Models,
@@ -22,114 +32,161 @@ pub(super) enum Listed {
     Kernels,
 }
 
-type Entries = &'static [(&'static str, &'static str)];
+/// A name and what it stands for.
+type Entry = (String, String);
 
-/// Recipes, objectives, advantages and corrections come from their own tables.
-const LISTS: [(Listed, Entries); 6] = [
-    (Listed::Recipes, &[]),
-    (
-        Listed::Models,
-        &[
-            ("llama", "Llama 2 and 3, with their RoPE scalings"),
-            ("qwen2", "Qwen 2 and 2.5"),
-            ("qwen3", "Qwen 3 (dense), with QK-norm"),
-            ("gemma2", "Gemma 2, with softcaps and sliding windows"),
-        ],
-    ),
-    (Listed::Objectives, &[]),
-    (Listed::Advantages, &[]),
-    (Listed::Corrections, &[]),
-    (
-        Listed::Kernels,
-        &[
-            (
-                "logprob",
-                "logits to log-prob, entropy, logsumexp and argmax in one read; backward in place",
-            ),
-            (
-                "linear_logprob",
-                "the same from hidden states and lm_head, without the matrix of logits",
-            ),
-            (
-                "advantage",
-                "estimators of outcomes in groups and of tokens, several rewards, whitening",
-            ),
-            (
-                "step_credit",
-                "verdicts about steps painted on tokens: modulation, masks, step advantages",
-            ),
-            (
-                "rollout_correction",
-                "weights and rejections between sampler and policy, with diagnostics",
-            ),
-            (
-                "policy_loss",
-                "loss, gradients and metrics of an objective in one pass over packed sequences",
-            ),
-            (
-                "token_selection",
-                "tokens that an objective treats apart: Clip-Cov, KL-Cov, the top entropies",
-            ),
-            ("sample", "temperature, top-k, top-p with Philox keyed by sequence and position"),
-            ("adamw", "fused AdamW with f32 master weights; global gradient norm"),
-            ("attention", "grouped-query attention over packed sequences or a KV cache"),
-        ],
-    ),
-];
-
-/// A name and what it stands for, with its source.
-fn sourced<'a>(name: &'a str, summary: &str, source: &str) -> (&'a str, String) {
-    (name, format!("{summary} [{source}]"))
+fn entries(listed: Listed) -> Vec<Entry> {
+    let entry = |name: &str, about: &str| (name.to_owned(), about.to_owned());
+    let sourced =
+        |name: &str, summary: &str, source: &str| entry(name, &format!("{summary} [{source}]"));
+    match listed {
+        Listed::Settings => Vec::new(),
+        Listed::Recipes => REGISTRY.iter().map(|r| entry(r.name, &about(r))).collect(),
+        Listed::Models => {
+            Architecture::ALL.iter().map(|a| entry(a.model_type(), a.summary())).collect()
+        }
+        Listed::Objectives => {
+            policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+        }
+        Listed::Advantages => {
+            advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
+        }
+        Listed::Corrections => {
+            let presets = rollout_correction::PRESETS.iter();
+            presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
+        }
+        Listed::Kernels => FAMILIES.iter().map(|f| entry(f.name, f.summary)).collect(),
+    }
 }
 
-/// One list, or all of them under their names.
-pub(super) fn text(what: Option<Listed>) -> String {
+/// A recipe's line, with the commands that take it.
+fn about(recipe: &Recipe) -> String {
+    let commands = match (recipe.settings.is_some(), recipe.reproduction.is_some()) {
+        (true, true) => "train, reproduce",
+        (false, true) => "reproduce",
+        (_, false) => "train",
+    };
+    format!("{commands}: {}", recipe.summary)
+}
+
+/// The recipes that `shown` picks, as help lists them.
+pub(super) fn recipes(shown: fn(&Recipe) -> bool) -> String {
+    let mut out = String::from("Recipes:\n");
+    for recipe in REGISTRY.iter().filter(|recipe| shown(recipe)) {
+        let _ = writeln!(out, "  {:<18}{}", recipe.name, recipe.summary);
+    }
+    out.trim_end().to_owned()
+}
+
+/// One list, or all of them under their names. Of settings, which are many, only those of a recipe are shown.
+///
+/// # Errors
+/// [`Error::is_invalid`] for a recipe that does not exist, and for a recipe beside any list but that of settings.
+pub(super) fn text(what: Option<Listed>, recipe: Option<&str>) -> Result<String> {
+    if what == Some(Listed::Settings) {
+        return settings_text(match recipe {
+            Some(name) => recipes::named(name)?,
+            None => &REGISTRY[0],
+        });
+    }
+    if let Some(recipe) = recipe {
+        return Err(Error::invalid(format!(
+            "only settings are those of a recipe, not `{recipe}`'s"
+        )));
+    }
     let mut out = String::new();
-    for (listed, entries) in
-        LISTS.iter().filter(|(listed, _)| what.is_none_or(|what| what == *listed))
-    {
+    let all = Listed::value_variants().iter().filter(|listed| **listed != Listed::Settings);
+    for listed in all.filter(|listed| what.is_none_or(|what| what == **listed)) {
         if what.is_none() {
             let gap = if out.is_empty() { "" } else { "\n" };
             let _ = writeln!(out, "{gap}{}", format!("{listed:?}").to_lowercase());
         }
         let indent = if what.is_none() { "  " } else { "" };
-        let entries: Vec<(&str, String)> = match listed {
-            Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
-            Listed::Objectives => {
-                policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
-            }
-            Listed::Advantages => {
-                advantage::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
-            }
-            Listed::Corrections => {
-                let presets = rollout_correction::PRESETS.iter();
-                presets.map(|p| sourced(p.name, p.summary, p.source)).collect()
-            }
-            _ => entries.iter().map(|(name, about)| (*name, about.to_string())).collect(),
-        };
+        let entries = entries(*listed);
         let width = entries.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(16);
         for (name, about) in entries {
             let _ = writeln!(out, "{indent}{name:<width$}{about}");
         }
     }
-    out
+    if what.is_none() {
+        let _ = writeln!(out, "\nsettings\n  of a recipe: gradstone list settings RECIPE");
+    }
+    Ok(out)
+}
+
+/// The settings of a recipe, and those that its reproduction has beside them.
+pub(super) fn settings(recipe: &Recipe) -> Result<Vec<Described>> {
+    let trained = match recipe.settings {
+        None => None,
+        Some(Kind::Reinforcement(settings)) => {
+            Some((type_name::<Settings>(), config::table(&settings())?))
+        }
+        Some(Kind::Diffusion(settings)) => {
+            Some((type_name::<DiffusionSettings>(), config::table(&settings())?))
+        }
+    };
+    let mut all = Vec::new();
+    if let Some(reproduction) = recipe.reproduction {
+        all.extend(reproduction.settings()?.into_iter().filter(|own| !own.values.is_empty()));
+    }
+    // Both have the settings of the recipe, once.
+    if let Some((type_name, values)) = trained {
+        all.retain(|described| !described.prefix.is_empty());
+        all.insert(0, Described { prefix: String::new(), type_name, values });
+    }
+    Ok(all)
+}
+
+fn settings_text(recipe: &Recipe) -> Result<String> {
+    let rows: Vec<setting_docs::Row> = settings(recipe)?
+        .iter()
+        .flat_map(|own| setting_docs::rows(&own.prefix, own.type_name, &own.values))
+        .collect();
+    let width = |text: fn(&setting_docs::Row) -> &str| {
+        rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0) + 2
+    };
+    let (key, value) = (width(|row| &row.key), width(|row| &row.value));
+    let mut out = String::new();
+    for row in &rows {
+        let _ = writeln!(out, "{:<key$}{:<value$}{}", row.key, row.value, row.about);
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Every list has a line for each entry of the table that it shows, in the table's order.
+    #[test]
+    fn lists_are_the_tables() {
+        for (listed, table) in [
+            (Listed::Recipes, REGISTRY.iter().map(|r| r.name).collect::<Vec<_>>()),
+            (Listed::Models, Architecture::ALL.iter().map(|a| a.model_type()).collect()),
+            (Listed::Objectives, policy_loss::PRESETS.iter().map(|p| p.name).collect()),
+            (Listed::Advantages, advantage::PRESETS.iter().map(|p| p.name).collect()),
+            (Listed::Corrections, rollout_correction::PRESETS.iter().map(|p| p.name).collect()),
+            (Listed::Kernels, FAMILIES.iter().map(|f| f.name).collect()),
+        ] {
+            let text = text(Some(listed), None).unwrap();
+            let names: Vec<&str> =
+                text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            assert_eq!(names, table, "{listed:?}");
+            assert!(text.lines().all(|line| line.split_whitespace().count() > 1), "{text}");
+        }
+        assert_eq!(Listed::value_variants().len(), 7, "a list is compared with nothing");
+    }
+
     #[test]
     fn one_list_or_all() {
-        assert!(text(Some(Listed::Models)).starts_with("llama "));
-        let objectives = text(Some(Listed::Objectives));
-        assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
-        assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));
-        let all = text(None);
-        assert!(
-            all.starts_with("recipes\n  arithmetic") && all.contains("\n\nkernels\n  logprob ")
-        );
+        let all = text(None, None).unwrap();
+        assert!(all.starts_with("recipes\n  arithmetic"));
+        assert!(all.contains("\n\nkernels\n  logprob "));
         assert!(all.contains("\n  reinforce_plus_plus_baseline  reward minus group mean"));
-        assert!(all.contains("\n  trl_sequence_mask"));
+        assert!(all.contains("\n  trl_sequence_mask") && all.contains("list settings RECIPE"));
+        let settings = text(Some(Listed::Settings), Some("exgrpo")).unwrap();
+        assert!(settings.contains("\nreplay.gain "), "{settings}");
+        assert!(text(Some(Listed::Settings), Some("exgpro")).unwrap_err().is_invalid());
+        assert!(text(Some(Listed::Models), Some("exgrpo")).unwrap_err().is_invalid());
     }
 }

@@ -11,6 +11,7 @@ mod list;
 mod plan;
 mod progress;
 mod reproduce;
+mod setting_docs;
 mod terminal;
 mod train;
 
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Trains language models with reinforcement learning, on the CPU, from one command.
+/// Trains language models with reinforcement learning and block diffusion, on a CPU or an NVIDIA GPU, from one command.
 #[derive(Debug, Parser)]
 #[command(name = "gradstone", version, disable_help_subcommand = true)]
 struct Cli {
@@ -32,7 +33,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train: a tiny model on arithmetic, or a model folder on a file of problems
+    /// Train a recipe, by default a tiny model on arithmetic; with --model and --data your own
     Train(train::TrainArgs),
     /// Let a trained model complete prompts
     Generate(generate::GenerateArgs),
@@ -55,6 +56,8 @@ enum Command {
     List {
         /// One list only
         what: Option<list::Listed>,
+        /// With `settings`: the recipe
+        recipe: Option<String>,
     },
 }
 
@@ -115,7 +118,7 @@ pub fn main() -> ExitCode {
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
-        Command::List { what } => terminal::print(&list::text(what)).map_err(Failure::from),
+        Command::List { what, recipe } => listed(what, recipe.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +129,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
+}
+
+fn listed(what: Option<list::Listed>, recipe: Option<&str>) -> Result<(), Failure> {
+    let text = list::text(what, recipe).map_err(Failure::usage)?;
+    Ok(terminal::print(&text)?)
 }
 
 fn report(dirs: &[PathBuf], out: &std::path::Path) -> Result<(), Failure> {

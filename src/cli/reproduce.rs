@@ -4,77 +4,74 @@ use super::progress::Count;
 use super::{Failure, terminal};
 use crate::error::{Error, Result};
 use crate::files::atomic;
-use crate::recipes::exgrpo::{ExGrpo, Study};
-use crate::recipes::faithrl::FaithRl;
-use crate::recipes::reproduction::{Paper, Report, Seeds, figure, page, run as run_paper};
-use crate::recipes::stable_diffcoder::StableDiffCoder;
-use clap::ValueEnum;
+use crate::recipes::reproduction::{Report, Request, Seeds, figure, page};
+use crate::recipes::{self, REGISTRY};
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// A paper whose claims can be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Named {
-    /// Step-wise faithfulness against hallucination (arXiv 2602.03507)
-    Faithrl,
-    /// Replay of past successes (arXiv 2510.02245)
-    Exgrpo,
-    /// Block diffusion from a next-token model (arXiv 2601.15892)
-    StableDiffcoder,
-}
-
 /// The command line of `reproduce`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = papers())]
 pub(super) struct ReproduceArgs {
-    /// The paper
-    paper: Named,
+    /// The paper, by the name of its recipe
+    paper: String,
+    /// What of it is run; the first of the list below unless another is named
+    #[arg(long, value_name = "NAME")]
+    study: Option<String>,
     /// Seeds, both ends included, for example 1..5; by default those of the committed page
     #[arg(long, value_name = "A..B")]
     seeds: Option<Seeds>,
+    /// Only these arms, by their names in the tables; claims that need another are not judged
+    #[arg(long, value_name = "A,B", allow_hyphen_values = true)]
+    arms: Vec<String>,
+    /// One setting of every arm and of what arms go on from (see `gradstone list settings PAPER`)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// A few steps of every arm, within a minute: checks the machinery, proves nothing
     #[arg(long)]
     quick: bool,
     /// Write everything to a JSON file
     #[arg(long, value_name = "F")]
     json: Option<PathBuf>,
-    /// Write PAPER.md, PAPER.json and the figures into this folder
+    /// Write PAGE.md, PAGE.json and the figures into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Runs side by side; 0: one per core. Results do not depend on it
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
-    /// exgrpo: choose every arm's learning rate, on seeds of its own; with --stress, the rate of that setting
-    #[arg(long)]
-    tune: bool,
-    /// exgrpo: the setting in which runs collapse
-    #[arg(long)]
-    stress: bool,
+}
+
+/// The papers with their studies, as help shows them.
+fn papers() -> String {
+    let mut out = String::from("Papers and their studies:\n");
+    for recipe in REGISTRY {
+        let Some(reproduction) = recipe.reproduction else { continue };
+        let _ = writeln!(out, "  {:<18}{}", hyphened(recipe.name), recipe.summary);
+        // A paper that cannot be read says so when it is run.
+        for study in reproduction.paper().into_iter().flat_map(|paper| paper.studies) {
+            let _ = writeln!(out, "    --study {:<14}{}", study.name, study.summary);
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+/// A recipe's name as the pages of reproductions write it.
+fn hyphened(name: &str) -> String {
+    name.replace('_', "-")
 }
 
 pub(super) fn run(args: &ReproduceArgs) -> Result<(), Failure> {
-    match args.paper {
-        Named::Faithrl if args.tune || args.stress => {
-            Err(Failure::usage(Error::invalid("faithrl has no --tune and no --stress")))
-        }
-        Named::Faithrl => reproduce(&FaithRl::new(args.quick), args),
-        Named::Exgrpo => {
-            let study = match (args.tune, args.stress) {
-                (true, false) => Study::Rates,
-                (true, true) => Study::StressRates,
-                (false, true) => Study::Stress,
-                (false, false) => Study::Claims,
-            };
-            reproduce(&ExGrpo::new(study, args.quick), args)
-        }
-        Named::StableDiffcoder if args.tune || args.stress => {
-            Err(Failure::usage(Error::invalid("stable-diffcoder has no --tune and no --stress")))
-        }
-        Named::StableDiffcoder => reproduce(&StableDiffCoder::new(args.quick), args),
-    }
-}
-
-fn reproduce<P: Paper>(paper: &P, args: &ReproduceArgs) -> Result<(), Failure> {
-    let seeds = args.seeds.unwrap_or(paper.description().seeds);
+    let recipe = recipes::named(&args.paper).map_err(Failure::usage)?;
+    let reproduction = recipe.reproduced().map_err(Failure::usage)?;
+    let request = Request {
+        study: args.study.clone(),
+        seeds: args.seeds,
+        arms: args.arms.clone(),
+        overrides: args.settings.clone(),
+        quick: args.quick,
+    };
+    reproduction.check(&request).map_err(Failure::usage)?;
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if args.threads == 0 { cores() } else { args.threads };
     // Before the work and not after it: nobody wants to wait an hour for a folder that cannot be written.
@@ -87,7 +84,7 @@ fn reproduce<P: Paper>(paper: &P, args: &ReproduceArgs) -> Result<(), Failure> {
         progress.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).tell(done, of, what);
     };
     told(0, 0, "");
-    let report = run_paper(paper, seeds, workers, command(args, seeds), &told)?;
+    let report = reproduction.run(&request, &hyphened(recipe.name), workers, &told)?;
     drop(progress);
     terminal::print(&page::text(&report))?;
     if let Some(path) = &args.json {
@@ -102,18 +99,6 @@ fn reproduce<P: Paper>(paper: &P, args: &ReproduceArgs) -> Result<(), Failure> {
     Err(Error::state("not every asserted claim holds (see above)").into())
 }
 
-/// What gives the same numbers again, wherever it is written to.
-fn command(args: &ReproduceArgs, seeds: Seeds) -> String {
-    let name = args.paper.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-    let mut words = format!("gradstone reproduce {name} --seeds {seeds}");
-    for (given, word) in [(args.quick, "quick"), (args.tune, "tune"), (args.stress, "stress")] {
-        if given {
-            words += &format!(" --{word}");
-        }
-    }
-    words
-}
-
 fn write_json(report: &Report, path: &Path) -> Result<()> {
     let text = serde_json::to_string(&page::json(report))
         .map_err(|e| Error::state(format!("report as JSON: {e}")))?;
@@ -121,7 +106,7 @@ fn write_json(report: &Report, path: &Path) -> Result<()> {
 }
 
 fn write_page(report: &Report, folder: &Path) -> Result<()> {
-    let name = report.description.name;
+    let name = &report.description.page;
     for drawn in &report.figures {
         let path = folder.join(format!("{name}-{}.svg", drawn.name));
         atomic::write_file(&path, figure::svg(report, drawn).as_bytes())?;

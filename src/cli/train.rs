@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::progress::{Progress, catch_interrupts};
-use super::{ComputeArgs, Failure, terminal};
+use super::{ComputeArgs, Failure, list, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes::{self, Kind};
@@ -18,8 +18,9 @@ const SOURCE: &str = "extensions=[\"rs\", \"py\", \"c\", \"cc\", \"cpp\", \"cu\"
 const RUNS: &str = "runs";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = list::recipes(|recipe| recipe.settings.is_some()))]
 pub(super) struct TrainArgs {
-    /// What to train (see `gradstone list recipes`)
+    /// What to train, of the list below; jsonl where --model or --data is given, else arithmetic
     recipe: Option<String>,
     /// A TOML file over the recipe's settings
     #[arg(long, value_name = "FILE")]
@@ -53,7 +54,7 @@ impl TrainArgs {
     /// The recipe that is named, else the one that the other options fit.
     fn recipe(&self) -> &str {
         let own = self.model.is_some() || self.data.is_some();
-        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { "arithmetic" })
+        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { recipes::REGISTRY[0].name })
     }
 
     /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
@@ -128,8 +129,9 @@ fn begin(
 ) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
     let recipe = recipes::named(args.recipe()).map_err(Failure::usage)?;
-    let overrides = args.overrides(recipe.settings);
-    let plan = Plan::new(recipe.name, recipe.settings, args.config.as_deref(), &overrides)?;
+    let kind = recipe.trained().map_err(Failure::usage)?;
+    let overrides = args.overrides(kind);
+    let plan = Plan::new(recipe.name, kind, args.config.as_deref(), &overrides)?;
     let text = plan.to_toml()?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
     let mut session = plan.open(None, device)?;

@@ -10,6 +10,7 @@ pub mod attention;
 pub mod block_noise;
 pub mod cast;
 pub mod elementwise;
+mod families;
 pub mod layer_norm;
 pub mod linear_logprob;
 pub mod linear_policy_loss;
@@ -28,3 +29,5 @@ pub mod softmax;
 pub mod step_credit;
 pub mod token_decode;
 pub mod token_selection;
+
+pub use families::{FAMILIES, Family};

@@ -51,6 +51,18 @@ impl Architecture {
         }
     }
 
+    /// What published models it reads and writes, in a line for a list.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Architecture::Llama => "Llama 1 to 3, with their RoPE scalings",
+            Architecture::Qwen2 => "Qwen 2 and 2.5",
+            Architecture::Qwen3 => "Qwen 3 (dense), with QK-norm",
+            Architecture::Gemma2 => "Gemma 2, with softcaps and sliding windows",
+            Architecture::Llada => "LLaDA: masked diffusion, every token sees every other",
+            Architecture::Sdar => "SDAR: Qwen 3 that fills masked blocks",
+        }
+    }
+
     /// Queries and keys are normed head by head.
     pub(super) fn norms_heads(self) -> bool {
         matches!(self, Architecture::Qwen3 | Architecture::Sdar)

@@ -3,10 +3,12 @@
 //!
 //! Colours are CSS classes, so that the page which holds a chart decides them; [`Chart::standalone`] brings its own.
 
+use serde::Deserialize;
 use std::fmt::Write;
 
 /// How numbers on the value axis are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// As they are, with k and M for thousands and millions.
     Plain,

@@ -34,22 +34,62 @@ pub fn load<T: Serialize + DeserializeOwned>(
         let place = path.display().to_string();
         settings = with_text::<T>(settings, &text, &place)?;
     }
+    overridden(settings, overrides)
+}
+
+/// `defaults` with tables over them, one after the other, and `key=value` overrides over all. Each table comes with the
+/// words that say in an error where it was written.
+///
+/// # Errors
+/// [`Error::is_invalid`] naming the table, or the override, when a key is unknown or a value has the wrong type.
+pub fn layered<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    layers: &[(&str, &Table)],
+    overrides: &[String],
+) -> Result<T> {
+    let mut settings = table(defaults)?;
+    for (place, over) in layers {
+        merge(&mut settings, (*over).clone());
+        let whole: T =
+            read(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        settings = table(&whole)?;
+    }
+    overridden(settings, overrides)
+}
+
+fn overridden<T: Serialize + DeserializeOwned>(
+    mut settings: Table,
+    overrides: &[String],
+) -> Result<T> {
     for setting in overrides {
         let place = format!("--set {setting}");
         let Some((key, value)) = setting.split_once('=') else {
             return Err(Error::invalid(format!("{place}: not key=value")));
         };
         let over = nested(key.trim(), parse_value(value.trim())).map_err(|e| e.at(&place))?;
+        let elsewhere = elsewhere(&settings, key.trim());
         merge(&mut settings, over);
-        let whole: T =
-            read(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        let whole: T = read(&settings).map_err(|e| {
+            let message = explain(&e);
+            let unknown = message.starts_with("unknown key") && !message.contains("did you mean");
+            Error::invalid(match elsewhere.filter(|_| unknown) {
+                Some(near) => {
+                    format!("{place}: unknown key `{}`; did you mean `{near}`?", key.trim())
+                }
+                None => format!("{place}: {message}"),
+            })
+        })?;
         // What was given as a name is a table from here on, so that the next override can change a part of it.
         settings = table(&whole)?;
     }
     read(&settings).map_err(|e| Error::invalid(explain(&e)))
 }
 
-fn table<T: Serialize>(settings: &T) -> Result<Table> {
+/// Every setting as a table of TOML.
+///
+/// # Errors
+/// [`Error::is_invalid`] when the struct is not expressible in TOML.
+pub fn table<T: Serialize>(settings: &T) -> Result<Table> {
     Table::try_from(settings)
         .map_err(|e| Error::invalid(format!("settings cannot be written as TOML: {e}")))
 }
@@ -69,6 +109,18 @@ pub fn to_toml<T: Serialize>(settings: &T) -> Result<String> {
 pub fn from_toml<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
     let settings: Table = text.parse().map_err(|e| syntax(&e, text, place))?;
     read(&settings).map_err(|e| located(&e, text, place))
+}
+
+/// Reads a document that has no defaults and must be complete.
+///
+/// # Errors
+/// [`Error::is_invalid`] with `place` and the line of the key that is unknown, missing or of the wrong type.
+pub fn document<T: DeserializeOwned>(text: &str, place: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| line_of(text, span.start));
+        let message = unknown_key(e.message(), "").unwrap_or_else(|| e.message().to_owned());
+        Error::invalid(format!("{place}:{line}: {message}"))
+    })
 }
 
 fn with_text<T: Serialize + DeserializeOwned>(
@@ -110,6 +162,17 @@ fn merge(under: &mut Table, over: Table) {
             }
         }
     }
+}
+
+/// The dotted key whose last part is that of `key`, in whatever table it is.
+fn elsewhere(settings: &Table, key: &str) -> Option<String> {
+    let last = key.rsplit('.').next()?;
+    if settings.contains_key(last) {
+        return Some(last.to_owned());
+    }
+    settings.iter().find_map(|(name, value)| {
+        elsewhere(value.as_table()?, last).map(|found| format!("{name}.{found}"))
+    })
 }
 
 fn parse_value(text: &str) -> Value {
@@ -168,31 +231,35 @@ fn quoted(message: &str) -> Option<&str> {
 /// serde's message, with the nearest existing key instead of the list of all of them.
 fn explain(error: &toml::de::Error) -> String {
     let full = error.to_string();
-    let whole = full.trim().replace('\n', " ");
-    let message = error.message();
-    let Some(rest) = message.strip_prefix("unknown field") else {
-        return whole;
-    };
-    let mut names = rest.split('`').skip(1).step_by(2);
-    let unknown = names.next().unwrap_or_default();
-    let known: Vec<&str> = names.collect();
     let place = full.rsplit("in `").next().filter(|_| full.contains("in `"));
     let table = place
         .and_then(|rest| rest.split('`').next())
         .map(|table| format!("{table}."))
         .unwrap_or_default();
-    let near = known.iter().map(|name| (distance(unknown, name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + unknown.len() / 3 => {
-            format!("unknown key `{table}{unknown}`; did you mean `{table}{name}`?")
-        }
-        _ if known.is_empty() => format!("unknown key `{table}{unknown}`"),
-        _ => format!("unknown key `{table}{unknown}`; there are {}", known.join(", ")),
-    }
+    unknown_key(error.message(), &table).unwrap_or_else(|| full.trim().replace('\n', " "))
+}
+
+/// The nearest existing key, or all of them, where serde's message is about a key that does not exist in `table`.
+fn unknown_key(message: &str, table: &str) -> Option<String> {
+    let rest = message.lines().next()?.strip_prefix("unknown field")?;
+    let mut names = rest.split('`').skip(1).step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.collect();
+    Some(match nearest(unknown, known.iter().copied()) {
+        Some(name) => format!("unknown key `{table}{unknown}`; did you mean `{table}{name}`?"),
+        None if known.is_empty() => format!("unknown key `{table}{unknown}`"),
+        None => format!("unknown key `{table}{unknown}`; there are {}", known.join(", ")),
+    })
+}
+
+/// The name that `unknown` was probably meant to be; `None` where none is near.
+pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.map(|name| (distance(unknown, name), name)).min();
+    near.filter(|(distance, _)| *distance <= 1 + unknown.chars().count() / 3).map(|(_, name)| name)
 }
 
 /// How many characters must be added, removed, changed or swapped with a neighbour.
-pub(crate) fn distance(a: &str, b: &str) -> usize {
+fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {
@@ -315,6 +382,16 @@ mod tests {
                 "",
                 vec!["optimizer.beta=1"],
                 "--set optimizer.beta=1: unknown key `optimizer.beta`; did you mean",
+            ),
+            (
+                "",
+                vec!["learning_rate=1"],
+                "--set learning_rate=1: unknown key `learning_rate`; did you mean `optimizer.learning_rate`?",
+            ),
+            (
+                "",
+                vec!["sampling.betas=1"],
+                "unknown key `sampling.betas`; did you mean `optimizer.betas`?",
             ),
             ("", vec!["steps"], "--set steps: not key=value"),
             ("", vec!["=1"], "--set =1: `` is not a key"),

@@ -1,7 +1,7 @@
 //! Reinforcement of one arm: which questions are asked and which come back, rollouts, the pool, updates, measurement.
 
 use super::measurement::{Measured, accuracy};
-use super::settings::{ExGrpoSettings, Replaying};
+use super::settings::{ExGrpoSettings, ReplaySettings};
 use super::start::Start;
 use crate::error::Result;
 use crate::kernels::advantage::{self, Estimator, Groups, Singleton};
@@ -19,15 +19,6 @@ use crate::train::small_learner::{Sample, SmallLearner};
 /// The beta of policy shaping.
 const BETA: f32 = 0.1;
 
-/// How one arm trains.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Method {
-    pub learning_rate: f64,
-    /// Questions solved by a whole group are not asked again.
-    pub retire: bool,
-    pub replaying: Option<Replaying>,
-}
-
 /// A question of a batch and what comes back with it.
 struct Asked {
     question: usize,
@@ -35,21 +26,15 @@ struct Asked {
 }
 
 /// Trains one arm and measures it on the way.
-pub(super) fn train(
-    settings: &ExGrpoSettings,
-    method: &Method,
-    seed: u64,
-    start: &Start,
-) -> Result<Measured> {
+pub(super) fn train(settings: &ExGrpoSettings, seed: u64, start: &Start) -> Result<Measured> {
     let optimizer = AdamWSettings {
-        learning_rate: method.learning_rate,
+        learning_rate: settings.learning_rate,
         beta2: 0.99,
         max_grad_norm: settings.max_grad_norm,
         ..AdamWSettings::default()
     };
     let mut run = Run {
         settings,
-        method,
         start,
         seed,
         learner: SmallLearner::new(start.model.copy()?, optimizer, settings.warmup)?,
@@ -57,7 +42,7 @@ pub(super) fn train(
             group: settings.group as u32,
             trajectories: settings.kept,
             age: 0,
-            retire: method.retire,
+            retire: settings.retire,
         })?,
         begun: false,
         order: Vec::new(),
@@ -82,7 +67,6 @@ pub(super) fn train(
 
 struct Run<'a> {
     settings: &'a ExGrpoSettings,
-    method: &'a Method,
     start: &'a Start,
     seed: u64,
     learner: SmallLearner,
@@ -158,7 +142,7 @@ impl Run<'_> {
         self.measured.unscored += counts.unscored as u64;
 
         self.remember(&asked, &rows, &solved, &offsets)?;
-        if let Some(replaying) = &self.method.replaying {
+        if let Some(replaying) = self.settings.replaying() {
             self.begun |= share > replaying.starts_at;
         }
         if counts.degenerate == counts.groups {
@@ -191,7 +175,7 @@ impl Run<'_> {
     /// Questions of the next batch: some from the pool, the others as they come.
     fn ask(&mut self) -> Result<Vec<Asked>> {
         let mut asked = Vec::new();
-        if let Some(replaying) = self.method.replaying.filter(|_| self.begun) {
+        if let Some(replaying) = self.settings.replaying().filter(|_| self.begun) {
             let most = (self.settings.prompts as f64 * self.settings.replayed) as usize;
             for question in self.pool.draw(&replaying.law, most, &mut self.draws)? {
                 if let Some(entry) = self.pool.entry(question) {
@@ -238,8 +222,8 @@ impl Run<'_> {
         solved: &[bool],
         offsets: &[i64],
     ) -> Result<()> {
-        let collects = self.method.replaying.is_some() && self.begun;
-        if !collects && !self.method.retire {
+        let collects = self.settings.replaying().is_some() && self.begun;
+        if !collects && !self.settings.retire {
             return Ok(());
         }
         for (one, bounds) in asked.iter().zip(offsets.windows(2)) {
@@ -261,7 +245,7 @@ impl Run<'_> {
     }
 
     fn objective(&self) -> Objective {
-        let replaying = self.method.replaying.filter(|_| self.begun);
+        let replaying = self.settings.replaying().filter(|_| self.begun);
         let clip = self.settings.clip;
         let clipped =
             Surrogate::PpoClip { clip_low: clip, clip_high: clip, dual_clip: None, delta: None };
@@ -269,9 +253,9 @@ impl Run<'_> {
             Some(replaying) if !replaying.clipped => Surrogate::Ratio {},
             _ => clipped,
         };
-        let shape = |replaying: Replaying| match replaying.gain {
-            Some(gain) => ReplayShape::Sigmoid { beta: BETA, gain },
-            None => ReplayShape::Plain {},
+        let shape = |replaying: ReplaySettings| match replaying.shaped {
+            true => ReplayShape::Sigmoid { beta: BETA, gain: replaying.gain },
+            false => ReplayShape::Plain {},
         };
         Objective {
             surrogate,

@@ -1,5 +1,7 @@
 //! Every number of the FaithRL recipe.
 
+use crate::error::{Error, Result};
+use crate::kernels::step_credit::{Labelling, StepCredit};
 use crate::tasks::two_hop::{NoiseConfig, TwoHopConfig};
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +30,30 @@ pub struct FaithRlSettings {
     pub noisy: Imitation,
     /// Reinforcement.
     pub rl: Reinforcement,
+    /// What an outcome is worth.
+    pub reward: Reward,
+    /// Advantages are divided by their group's standard deviation (GRPO); otherwise only the mean is taken off.
+    pub scaled: bool,
+    /// What the verdicts on steps do to advantages.
+    pub credit: StepCredit,
+    /// How the token that opens a step is labelled.
+    pub labelling: Labelling,
+    /// The trainer is told which prompts miss a fact: there a refusal is the correct answer and nothing else is.
+    pub flagged: bool,
     /// Held-out problems that results are measured on; as many others give the baseline.
     pub problems: usize,
+}
+
+/// The reward of an outcome, its baseline still to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reward {
+    /// 1 for a correct answer, else 0.
+    Binary,
+    /// 1 correct, 0 refused, -1 hallucinated (TruthRL).
+    Ternary,
+    /// By the rates of the start: `y0` correct, 0 refused, `-x0` hallucinated (FaithRL).
+    Geometric,
 }
 
 /// Supervised training.
@@ -105,50 +129,46 @@ impl Default for FaithRlSettings {
             noise: NoiseConfig::default(),
             noisy: Imitation { steps: 150, learning_rate: 2e-3, ..Imitation::default() },
             rl: Reinforcement::default(),
+            reward: Reward::Binary,
+            scaled: true,
+            // Alpha 1 changes nothing: arms without modulation go through the same code.
+            credit: StepCredit::Modulate { alpha: 1.0, alpha_failed: None },
+            labelling: Labelling::Verdict,
+            flagged: false,
             problems: 1000,
         }
     }
 }
 
 impl FaithRlSettings {
-    /// A task on which the baseline's precision is far above one half, and many prompts have a chance between the two:
-    /// there the geometric reward refuses where the ternary one answers.
-    pub fn precise() -> FaithRlSettings {
-        let mild = NoiseConfig {
-            fabricated: 0.04,
-            answer: 0.04,
-            refuse_first_missing: 0.6,
-            refuse_second_missing: 0.6,
-            refuse_worn: 0.35,
-            refuse_answerable: 0.03,
-            ..NoiseConfig::default()
-        };
-        FaithRlSettings {
-            task: TwoHopConfig {
-                unanswerable: 0.16,
-                faint: 0.0,
-                smudged: 0.3,
-                smudged_truth: 0.62,
-                ..TwoHopConfig::default()
-            },
-            noise: mild,
-            ..FaithRlSettings::default()
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        let positive = [
+            ("width", self.width),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("clean.batch", self.clean.batch),
+            ("noisy.batch", self.noisy.batch),
+            ("rl.prompts", self.rl.prompts),
+            ("rl.group", self.rl.group),
+            ("rl.minibatches", self.rl.minibatches),
+            ("problems", self.problems),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
         }
-    }
-
-    /// So small that it shows nothing but that everything runs.
-    #[must_use]
-    pub fn quick(self) -> FaithRlSettings {
-        let few = |imitation: Imitation, steps| Imitation { steps, batch: 16, ..imitation };
-        FaithRlSettings {
-            width: 32,
-            heads: 2,
-            clean: few(self.clean, 150),
-            looks_up: 0.0,
-            noisy: few(self.noisy, 20),
-            rl: Reinforcement { steps: 3, prompts: 4, group: 4, ..self.rl },
-            problems: 24,
-            ..self
+        let rates = [
+            ("clean.learning_rate", self.clean.learning_rate),
+            ("noisy.learning_rate", self.noisy.learning_rate),
+            ("rl.learning_rate", self.rl.learning_rate),
+            ("rl.max_grad_norm", self.rl.max_grad_norm),
+        ];
+        match rates.iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
+            Some((key, value)) => Err(Error::invalid(format!("{key} is {value}, not positive"))),
+            None => Ok(()),
         }
     }
 }

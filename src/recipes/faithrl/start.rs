@@ -12,27 +12,22 @@ use crate::rng;
 use crate::tasks::two_hop::{self, Problem, TwoHop, clean_trace, noisy_trace};
 use crate::train::small_learner::SmallLearner;
 
-/// What every arm of a seed goes on from.
+/// What arms of a seed go on from: a base policy.
 pub struct Start {
-    /// Of each setting.
-    pub(super) bases: Vec<Base>,
-}
-
-/// The base policy of one setting.
-pub(super) struct Base {
-    pub model: Gpt,
-    pub task: TwoHop,
+    pub(super) model: Gpt,
+    pub(super) task: TwoHop,
     /// Measured by sampling on held-out problems that are not reported on.
-    pub baseline: Baseline,
+    pub(super) baseline: Baseline,
 }
 
 /// Problems of the noisy phase and of reinforcement are others than those before.
 const NOISY_FROM: u64 = 1 << 32;
 pub(super) const RL_FROM: u64 = 2 << 32;
 
-/// Trains the base policies and measures them: first one model that looks things up, then from it one for each setting.
-pub(super) fn start(settings: &[FaithRlSettings], seed: u64) -> Result<Start> {
-    let Some(first) = settings.first() else { return Ok(Start { bases: Vec::new() }) };
+/// Trains the base policies and measures them: first one model that looks things up, by the first settings, then from it
+/// one base policy for each of the settings.
+pub(super) fn starts(settings: &[&FaithRlSettings], seed: u64) -> Result<Vec<Start>> {
+    let Some(first) = settings.first() else { return Ok(Vec::new()) };
     let config = GptConfig {
         vocab: two_hop::VOCAB,
         width: first.width,
@@ -43,8 +38,7 @@ pub(super) fn start(settings: &[FaithRlSettings], seed: u64) -> Result<Start> {
     };
     let task = TwoHop::new(first.clean_task.clone())?;
     let model = looking_up(Gpt::random(config, seed)?, first, &task, seed)?;
-    let bases = settings.iter().map(|settings| base(settings, &model, seed));
-    Ok(Start { bases: bases.collect::<Result<_>>()? })
+    settings.iter().map(|settings| base(settings, &model, seed)).collect()
 }
 
 /// Most rounds of the clean phase.
@@ -72,7 +66,7 @@ fn looking_up(mut model: Gpt, settings: &FaithRlSettings, task: &TwoHop, seed: u
     )))
 }
 
-fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
+fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Start> {
     let task = TwoHop::new(settings.task.clone())?;
     let mut draws = rng::Sequence::new(seed, rng::Stream::Free, 1);
     let model = imitate(clean.copy()?, &settings.noisy, |index| {
@@ -86,7 +80,7 @@ fn base(settings: &FaithRlSettings, clean: &Gpt, seed: u64) -> Result<Base> {
     let Sampled { correct, correctly_refused, hallucinated, .. } =
         sampled(&model, &others, 1.0, seed)?;
     let baseline = Baseline { correct: correct + correctly_refused, hallucinated }.at_least(0.01);
-    Ok(Base { model, task, baseline })
+    Ok(Start { model, task, baseline })
 }
 
 fn imitate(

@@ -1,13 +1,12 @@
 //! Reinforcement of one arm: rollouts, verdicts, rewards, credit of steps, updates.
 
-use super::arms::{Reward, Rule};
 use super::evaluation::Counted;
-use super::settings::FaithRlSettings;
-use super::start::{Base, RL_FROM};
+use super::settings::{FaithRlSettings, Reward};
+use super::start::{RL_FROM, Start};
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Estimator, Groups, Singleton};
 use crate::kernels::policy_loss::{Advantages, Objective, Surrogate};
-use crate::kernels::step_credit::{self, Part, Segment, StepCredit};
+use crate::kernels::step_credit::{self, Part, Segment};
 use crate::models::Gpt;
 use crate::optim::AdamWSettings;
 use crate::rl::faithful::{Mapping, Outcome, OutcomeReward};
@@ -31,12 +30,7 @@ pub(super) struct Trained {
 }
 
 /// Trains one arm.
-pub(super) fn train(
-    settings: &FaithRlSettings,
-    rule: &Rule,
-    seed: u64,
-    start: &Base,
-) -> Result<Trained> {
+pub(super) fn train(settings: &FaithRlSettings, seed: u64, start: &Start) -> Result<Trained> {
     let rl = &settings.rl;
     let optimizer = AdamWSettings {
         learning_rate: rl.learning_rate,
@@ -54,7 +48,7 @@ pub(super) fn train(
         },
         ..Objective::default()
     };
-    let reward = match rule.reward {
+    let reward = match settings.reward {
         Reward::Binary => OutcomeReward::Binary {},
         Reward::Ternary => OutcomeReward::Ternary {},
         Reward::Geometric => OutcomeReward::Geometric { baseline: start.baseline },
@@ -98,7 +92,7 @@ pub(super) fn train(
             .enumerate()
             .map(|(i, judged)| match judged {
                 Some(judged) => {
-                    let outcome = outcome(of(i), judged, rule.flagged);
+                    let outcome = outcome(of(i), judged, settings.flagged);
                     reward.reward(outcome, 0.0, Mapping::ByLabel) as f32
                 }
                 None => f32::NAN,
@@ -108,7 +102,7 @@ pub(super) fn train(
         let mut advantages = vec![0f32; rewards.len()];
         let outputs =
             advantage::Outputs { advantage: &mut advantages, mean: None, std: None, flags: None };
-        let estimator = match rule.scaled {
+        let estimator = match settings.scaled {
             true => Estimator::default(),
             false => Estimator::DrGrpo { singleton: Singleton::Zero },
         };
@@ -116,7 +110,7 @@ pub(super) fn train(
         degenerate += counts.degenerate;
         groups += counts.groups;
 
-        let credited = credited(rule, &drawn, &judged, &advantages)?;
+        let credited = credited(settings, &drawn, &judged, &advantages)?;
         silenced += credited.silenced;
         heard += credited.heard;
         let per_update = (rl.prompts / rl.minibatches.max(1)).max(1) * rl.group;
@@ -175,7 +169,7 @@ struct Credited {
 }
 
 fn credited(
-    rule: &Rule,
+    settings: &FaithRlSettings,
     drawn: &[Completion],
     judged: &[Option<Verdict>],
     advantages: &[f32],
@@ -197,14 +191,12 @@ fn credited(
     }
     let tokens = offsets.last().copied().unwrap_or(0) as usize;
     let mut labels = vec![0f32; tokens];
-    let spans = rule.labelling.spans(&segments);
+    let spans = settings.labelling.spans(&segments);
     step_credit::paint(&spans, &offsets, step_credit::UNSUPPORTED, &mut labels)?;
     let mask = vec![1u8; tokens];
     let mut advantage = vec![0f32; tokens];
-    // Alpha 1 changes nothing: the arms without modulation go through the same door.
-    let credit = rule.credit.unwrap_or(StepCredit::Modulate { alpha: 1.0, alpha_failed: None });
     let counts = step_credit::forward(
-        &credit,
+        &settings.credit,
         &step_credit::Inputs {
             advantage: Advantages::PerSequence(advantages),
             labels: &labels,

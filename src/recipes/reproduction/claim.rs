@@ -1,16 +1,41 @@
 //! An inequality between arms, and whether it holds.
 
-use super::{Arm, Metric};
+use serde::Deserialize;
 
-/// What of the two arms is compared with the bound, seed by seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The value of each seed that is compared with the bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// The arm's value; there is no other arm.
     Value,
-    /// The arm's value minus the other's.
-    Difference,
-    /// The arm's value divided by the other's.
-    Ratio,
+    /// The arm's value minus that of another arm.
+    Difference {
+        /// The other arm.
+        minus: String,
+    },
+    /// The arm's value divided by that of another arm.
+    Ratio {
+        /// The other arm.
+        divided_by: String,
+    },
+}
+
+impl Measure {
+    /// In JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Measure::Value => "value",
+            Measure::Difference { .. } => "difference",
+            Measure::Ratio { .. } => "ratio",
+        }
+    }
+
+    /// The other arm.
+    pub fn against(&self) -> Option<&str> {
+        match self {
+            Measure::Value => None,
+            Measure::Difference { minus: arm } | Measure::Ratio { divided_by: arm } => Some(arm),
+        }
+    }
 }
 
 /// What the median over the seeds must satisfy.
@@ -48,7 +73,8 @@ impl Bound {
 }
 
 /// An inequality that a paper's results should satisfy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Claim {
     /// In words.
     pub text: String,
@@ -56,14 +82,83 @@ pub struct Claim {
     pub asserted: bool,
     /// Whose value.
     pub arm: String,
-    /// Compared with whose; not read for [`Measure::Value`].
-    pub against: String,
     /// Of which metric.
-    pub metric: &'static str,
-    /// How the two are compared.
+    pub metric: String,
+    /// Whether it is compared with another arm's, and how.
     pub measure: Measure,
     /// With what the median over the seeds is compared.
     pub bound: Bound,
+}
+
+/// A claim as `paper.toml` has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    text: String,
+    asserted: bool,
+    metric: String,
+    arm: String,
+    minus: Option<String>,
+    divided_by: Option<String>,
+    at_most: Option<f64>,
+    at_least: Option<f64>,
+    below: Option<f64>,
+    above: Option<f64>,
+}
+
+impl TryFrom<Written> for Claim {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Claim, String> {
+        let Written { text, asserted, metric, arm, minus, divided_by, .. } = written;
+        let bounds = [
+            written.at_most.map(Bound::AtMost),
+            written.at_least.map(Bound::AtLeast),
+            written.below.map(Bound::Below),
+            written.above.map(Bound::Above),
+        ];
+        let mut bounds = bounds.into_iter().flatten();
+        let (Some(bound), None) = (bounds.next(), bounds.next()) else {
+            return Err(format!(
+                "claim \"{text}\" needs one of `at_most`, `at_least`, `below` and `above`"
+            ));
+        };
+        let measure = match (minus, divided_by) {
+            (None, None) => Measure::Value,
+            (Some(minus), None) => Measure::Difference { minus },
+            (None, Some(divided_by)) => Measure::Ratio { divided_by },
+            (Some(_), Some(_)) => {
+                return Err(format!("claim \"{text}\" has both `minus` and `divided_by`"));
+            }
+        };
+        let number = bound.parts().1;
+        if !number.is_finite() {
+            return Err(format!("claim \"{text}\" has the bound {number}, which is not finite"));
+        }
+        if matches!(measure, Measure::Ratio { .. }) && number <= 0.0 {
+            return Err(format!(
+                "claim \"{text}\" bounds a ratio by {number}, which is not positive"
+            ));
+        }
+        if measure.against() == Some(&arm) {
+            return Err(format!("claim \"{text}\" compares `{arm}` with itself"));
+        }
+        Ok(Claim { text, asserted, arm, metric, measure, bound })
+    }
+}
+
+/// What the runs say of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The median satisfies the bound.
+    Holds,
+    /// It does not, or there is no median because a run failed.
+    Fails,
+    /// An arm that the claim compares was not run.
+    NotJudged {
+        /// The arms that were not run.
+        missing: Vec<String>,
+    },
 }
 
 /// A claim and what the runs say.
@@ -77,34 +172,33 @@ pub struct Judged {
     pub median: f64,
     /// Seeds whose own value satisfies the bound.
     pub seeds_that_hold: usize,
-    /// The median satisfies the bound.
-    pub holds: bool,
+    /// Whether the median satisfies the bound.
+    pub verdict: Verdict,
 }
 
 impl Claim {
-    /// Judges it by `values(arm, metric)`, which gives one value a seed.
-    pub fn judge(
-        self,
-        arms: &[Arm],
-        metrics: &[Metric],
-        values: &dyn Fn(usize, usize) -> Vec<f64>,
-    ) -> Judged {
-        let arm = |name: &str| arms.iter().position(|arm| arm.name == name);
-        let metric = metrics.iter().position(|metric| metric.name == self.metric);
-        let of = |name: &str| match (arm(name), metric) {
-            (Some(arm), Some(metric)) => values(arm, metric),
-            _ => Vec::new(),
-        };
-        let own = of(&self.arm);
+    /// Judges it by `values(arm)`, which gives the claim's metric for each seed; `None` for an arm that was not run.
+    pub fn judge(self, values: &dyn Fn(&str) -> Option<Vec<f64>>) -> Judged {
+        let own = values(&self.arm);
+        let other = self.measure.against().map(values);
+        let mut missing = Vec::new();
+        missing.extend(own.is_none().then(|| self.arm.clone()));
+        missing.extend(self.measure.against().filter(|_| other == Some(None)).map(str::to_owned));
+        let (own, other) = (own.unwrap_or_default(), other.flatten().unwrap_or_default());
         let compared: Vec<f64> = match self.measure {
+            _ if !missing.is_empty() => Vec::new(),
             Measure::Value => own,
-            Measure::Difference => own.iter().zip(of(&self.against)).map(|(a, b)| a - b).collect(),
-            Measure::Ratio => own.iter().zip(of(&self.against)).map(|(a, b)| a / b).collect(),
+            Measure::Difference { .. } => own.iter().zip(other).map(|(a, b)| a - b).collect(),
+            Measure::Ratio { .. } => own.iter().zip(other).map(|(a, b)| a / b).collect(),
         };
         let median = median(&compared);
         let seeds_that_hold = compared.iter().filter(|value| self.bound.holds(**value)).count();
-        let holds = self.bound.holds(median);
-        Judged { claim: self, values: compared, median, seeds_that_hold, holds }
+        let verdict = match (missing.is_empty(), self.bound.holds(median)) {
+            (false, _) => Verdict::NotJudged { missing },
+            (true, true) => Verdict::Holds,
+            (true, false) => Verdict::Fails,
+        };
+        Judged { claim: self, values: compared, median, seeds_that_hold, verdict }
     }
 }
 
@@ -122,32 +216,59 @@ pub fn median(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::config;
 
-    fn claim(measure: Measure, bound: Bound) -> Judged {
-        let arm = |name: &str| Arm { name: name.into(), about: String::new(), start: 0 };
-        let metrics = [Metric { name: "H", about: "", digits: 3 }];
-        let values =
-            |arm: usize, _: usize| if arm == 0 { vec![0.2, 0.3, 0.4] } else { vec![0.4, 0.4, 0.4] };
-        let claim = Claim {
-            text: String::new(),
-            asserted: true,
-            arm: "a".into(),
-            against: "b".into(),
-            metric: "H",
-            measure,
-            bound,
-        };
-        claim.judge(&[arm("a"), arm("b")], &metrics, &values)
+    fn judged(rest: &str) -> Judged {
+        let text = format!("text = \"\"\nasserted = true\nmetric = \"H\"\narm = \"a\"\n{rest}");
+        let claim: Claim = config::document(&text, "paper.toml").unwrap();
+        claim.judge(&|arm| match arm {
+            "a" => Some(vec![0.2, 0.3, 0.4]),
+            "b" => Some(vec![0.4, 0.4, 0.4]),
+            _ => None,
+        })
     }
 
     #[test]
     fn the_median_decides() {
-        let judged = claim(Measure::Difference, Bound::AtMost(-0.09));
-        assert!(judged.holds && judged.seeds_that_hold == 2 && judged.values.len() == 3);
-        assert!(!claim(Measure::Difference, Bound::Below(-0.15)).holds);
-        assert!(claim(Measure::Ratio, Bound::AtMost(0.75)).holds);
-        assert!(claim(Measure::Value, Bound::Above(0.29)).holds);
-        assert!(!claim(Measure::Value, Bound::AtLeast(0.31)).holds);
+        let difference = judged("minus = \"b\"\nat_most = -0.09");
+        assert_eq!(difference.verdict, Verdict::Holds);
+        assert_eq!((difference.seeds_that_hold, difference.values.len()), (2, 3));
+        for (rest, holds) in [
+            ("minus = \"b\"\nbelow = -0.15", false),
+            ("divided_by = \"b\"\nat_most = 0.75", true),
+            ("above = 0.29", true),
+            ("at_least = 0.31", false),
+        ] {
+            assert_eq!(judged(rest).verdict == Verdict::Holds, holds, "{rest}");
+        }
+    }
+
+    #[test]
+    fn an_arm_that_was_not_run_leaves_a_claim_open() {
+        let judged = judged("minus = \"c\"\nat_most = 1");
+        assert_eq!(judged.verdict, Verdict::NotJudged { missing: vec!["c".to_owned()] });
+        assert!(judged.values.is_empty() && judged.median.is_nan() && judged.seeds_that_hold == 0);
+    }
+
+    #[test]
+    fn a_claim_that_says_nothing_is_refused() {
+        for (rest, says) in [
+            ("arm = \"a\"", "needs one of `at_most`"),
+            ("arm = \"a\"\nat_most = 1\nbelow = 2", "needs one of `at_most`"),
+            ("arm = \"a\"\nat_most = nan", "which is not finite"),
+            ("arm = \"a\"\nabove = inf", "which is not finite"),
+            ("arm = \"a\"\ndivided_by = \"b\"\nabove = 0", "which is not positive"),
+            ("arm = \"a\"\nminus = \"a\"\nabove = 0", "compares `a` with itself"),
+            ("arm = \"a\"\nminus = \"b\"\ndivided_by = \"c\"\nabove = 1", "has both"),
+            (
+                "arm = \"a\"\nat_mots = 1",
+                "paper.toml:5: unknown key `at_mots`; did you mean `at_most`?",
+            ),
+        ] {
+            let text = format!("text = \"x\"\nasserted = true\nmetric = \"H\"\n{rest}\n");
+            let error = config::document::<Claim>(&text, "paper.toml").unwrap_err().to_string();
+            assert!(error.starts_with("paper.toml:") && error.contains(says), "{error}\n{says}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A figure of a report: one curve an arm, the mean over the seeds.
 
-use super::{Figure, Report};
+use super::paper::Figure;
+use super::report::Report;
 use crate::train::chart::{Chart, Mark, Series};
 
 /// The SVG file of a figure.

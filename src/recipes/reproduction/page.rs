@@ -1,6 +1,8 @@
 //! A report in words: a table for the terminal, the page under `docs/reproductions`, JSON for programs.
 
-use super::{Claim, Figure, Judged, Measure, Metric, Report, spread};
+use super::claim::{Claim, Judged, Measure, Verdict};
+use super::paper::{Figure, Metric};
+use super::report::{Report, spread};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -27,7 +29,7 @@ pub fn text(report: &Report) -> String {
             .enumerate()
             .map(|(i, metric)| {
                 let cell = |arm| cell(metric, &report.values(arm, first * COLUMNS + i));
-                let mut column = vec![metric.name.to_owned()];
+                let mut column = vec![metric.name.clone()];
                 column.extend((0..report.arms.len()).map(cell));
                 column
             })
@@ -60,10 +62,17 @@ pub fn text(report: &Report) -> String {
 
 /// Whether everything that is asserted holds, in a sentence.
 fn summary(report: &Report) -> String {
-    let asserted = || report.claims.iter().filter(|judged| judged.claim.asserted);
-    let held = asserted().filter(|judged| judged.holds).count();
+    let asserted = |verdict: fn(&Verdict) -> bool| {
+        let claims = report.claims.iter().filter(|judged| judged.claim.asserted);
+        claims.filter(|judged| verdict(&judged.verdict)).count()
+    };
+    let (held, fell) = (asserted(|v| *v == Verdict::Holds), asserted(|v| *v == Verdict::Fails));
+    let open = asserted(|v| matches!(v, Verdict::NotJudged { .. }));
     let failed = report.failures().count();
-    let mut line = format!("{held} of {} asserted claims hold", asserted().count());
+    let mut line = format!("{held} of {} asserted claims hold", held + fell);
+    if open > 0 {
+        let _ = write!(line, "; {open} not judged");
+    }
     if failed > 0 {
         let _ = write!(line, "; {failed} runs failed");
     }
@@ -72,27 +81,31 @@ fn summary(report: &Report) -> String {
 }
 
 fn verdict(judged: &Judged) -> &'static str {
-    match (judged.claim.asserted, judged.holds) {
-        (true, true) => "holds",
-        (true, false) => "DOES NOT HOLD",
-        (false, true) => "reported: yes",
-        (false, false) => "reported: no",
+    match (judged.claim.asserted, &judged.verdict) {
+        (_, Verdict::NotJudged { .. }) => "not judged",
+        (true, Verdict::Holds) => "holds",
+        (true, Verdict::Fails) => "DOES NOT HOLD",
+        (false, Verdict::Holds) => "reported: yes",
+        (false, Verdict::Fails) => "reported: no",
     }
 }
 
 /// `H(a) − H(b): median −0.167 ≤ −0.1 [−0.16 −0.17 …], 5 of 5 seeds`
 fn arithmetic(judged: &Judged, metrics: &[Metric]) -> String {
-    let Claim { metric, arm, against, measure, bound, .. } = &judged.claim;
+    let Claim { metric, arm, measure, bound, .. } = &judged.claim;
     let compared = match measure {
         Measure::Value => format!("{metric}({arm})"),
-        Measure::Difference => format!("{metric}({arm}) − {metric}({against})"),
-        Measure::Ratio => format!("{metric}({arm}) / {metric}({against})"),
-    };
-    let digits = match measure {
-        Measure::Ratio => 3,
-        _ => metrics.iter().find(|m| m.name == *metric).map_or(3, |m| m.digits),
+        Measure::Difference { minus } => format!("{metric}({arm}) − {metric}({minus})"),
+        Measure::Ratio { divided_by } => format!("{metric}({arm}) / {metric}({divided_by})"),
     };
     let (sign, number) = bound.parts();
+    if let Verdict::NotJudged { missing } = &judged.verdict {
+        return format!("{compared} {sign} {number}? not run: {}", missing.join(", "));
+    }
+    let digits = match measure {
+        Measure::Ratio { .. } => 3,
+        _ => metrics.iter().find(|m| m.name == *metric).map_or(3, |m| m.digits),
+    };
     let each: Vec<String> = judged.values.iter().map(|value| figure(*value, digits)).collect();
     format!(
         "{compared}: median {} {sign} {number}? per seed {} ({} of {})",
@@ -154,11 +167,10 @@ pub fn markdown(report: &Report) -> String {
         "| claim | verdict | median, bound and the value of each seed |\n|---|---|---|"
     );
     for judged in &report.claims {
-        let verdict = match (judged.claim.asserted, judged.holds) {
-            (true, true) => "**holds**",
-            (true, false) => "**does not hold**",
-            (false, true) => "reported: yes",
-            (false, false) => "reported: no",
+        let verdict = match verdict(judged) {
+            "holds" => "**holds**",
+            "DOES NOT HOLD" => "**does not hold**",
+            other => other,
         };
         let numbers = arithmetic(judged, &report.metrics);
         let _ = writeln!(
@@ -170,7 +182,7 @@ pub fn markdown(report: &Report) -> String {
     }
     let _ = writeln!(out, "\n## Results\n\nMean ± deviation over the seeds.");
     for (first, metrics) in report.metrics.chunks(COLUMNS).enumerate() {
-        let names: Vec<&str> = metrics.iter().map(|metric| metric.name).collect();
+        let names: Vec<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
         let _ =
             writeln!(out, "\n| arm | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
         for (arm, named) in report.arms.iter().enumerate() {
@@ -183,7 +195,7 @@ pub fn markdown(report: &Report) -> String {
         }
     }
     for figure in &report.figures {
-        let file = format!("{}-{}.svg", description.name, figure.name);
+        let file = format!("{}-{}.svg", description.page, figure.name);
         let _ = writeln!(out, "\n![{}]({file})", figure.title);
     }
     let _ = writeln!(out, "\n## Arms\n");
@@ -207,7 +219,8 @@ pub fn markdown(report: &Report) -> String {
     out
 }
 
-/// Everything as JSON. A value that is not a number or was never reached is null.
+/// Everything as JSON. A value that is not a number or was never reached is null, and so is what `holds` of a claim that
+/// was not judged.
 pub fn json(report: &Report) -> Value {
     let number = |value: f64| if value.is_finite() { json!(value) } else { Value::Null };
     // Of curves those that a figure draws, in f32, which is more than a figure shows.
@@ -233,7 +246,7 @@ pub fn json(report: &Report) -> Value {
                     let entry = json!({
                         "mean": number(mean), "deviation": number(deviation), "seeds": numbers(&values),
                     });
-                    (described.name.to_owned(), entry)
+                    (described.name.clone(), entry)
                 })
                 .collect();
             let curves: Vec<Value> = report.runs[arm]
@@ -260,12 +273,16 @@ pub fn json(report: &Report) -> Value {
         .claims
         .iter()
         .map(|judged| {
-            let (sign, bound) = judged.claim.bound.parts();
+            let (claim, measure) = (&judged.claim, &judged.claim.measure);
+            let (sign, bound) = claim.bound.parts();
+            let holds = match judged.verdict {
+                Verdict::NotJudged { .. } => Value::Null,
+                Verdict::Holds | Verdict::Fails => json!(judged.verdict == Verdict::Holds),
+            };
             json!({
-                "text": judged.claim.text, "asserted": judged.claim.asserted, "holds": judged.holds,
-                "metric": judged.claim.metric, "arm": judged.claim.arm,
-                "against": if judged.claim.measure == Measure::Value { Value::Null } else { json!(judged.claim.against) },
-                "measure": format!("{:?}", judged.claim.measure).to_lowercase(),
+                "text": claim.text, "asserted": claim.asserted, "holds": holds,
+                "metric": claim.metric, "arm": claim.arm,
+                "against": measure.against(), "measure": measure.name(),
                 "sign": sign, "bound": bound,
                 "median": number(judged.median), "seeds": numbers(&judged.values),
             })
@@ -276,7 +293,7 @@ pub fn json(report: &Report) -> Value {
         .map(|(arm, seed, message)| json!({ "arm": arm, "seed": seed, "message": message }))
         .collect();
     json!({
-        "paper": report.description.name,
+        "paper": report.description.page,
         "command": report.command,
         "evidence": !report.description.quick,
         "holds": report.holds(),

@@ -1,10 +1,12 @@
 //! A range of seeds, as the command line writes it.
 
+use serde::Deserialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// Seeds from a first to a last one, both included: `1..5` is five seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Seeds {
     first: u64,
     last: u64,
@@ -33,6 +35,14 @@ impl Seeds {
 impl fmt::Display for Seeds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..{}", self.first, self.last)
+    }
+}
+
+impl TryFrom<String> for Seeds {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Seeds, String> {
+        text.parse()
     }
 }
 
