@@ -6,6 +6,7 @@ mod devices;
 
 use gradstone::bench::{self, KERNELS, Options};
 use gradstone::device::Device;
+use gradstone::kernels::FAMILIES;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,15 +55,6 @@ fn the_launch_code_is_measured_on_the_emulated_device() {
     }
 }
 
-/// The kernel of `gradstone bench` that measures a file of `kernels/`.
-fn measured_as(file: &str) -> &str {
-    match file {
-        "advantage_tokens" => "advantage",
-        "attention_forward" | "attention_backward" | "attention_cache" => "attention",
-        family => family,
-    }
-}
-
 /// What a folder of the sources holds; nothing where this test runs without them (benches/gpu/pack).
 fn names(folder: &str) -> Vec<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -79,16 +71,33 @@ fn stem(path: &Path) -> String {
 }
 
 #[test]
-fn every_cuda_source_is_measured() {
+fn every_family_is_measured() {
+    assert_eq!(KERNELS, FAMILIES.map(|family| family.name));
+}
+
+#[test]
+fn every_cuda_source_belongs_to_a_family() {
     let entries = names("kernels");
-    let files: Vec<&PathBuf> =
-        entries.iter().filter(|path| path.extension().is_some_and(|end| end == "cu")).collect();
-    for file in &files {
-        let file = stem(file);
-        let kernel = measured_as(&file);
-        assert!(KERNELS.contains(&kernel), "kernels/{file}.cu: no `{kernel}` in `gradstone bench`");
+    if entries.is_empty() {
+        return;
     }
-    assert_eq!(files.is_empty(), entries.is_empty());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let files: BTreeSet<String> =
+        entries.iter().map(name).filter(|name| name.ends_with(".cu")).collect();
+    let named: BTreeSet<String> =
+        FAMILIES.iter().flat_map(|family| family.sources).map(|file| (*file).to_owned()).collect();
+    assert_eq!(files, named);
+}
+
+#[test]
+fn every_family_is_a_module() {
+    let modules: BTreeSet<String> = names("src/kernels").iter().map(|path| stem(path)).collect();
+    if modules.is_empty() {
+        return;
+    }
+    for family in FAMILIES {
+        assert!(modules.contains(family.name), "{}", family.name);
+    }
 }
 
 #[test]

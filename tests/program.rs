@@ -64,6 +64,10 @@ fn wrong_usage_is_status_two() {
         (&["generate", "--run", "a", "--model", "b"], "--model"),
         (&["generate", "--model", "b", "--prompt", "-1", "--temperature", "-1"], "temperature -1"),
         (&["list", "everything"], "everything"),
+        (&["list", "settings", "nobody"], "no recipe `nobody`"),
+        (&["list", "models", "exgrpo"], "only settings are those of a recipe"),
+        (&["train", "nobody"], "no recipe `nobody`"),
+        (&["train", "exgrpo"], "gradstone reproduce exgrpo"),
         (&["report"], "<DIRS>"),
     ] {
         refused(args, 2, says);
@@ -103,12 +107,18 @@ fn devices_and_lists() {
         assert!(devices.contains(part), "{part}: {devices}");
     }
     let all = text(&run(&["list"]).stdout);
-    for what in ["recipes", "models", "objectives", "kernels"] {
+    for what in ["recipes", "models", "objectives", "advantages", "corrections", "kernels"] {
         let output = run(&["list", what]);
         assert!(output.status.success() && all.contains(&format!("{what}\n")));
         for line in text(&output.stdout).lines() {
             assert!(all.contains(line), "{line}");
         }
+    }
+    let settings = text(&run(&["list", "settings", "stable-diffcoder"]).stdout);
+    for part in
+        ["\nblock ", "\nnoising.schedule.forced ", "\nreproduction.rows ", "Tokens of a block."]
+    {
+        assert!(settings.contains(part), "{part}: {settings}");
     }
 }
 

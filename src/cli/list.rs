@@ -66,6 +66,15 @@ fn about(recipe: &Recipe) -> String {
     format!("{commands}: {}", recipe.summary)
 }
 
+/// The recipes that `shown` picks, as help lists them.
+pub(super) fn recipes(shown: fn(&Recipe) -> bool) -> String {
+    let mut out = String::from("Recipes:\n");
+    for recipe in REGISTRY.iter().filter(|recipe| shown(recipe)) {
+        let _ = writeln!(out, "  {:<18}{}", recipe.name, recipe.summary);
+    }
+    out.trim_end().to_owned()
+}
+
 /// One list, or all of them under their names. Of settings, which are many, only those of a recipe are shown.
 ///
 /// # Errors

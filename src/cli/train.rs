@@ -1,7 +1,7 @@
 //! `gradstone train`.
 
 use super::progress::{Progress, catch_interrupts};
-use super::{ComputeArgs, Failure, terminal};
+use super::{ComputeArgs, Failure, list, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes;
@@ -17,8 +17,9 @@ const SOURCE: &str = "extensions=[\"rs\", \"py\", \"c\", \"cc\", \"cpp\", \"cu\"
 const RUNS: &str = "runs";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = list::recipes(|_| true))]
 pub(super) struct TrainArgs {
-    /// What to train (see `gradstone list recipes`); without --model or --data: arithmetic
+    /// What to train, of the list below; jsonl where --model or --data is given, else arithmetic
     recipe: Option<String>,
     /// A TOML file over the recipe's settings
     #[arg(long, value_name = "FILE")]

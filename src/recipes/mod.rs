@@ -2,6 +2,8 @@
 //! changes any setting.
 
 mod arithmetic;
+#[cfg(test)]
+mod committed_pages;
 pub mod exgrpo;
 pub mod faithrl;
 mod jsonl;
@@ -175,15 +177,15 @@ mod tests {
     /// Settings given on the command line are those that the arms run with, and a claim without its arm stays open.
     #[test]
     fn a_request_decides_what_is_run() {
-        let reproduction = named("exgrpo").unwrap().reproduced().unwrap();
+        let reproduction = named("stable_diffcoder").unwrap().reproduced().unwrap();
         let run = |sets: &[&str], arms: &[&str]| {
             let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
             let (arms, overrides) = (own(arms), own(sets));
             let seeds = Some("7".parse().unwrap());
             let request = Request { study: None, seeds, arms, overrides, quick: true };
-            reproduction.run(&request, "exgrpo", 2, &|_, _, _| ()).unwrap()
+            reproduction.run(&request, "stable-diffcoder", 2, &|_, _, _| ()).unwrap()
         };
-        let plain = run(&[], &["on-policy,ExGRPO re-scaled"]);
+        let plain = run(&[], &["clipped,unclipped"]);
         assert_eq!(plain.arms.len(), 2);
         assert!(plain.failures().next().is_none(), "{:?}", plain.failures().next());
         for judged in &plain.claims {
@@ -192,21 +194,16 @@ mod tests {
             let open = matches!(judged.verdict, Verdict::NotJudged { .. });
             assert_eq!(open, !both, "{}", judged.claim.text);
         }
-        let alone = run(&[], &["on-policy"]);
         let metrics = |report: &reproduction::Report| {
-            report.runs[0][0]
-                .as_ref()
-                .unwrap()
-                .metrics
-                .iter()
-                .map(|v| v.to_bits())
-                .collect::<Vec<_>>()
+            let metrics = &report.runs[0][0].as_ref().unwrap().metrics;
+            metrics.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
         };
+        let alone = run(&[], &["clipped"]);
         assert_eq!(metrics(&alone), metrics(&plain), "an arm depends on the arms beside it");
-        assert!(alone.holds(), "nothing can be judged, so nothing fails");
-        let other = run(&["learning_rate=1e-3"], &["on-policy"]);
+        let other = run(&["diffusion.optimizer.learning_rate=1e-4"], &["clipped"]);
         assert_ne!(metrics(&other), metrics(&plain));
-        assert!(other.arms[0].about.ends_with("learning rate 0.001"), "{}", other.arms[0].about);
-        assert!(other.command.ends_with("--arms on-policy --set learning_rate=1e-3"));
+        assert!(
+            other.command.ends_with("--arms clipped --set diffusion.optimizer.learning_rate=1e-4")
+        );
     }
 }

@@ -67,9 +67,18 @@ fn overridden<T: Serialize + DeserializeOwned>(
             return Err(Error::invalid(format!("{place}: not key=value")));
         };
         let over = nested(key.trim(), parse_value(value.trim())).map_err(|e| e.at(&place))?;
+        let elsewhere = elsewhere(&settings, key.trim());
         merge(&mut settings, over);
-        let whole: T =
-            read(&settings).map_err(|e| Error::invalid(format!("{place}: {}", explain(&e))))?;
+        let whole: T = read(&settings).map_err(|e| {
+            let message = explain(&e);
+            let unknown = message.starts_with("unknown key") && !message.contains("did you mean");
+            Error::invalid(match elsewhere.filter(|_| unknown) {
+                Some(near) => {
+                    format!("{place}: unknown key `{}`; did you mean `{near}`?", key.trim())
+                }
+                None => format!("{place}: {message}"),
+            })
+        })?;
         // What was given as a name is a table from here on, so that the next override can change a part of it.
         settings = table(&whole)?;
     }
@@ -153,6 +162,17 @@ fn merge(under: &mut Table, over: Table) {
             }
         }
     }
+}
+
+/// The dotted key whose last part is that of `key`, in whatever table it is.
+fn elsewhere(settings: &Table, key: &str) -> Option<String> {
+    let last = key.rsplit('.').next()?;
+    if settings.contains_key(last) {
+        return Some(last.to_owned());
+    }
+    settings.iter().find_map(|(name, value)| {
+        elsewhere(value.as_table()?, last).map(|found| format!("{name}.{found}"))
+    })
 }
 
 fn parse_value(text: &str) -> Value {
@@ -362,6 +382,16 @@ mod tests {
                 "",
                 vec!["optimizer.beta=1"],
                 "--set optimizer.beta=1: unknown key `optimizer.beta`; did you mean",
+            ),
+            (
+                "",
+                vec!["learning_rate=1"],
+                "--set learning_rate=1: unknown key `learning_rate`; did you mean `optimizer.learning_rate`?",
+            ),
+            (
+                "",
+                vec!["sampling.betas=1"],
+                "unknown key `sampling.betas`; did you mean `optimizer.betas`?",
             ),
             ("", vec!["steps"], "--set steps: not key=value"),
             ("", vec!["=1"], "--set =1: `` is not a key"),

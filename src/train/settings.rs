@@ -83,7 +83,7 @@ pub struct Settings {
 pub enum ModelSettings {
     /// A new one with random weights.
     Small {
-        /// `llama`, `qwen2`, `qwen3` or `gemma2`.
+        /// Its family, as `gradstone list models` names it.
         architecture: String,
         /// Width of the residual stream.
         hidden_size: usize,

@@ -13,7 +13,7 @@ pub mod page;
 pub mod paper;
 pub mod plan;
 pub mod report;
-mod run;
+pub(crate) mod run;
 pub mod seeds;
 
 pub use claim::{Bound, Claim, Judged, Measure, Verdict};

@@ -406,11 +406,11 @@ each = { key = "rate", values = [1e-3, 2e-3] }
             ("digits = 3", "digit = 3", ":9: unknown key `digit`; did you mean `digits`?"),
             ("digits = 3", "digits = \"3\"", ":9: invalid type: string \"3\", expected usize"),
             ("digits = 3", "digits = 99", ": metric `H`: digits = 99 are too many"),
-            ("seeds = \"1..3\"", "seeds = \"3..1\"", ":23: 3..1 has no seed"),
+            ("seeds = \"1..3\"", "seeds = \"3..1\"", ":24: 3..1 has no seed"),
             (
                 "asserted = true",
                 "asserted = 1",
-                ":26: invalid type: integer `1`, expected a boolean",
+                ":27: invalid type: integer `1`, expected a boolean",
             ),
             ("arm = \"on\"", "arm = \"onn\"", "`arm`: there is no arm `onn`; did you mean `on`?"),
             ("minus = \"off\"", "minus = \"zebra\"", "there is no arm `zebra`; there are on, off"),

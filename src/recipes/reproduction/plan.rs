@@ -52,7 +52,7 @@ pub struct Named {
 }
 
 /// An arm that is run.
-pub(super) struct Planned<S> {
+pub(crate) struct Planned<S> {
     pub named: Named,
     /// Which of the starts it goes on from.
     pub start: usize,
@@ -60,7 +60,7 @@ pub(super) struct Planned<S> {
 }
 
 /// All that is run.
-pub(super) struct Plan<S> {
+pub(crate) struct Plan<S> {
     pub description: Description,
     pub seeds: Seeds,
     /// Those that an arm goes on from.
@@ -89,7 +89,7 @@ pub(super) fn defaults<E: Experiment>() -> SettingsOf<E> {
 /// # Errors
 /// [`Error::is_invalid`] for a study or an arm that does not exist, a setting that does not exist or makes no sense,
 /// and for a mistake in the paper itself, with its file.
-pub(super) fn plan<E: Experiment>(request: &Request) -> Result<Plan<SettingsOf<E>>> {
+pub(crate) fn plan<E: Experiment>(request: &Request) -> Result<Plan<SettingsOf<E>>> {
     let paper = paper::<E>()?;
     let study = paper.study(request.study.as_deref())?;
     if request.overrides.iter().any(|text| text.split('=').next().map(str::trim) == Some("seed")) {

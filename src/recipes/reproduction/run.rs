@@ -2,7 +2,7 @@
 
 use super::claim::Claim;
 use super::experiment::{ArmSettings, Experiment, Outcome};
-use super::plan::{Planned, Request, plan};
+use super::plan::{Plan, Planned, Request, plan};
 use super::report::Report;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
@@ -136,16 +136,29 @@ pub fn run<E: Experiment>(
         })
     })?;
 
+    let runs = runs.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let command = request.command(paper, plan.seeds);
+    Ok(judged(plan, command, runs, began.elapsed().as_secs_f64(), workers))
+}
+
+/// The report of `runs[arm][seed]`, its claims judged.
+pub(crate) fn judged<S>(
+    plan: Plan<S>,
+    command: String,
+    runs: Vec<Vec<Result<Outcome, String>>>,
+    seconds: f64,
+    workers: usize,
+) -> Report {
     let mut report = Report {
-        command: request.command(paper, plan.seeds),
+        command,
         seeds: plan.seeds,
         arms: plan.arms.into_iter().map(|arm| arm.named).collect(),
         description: plan.description,
         metrics: plan.metrics,
         figures: plan.figures,
-        runs: runs.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
+        runs,
         claims: Vec::new(),
-        seconds: began.elapsed().as_secs_f64(),
+        seconds,
         workers,
     };
     let judge = |claim: Claim| {
@@ -153,7 +166,7 @@ pub fn run<E: Experiment>(
         claim.judge(&|arm| report.named_values(arm, &metric))
     };
     report.claims = plan.claims.into_iter().map(judge).collect();
-    Ok(report)
+    report
 }
 
 /// The starts of a seed, as many as there are settings.

@@ -1,7 +1,8 @@
 //! How the arms of Stable-DiffCoder's reproduction run: ways to go on from a next-token model.
 
+use super::settings::stable_diffcoder;
 use super::statistics::{self, Statistics};
-use super::{gradient_covariance, infilling, stable_diffcoder};
+use super::{gradient_covariance, infilling};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::kernels::block_noise::{Draw, Noise, Rate};
