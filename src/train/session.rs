@@ -146,6 +146,7 @@ impl Session {
     pub fn new(settings: Settings, device: &Device) -> Result<Session> {
         settings.check()?;
         let OpenTask { task, verifier, .. } = settings.task.open(settings.seed)?;
+        verifier.try_out(&task.problem(settings.seed, 0))?;
         let (mut model, tokenizer) = model(&settings, &*task)?;
         model.set_checkpointed(settings.update.recompute);
         model.move_to(device)?;
@@ -272,6 +273,7 @@ impl Session {
             metrics.tokens_per_second = (tokens as f64 / metrics.seconds.max(1e-9)) as f32;
             logs.metrics.write(&metrics)?;
             observer.step(&metrics);
+            self.verifier.notices().iter().for_each(|line| observer.message(line));
             let interrupted = observer.interrupted() && next < total;
             let every = self.settings.checkpoint.every;
             if interrupted || next == total || (every > 0 && next.is_multiple_of(every)) {
