@@ -5,6 +5,11 @@
 
 /// The content of the last `\boxed{…}` (or `\fbox{…}`) whose braces close.
 pub fn boxed(text: &str) -> Option<&str> {
+    let (start, end) = inside_the_last_box(text)?;
+    text.get(start..end)
+}
+
+fn inside_the_last_box(text: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     // Where each open brace stands and whether it belongs to a box.
     let mut open: Vec<(usize, bool)> = Vec::new();
@@ -25,7 +30,7 @@ pub fn boxed(text: &str) -> Option<&str> {
         }
         at += 1;
     }
-    last.and_then(|(start, end)| text.get(start..end))
+    last
 }
 
 fn is_box(before: &str) -> bool {
@@ -41,6 +46,15 @@ pub fn stated(text: &str) -> Option<&str> {
     after_the_word_answer(text).or_else(|| last_number(text))
 }
 
+/// Where the statement of the final answer begins: at the last closed box, else at the last `####`, else at the last "answer
+/// is". `None` for a text that only ends with a number.
+pub fn begins(text: &str) -> Option<usize> {
+    if let Some((inside, _)) = inside_the_last_box(text) {
+        return text[..inside].rfind('\\');
+    }
+    text.rfind("####").or_else(|| the_word_answer(text).map(|(at, _)| at))
+}
+
 /// The answer in a reference solution: what stands in a box or after `####`, else all of it.
 pub fn known(reference: &str) -> &str {
     if let Some(inside) = boxed(reference) {
@@ -52,11 +66,17 @@ pub fn known(reference: &str) -> &str {
     }
 }
 
-fn after_the_word_answer(text: &str) -> Option<&str> {
+/// The last "answer is" or one of its like: where it begins and where it ends.
+fn the_word_answer(text: &str) -> Option<(usize, usize)> {
     let lower = text.to_ascii_lowercase();
     let starts = ["answer is", "answer:", "answer =", "answer equals"];
     let (at, start) = starts.iter().filter_map(|s| lower.rfind(s).map(|at| (at, s))).max()?;
-    let rest = text[at + start.len()..].trim_start_matches([':', ' ', '*', '=']);
+    Some((at, at + start.len()))
+}
+
+fn after_the_word_answer(text: &str) -> Option<&str> {
+    let (_, end) = the_word_answer(text)?;
+    let rest = text[end..].trim_start_matches([':', ' ', '*', '=']);
     let sentence = &rest[..end_of_sentence(rest)];
     let sentence = sentence.trim_matches(|c: char| c.is_whitespace() || c == '*');
     if sentence.is_empty() {
@@ -187,6 +207,21 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(boxed(text), inside, "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_begin() {
+        for (text, rest) in [
+            (r"2+2=4, so \boxed{4}.", Some(r"\boxed{4}.")),
+            (r"\boxed{1} and \fbox{\frac{1}{2}} #### 3", Some(r"\fbox{\frac{1}{2}} #### 3")),
+            ("x\n#### 12", Some("#### 12")),
+            ("é: the Answer: 5. No, the answer is 6", Some("answer is 6")),
+            ("it is 7", None),
+            (r"\boxed{4", None),
+            ("", None),
+        ] {
+            assert_eq!(begins(text).map(|at| &text[at..]), rest, "{text}");
         }
     }
 

@@ -2,13 +2,17 @@
 //!
 //! A [`Task`] gives [`Problem`]s: made in code ([`arithmetic`], [`permutation_chain`], [`two_hop`]) or read from a file
 //! ([`jsonl`]). An [`Environment`] answers while the policy works ([`calculator`]). A [`Verifier`] judges what the policy
-//! wrote: with named rewards, a label of the outcome and verdicts about steps. [`settings`] chooses all three for a run.
+//! wrote, with named rewards, a label of the outcome and verdicts about steps: it is built in ([`final_answer`], [`exact`]), a
+//! type of the user's, or a program of the user's ([`command`]). [`settings`] chooses all three for a run.
 //!
 //! A task deals in text or ids; [`crate::text`] turns text into ids. Held-out problems never occur among the training
 //! problems, by construction and whatever the seed. Nothing here knows a model, a batch or an advantage.
 
 pub mod answer;
 pub mod arithmetic;
+pub mod calculation;
+pub mod calculator;
+pub mod command;
 pub mod environment;
 pub mod episode;
 mod epochs;
@@ -23,8 +27,10 @@ pub mod problem;
 mod quantity;
 pub mod refusal;
 pub mod settings;
+pub mod several;
 #[cfg(feature = "text")]
 pub mod source_text;
+pub mod steps;
 pub mod task;
 pub mod two_hop;
 pub mod verifier;

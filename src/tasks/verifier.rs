@@ -83,6 +83,12 @@ pub trait Verifier: Send + Sync {
         let _ = problem;
         Ok(())
     }
+
+    /// What it has to say since it was asked last, a line each: the standard error of a program, what it did wrong. A trainer
+    /// shows these; they are bounded in number and length.
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The judgements of a verifier, as a trainer may use them: a panic, a reward that is not finite, and a judgement that

@@ -1,14 +1,14 @@
 //! Which verifier: a name, or a table that starts from a name.
 
+use super::named::{Named, name_or_table};
 use crate::error::{Error, Result};
+use crate::tasks::command::{CommandSettings, CommandVerifier, OnFailure};
 use crate::tasks::exact::ExactMatch;
 use crate::tasks::final_answer::FinalAnswer;
 use crate::tasks::refusal;
+use crate::tasks::steps::Segmentation;
 use crate::tasks::verifier::Verifier;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
 
 /// Which verifier.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,64 +21,168 @@ pub enum VerifierSettings {
     },
     /// The completion is the answer and nothing else.
     Exact,
+    /// A program judges.
+    Command(CommandSettings),
 }
 
 impl VerifierSettings {
-    /// The verifier.
+    /// The verifier; a program is started.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] for settings that make no sense.
+    /// [`Error::is_invalid`] for settings that make no sense, [`Error::is_io`] for a program that cannot be started.
     pub fn open(&self) -> Result<Box<dyn Verifier>> {
         Ok(match self {
             VerifierSettings::Answer { refusals } => Box::new(FinalAnswer::new(refusals.clone())),
             VerifierSettings::Exact => Box::new(ExactMatch),
+            VerifierSettings::Command(settings) => {
+                Box::new(CommandVerifier::start(settings.clone())?)
+            }
         })
+    }
+
+    /// True when it compares with the known answer and so needs one.
+    pub(super) fn compares(&self) -> bool {
+        !matches!(self, VerifierSettings::Command(_))
     }
 }
 
-/// A verifier as a settings file has it.
+/// The keys of every verifier.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Fields {
     preset: Option<String>,
     refusals: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    rewards: Option<Vec<String>>,
+    label: Option<bool>,
+    steps: Option<Segmentation>,
+    in_flight: Option<usize>,
+    time_limit: Option<f64>,
+    start_limit: Option<f64>,
+    restarts: Option<u32>,
+    on_failure: Option<OnFailure>,
 }
 
 impl Fields {
+    /// The keys of a command that are there.
+    fn of_a_command(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [
+            ("command", self.command.is_some()),
+            ("rewards", self.rewards.is_some()),
+            ("label", self.label.is_some()),
+            ("steps", self.steps.is_some()),
+            ("in_flight", self.in_flight.is_some()),
+            ("time_limit", self.time_limit.is_some()),
+            ("start_limit", self.start_limit.is_some()),
+            ("restarts", self.restarts.is_some()),
+            ("on_failure", self.on_failure.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+    }
+}
+
+impl Named for Fields {
+    type Settings = VerifierSettings;
+    const EXPECTED: &str = "the name of a verifier or a table of its settings";
+
+    fn named(name: &str) -> Fields {
+        Fields { preset: Some(name.to_owned()), ..Fields::default() }
+    }
+
     fn settings(self) -> Result<VerifierSettings> {
-        match (self.preset.as_deref().unwrap_or("answer"), self.refusals) {
-            ("answer", refusals) => Ok(VerifierSettings::Answer {
-                refusals: refusals.unwrap_or_else(|| refusal::PHRASES.map(str::to_owned).to_vec()),
-            }),
-            ("exact", None) => Ok(VerifierSettings::Exact),
-            ("exact", Some(_)) => Err(Error::invalid("`exact` knows no refusals")),
-            (name, _) => Err(Error::invalid(format!(
-                "no verifier is called `{name}`; there are answer, exact"
-            ))),
+        let implied = if self.command.is_some() { "command" } else { "answer" };
+        let name = self.preset.as_deref().unwrap_or(implied);
+        let refusals = self.refusals.is_some().then_some("refusals");
+        let foreign = match name {
+            "answer" => self.of_a_command().next(),
+            "exact" => self.of_a_command().next().or(refusals),
+            "command" => refusals,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "no verifier is called `{name}`; there are answer, exact, command"
+                )));
+            }
+        };
+        if let Some(key) = foreign {
+            return Err(Error::invalid(match name {
+                "command" | "exact" => format!("`{name}` has no `{key}`"),
+                _ => format!(
+                    "`{name}` has no `{key}`; a program is `{{ preset = \"command\", command = [..] }}`"
+                ),
+            }));
         }
+        if name == "answer" {
+            let phrases = || refusal::PHRASES.map(str::to_owned).to_vec();
+            return Ok(VerifierSettings::Answer {
+                refusals: self.refusals.unwrap_or_else(phrases),
+            });
+        }
+        if name == "exact" {
+            return Ok(VerifierSettings::Exact);
+        }
+        let base = CommandSettings::default();
+        Ok(VerifierSettings::Command(CommandSettings {
+            command: self.command.unwrap_or(base.command),
+            rewards: self.rewards.unwrap_or(base.rewards),
+            label: self.label.unwrap_or(base.label),
+            steps: self.steps.or(base.steps),
+            in_flight: self.in_flight.unwrap_or(base.in_flight),
+            time_limit: self.time_limit.unwrap_or(base.time_limit),
+            start_limit: self.start_limit.or(base.start_limit),
+            restarts: self.restarts.unwrap_or(base.restarts),
+            on_failure: self.on_failure.unwrap_or(base.on_failure),
+        }))
     }
 }
 
 impl<'de> Deserialize<'de> for VerifierSettings {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<VerifierSettings, D::Error> {
-        struct NameOrTable;
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = VerifierSettings;
+        name_or_table::<D, Fields>(from)
+    }
+}
+
+/// One verifier as itself, several as a list.
+pub(super) mod one_or_several {
+    use super::VerifierSettings;
+    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+    use serde::de::{MapAccess, SeqAccess, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::fmt;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        verifiers: &[VerifierSettings],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match verifiers {
+            [one] => one.serialize(to),
+            several => several.serialize(to),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<VerifierSettings>, D::Error> {
+        struct OneOrSeveral;
+        impl<'de> Visitor<'de> for OneOrSeveral {
+            type Value = Vec<VerifierSettings>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a verifier or a table of its settings")
+                f.write_str("the name of a verifier or a table of its settings, or a list of such")
             }
 
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<VerifierSettings, E> {
-                let fields = Fields { preset: Some(name.to_owned()), ..Fields::default() };
-                fields.settings().map_err(E::custom)
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(vec![VerifierSettings::deserialize(StrDeserializer::new(name))?])
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<VerifierSettings, A::Error> {
-                let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
-                fields.settings().map_err(serde::de::Error::custom)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                Ok(vec![VerifierSettings::deserialize(MapAccessDeserializer::new(map))?])
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, all: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(all))
             }
         }
-        from.deserialize_any(NameOrTable)
+        from.deserialize_any(OneOrSeveral)
     }
 }
