@@ -1,7 +1,7 @@
 //! The objective as data: what a recipe names, checked before it is used. No arithmetic on tokens here.
 
 use super::aggregation::Aggregation;
-use super::kl::{Estimator, Kl};
+use super::kl::Kl;
 use super::replay::Replay;
 use super::surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate, together};
 use super::within;
@@ -191,10 +191,6 @@ impl Objective {
         if kl.bias_correction && kl.straight_through {
             let why = "one of the two must say what the gradient is";
             return Err(together("kl.bias_correction", "kl.straight_through", why));
-        }
-        if kl.straight_through && kl.estimator == Estimator::Abs {
-            let why = "only k1, k2 and k3 have that form";
-            return Err(together("kl.straight_through", "kl.estimator `abs`", why));
         }
         Ok(())
     }
