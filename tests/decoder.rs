@@ -6,11 +6,11 @@ use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::models::{Architecture, Decoder, DecoderConfig};
 use gradstone::rl::episode::Episode;
-use gradstone::rl::generate::rollouts;
-use gradstone::rl::sampling::Sampling;
 use gradstone::rl::episode::Scored;
+use gradstone::rl::generate::rollouts;
 use gradstone::rl::policy::{Policy, Scores};
 use gradstone::rl::sampling::Distribution;
+use gradstone::rl::sampling::Sampling;
 use gradstone::rng::{Sequence, Stream};
 use std::path::Path;
 
@@ -76,7 +76,7 @@ fn the_log_prob_that_was_sampled_is_the_one_that_training_computes() {
             assert!(entropy.f32s().unwrap().iter().all(|h| *h >= 0.0));
             for (i, one) in scored(&prompts, &drawn).iter().enumerate() {
                 let drawn_from = Distribution { temperature: 0.9 };
-    let alone = model.score(&[*one], &drawn_from).unwrap().logprob;
+                let alone = model.score(&[*one], &drawn_from).unwrap().logprob;
                 assert_eq!(bits(alone.f32s().unwrap()), bits(&drawn[i].logprob), "alone: {i}");
             }
         }

@@ -13,7 +13,7 @@ use gradstone::text::Tokenizer;
 use gradstone::train::diffusion::settings::TokenizerSettings;
 use gradstone::train::diffusion::{DiffusionSession, DiffusionSettings, Learner};
 use gradstone::train::settings::ModelSettings;
-use gradstone::train::{Observer, Outcome, Phase, Trainee, RunDir, StepMetrics, config};
+use gradstone::train::{Observer, Outcome, Phase, RunDir, StepMetrics, Trainee, config};
 use std::path::Path;
 
 #[derive(Default)]
@@ -88,14 +88,20 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
         let run = created(&settings, &dir.path().join(format!("stopped-{stop}")));
         let mut first = Seen { stop_after: Some(stop), ..Seen::default() };
         let mut session = DiffusionSession::new(settings.clone(), &Device::Cpu).unwrap();
-        assert_eq!(gradstone::train::run(&mut session, &run, &mut first).unwrap(), Outcome::Interrupted);
+        assert_eq!(
+            gradstone::train::run(&mut session, &run, &mut first).unwrap(),
+            Outcome::Interrupted
+        );
         let (checkpoint, _) = run.checkpoints(0).latest().unwrap();
         let mut session =
             DiffusionSession::resumed(settings.clone(), &checkpoint.unwrap(), &Device::Cpu)
                 .unwrap();
         run.rewind(session.step()).unwrap();
         let mut rest = Seen::default();
-        assert_eq!(gradstone::train::run(&mut session, &run, &mut rest).unwrap(), Outcome::Finished);
+        assert_eq!(
+            gradstone::train::run(&mut session, &run, &mut rest).unwrap(),
+            Outcome::Finished
+        );
         let all = [bits(&first.steps), bits(&rest.steps)].concat();
         assert_eq!(all, bits(&whole.steps), "stopped after {stop}");
     }

@@ -9,9 +9,9 @@ use gradstone::models::Architecture;
 use gradstone::recipes;
 use gradstone::rl::dynamic_sampling::{Criterion, DynamicSampling};
 use gradstone::rl::length::OverlongShaping;
-use gradstone::train::{Outcome, Reinforcement, Trainee};
 use gradstone::train::settings::{ModelSettings, Settings};
 use gradstone::train::{Observer, RunDir, StepMetrics, config};
+use gradstone::train::{Outcome, Reinforcement, Trainee};
 use std::path::Path;
 
 #[derive(Default)]
@@ -66,8 +66,7 @@ fn trained(settings: &Settings) -> Vec<StepMetrics> {
     let dir = tempfile::tempdir().unwrap();
     let run = created(settings, &dir.path().join("run"));
     let mut seen = Seen::default();
-    let outcome =
-        gradstone::train::run(&mut opened(settings), &run, &mut seen).unwrap();
+    let outcome = gradstone::train::run(&mut opened(settings), &run, &mut seen).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     seen.steps
 }

@@ -4,9 +4,9 @@
 //! from the case (or count the unmasked tokens). The model is saved, loaded again and must still be the same.
 
 use crate::case::{Array, Case, Outcome};
+use gradstone::models::Packed;
 use gradstone::models::{Decoder, Tokens};
 use gradstone::ops::{self, SoftmaxOptions};
-use gradstone::models::Packed;
 use gradstone::rl::generate::rollouts;
 use gradstone::rl::sampling::Sampling;
 use gradstone::rng::Stream;

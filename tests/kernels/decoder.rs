@@ -201,7 +201,8 @@ fn a_step_of_training_is_the_cpus() {
             losses.push(done.metrics.ratio_mean as f32);
         }
         let mut gradients = Gradients::new();
-        let done = supervised::gradients(&model, &scored(&prompts, &drawn), 12, &mut gradients).unwrap();
+        let done =
+            supervised::gradients(&model, &scored(&prompts, &drawn), 12, &mut gradients).unwrap();
         losses.extend([done.loss, done.entropy]);
         let weights: Vec<f32> = model.parameters().iter().flat_map(|p| host(p.value())).collect();
         (losses, weights)

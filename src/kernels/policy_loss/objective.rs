@@ -83,6 +83,13 @@ impl Objective {
         self.check_kl()
     }
 
+    /// A token's gradient depends on its own log-prob and entropy, and beside them only on what is known before any log-prob:
+    /// masks, marks, advantages, old log-probs. Then a loss straight from hidden states can turn the logits of some rows into
+    /// gradients before it has seen the next rows. Ratios of sequences and the off-policy mask need all log-probs first.
+    pub fn is_token_by_token(&self) -> bool {
+        self.is_of_tokens() && self.off_policy_threshold.is_none()
+    }
+
     /// The ratio is a token's own.
     fn is_of_tokens(&self) -> bool {
         self.importance_level == ImportanceLevel::Token && !self.surrogate.is_of_sequences()
