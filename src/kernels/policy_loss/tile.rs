@@ -72,7 +72,8 @@ simd_fn! {
     /// Gradients of a run of at most [`TILE`] tokens; its sums are not kept.
     pub(super) fn gradients_of_run(rule: &Rule, run: &mut Run<'_>) {
         let count = run.logprob.len().min(TILE);
-        one_tile::<FMA>(rule, run, 0, count, &mut Tile::EMPTY, &mut RunSums::default());
+        let mut tile = Tile::EMPTY;
+        one_tile::<FMA>(rule, run, 0, count, &mut tile, &mut RunSums::default());
     }
 }
 
