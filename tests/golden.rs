@@ -1,9 +1,9 @@
 //! Cases computed by other projects' published code: inputs and outputs in `.safetensors` files.
 //!
-//! The directory comes from `GRADSTONE_GOLDEN_DIR` (default `../shared/golden` beside the repository). Without it the
-//! test says so loudly and passes. A case whose operation, config field, value or tensor is not known fails: nothing
-//! is passed by in silence. What is not covered yet stands in lists ([`suite::NOT_COVERED`] for operations, one in
-//! each operation's file for its variants), and every case left out is printed by name.
+//! `GRADSTONE_GOLDEN_DIR` is a list of folders, separated as `PATH` is; by default `../shared/golden` and
+//! `../shared/golden-more` beside the repository. A folder that is not there is named loudly and left out. A case whose
+//! operation, value, config field or tensor is not known or not used fails: nothing is passed by in silence. Operations
+//! that nothing computes yet stand in [`suite::NOT_COVERED`], and every case left out is printed by name.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "golden/block_diffusion.rs"]
@@ -43,27 +43,33 @@ mod vq;
 
 use std::path::PathBuf;
 
-fn directory() -> PathBuf {
+fn folders() -> Vec<PathBuf> {
     match std::env::var_os("GRADSTONE_GOLDEN_DIR") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden")),
+        Some(list) => std::env::split_paths(&list).collect(),
+        None => ["golden", "golden-more"]
+            .map(|name| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name))
+            .to_vec(),
     }
 }
 
 #[test]
 fn golden_cases() {
-    let directory = directory();
-    if !directory.is_dir() {
-        println!("\n!!! GOLDEN CASES SKIPPED: there is no directory {}", directory.display());
-        println!("!!! Set GRADSTONE_GOLDEN_DIR to run them.\n");
-        return;
+    let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
+    for folder in folders() {
+        if !folder.is_dir() {
+            println!("\n!!! GOLDEN CASES SKIPPED: there is no folder {}", folder.display());
+            println!("!!! Set GRADSTONE_GOLDEN_DIR to run them.\n");
+            continue;
+        }
+        let report = suite::run(&folder).unwrap();
+        for line in &report.lines {
+            println!("{line}");
+        }
+        assert!(!report.lines.is_empty(), "{} holds no case", folder.display());
+        passed += report.passed;
+        skipped += report.skipped;
+        failed.extend(report.failed);
     }
-    let report = suite::run(&directory).unwrap();
-    for line in &report.lines {
-        println!("{line}");
-    }
-    let suite::Report { passed, skipped, failed, .. } = &report;
     println!("golden: {passed} passed, {skipped} skipped, {} failed", failed.len());
     assert!(failed.is_empty(), "golden cases failed:\n{}", failed.join("\n"));
-    assert!(passed + skipped > 0, "{} holds no case", directory.display());
 }

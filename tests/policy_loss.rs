@@ -421,7 +421,7 @@ fn bad_input_is_an_error_that_says_what() {
     assert!(fails(&|_| (), &bonus).to_string().contains("entropy"));
     for (clip_low, clip_high, dual_clip, delta) in [
         (-0.1, 0.2, None, None),
-        (1.5, 0.2, None, None),
+        (f32::INFINITY, 0.2, None, None),
         (0.2, f32::NAN, None, None),
         (0.2, 0.2, Some(0.5), None),
         (0.2, 0.2, None, Some(0.0)),

@@ -50,16 +50,51 @@ impl Options {
     /// The same with a part before each run that is not timed.
     pub fn time_after<T>(&self, mut before: impl FnMut() -> T, mut work: impl FnMut(T)) -> Timing {
         work(before());
-        let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+        let mut times = Times::default();
         let started = Instant::now();
-        while wall.len() < 3 || (wall.len() < 50 && started.elapsed() < self.budget) {
+        while self.goes_on(&times, started) {
             let input = before();
-            let (cpu_start, start) = (cpu_ms(), Instant::now());
-            work(input);
-            wall.push(start.elapsed().as_secs_f64() * 1e3);
-            cpu.push(cpu_ms() - cpu_start);
+            times.add(|| work(input));
         }
-        Timing { median_ms: median(wall), cpu_ms: median(cpu) }
+        times.medians()
+    }
+
+    /// Two pieces of work in turn, so that what else the machine does meets both alike.
+    pub fn time_in_turn(&self, mut one: impl FnMut(), mut other: impl FnMut()) -> [Timing; 2] {
+        one();
+        other();
+        let mut times = [Times::default(), Times::default()];
+        let started = Instant::now();
+        while self.goes_on(&times[1], started) {
+            times[0].add(&mut one);
+            times[1].add(&mut other);
+        }
+        times.map(Times::medians)
+    }
+
+    fn goes_on(&self, times: &Times, started: Instant) -> bool {
+        let count = times.wall.len();
+        count < 3 || (count < 50 && started.elapsed() < self.budget)
+    }
+}
+
+/// Wall and CPU time of each run, in ms.
+#[derive(Default)]
+struct Times {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, work: impl FnOnce()) {
+        let (cpu_start, start) = (cpu_ms(), Instant::now());
+        work();
+        self.wall.push(start.elapsed().as_secs_f64() * 1e3);
+        self.cpu.push(cpu_ms() - cpu_start);
+    }
+
+    fn medians(self) -> Timing {
+        Timing { median_ms: median(self.wall), cpu_ms: median(self.cpu) }
     }
 }
 

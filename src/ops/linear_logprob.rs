@@ -29,13 +29,7 @@ pub fn linear_logprob(
     targets: &[i32],
     options: &SoftmaxOptions,
 ) -> Result<(Tensor, Tensor)> {
-    let saved = Inputs {
-        hidden: hidden.detach(),
-        weight: weight.detach(),
-        bias: bias.map(Tensor::detach),
-        targets: targets.to_vec(),
-        options: options.clone(),
-    };
+    let saved = HeadInputs::new(hidden, weight, bias, targets, options);
     let mut inputs = vec![hidden, weight];
     inputs.extend(bias);
     if let Some(gpu) = Tensor::common_gpu("linear_logprob", &inputs)? {
@@ -62,7 +56,8 @@ pub fn linear_logprob(
     pair(record(&inputs, outputs, save))
 }
 
-struct Inputs {
+/// Hidden states and a head, outside the graph.
+pub(super) struct HeadInputs {
     hidden: Tensor,
     weight: Tensor,
     bias: Option<Tensor>,
@@ -70,7 +65,23 @@ struct Inputs {
     options: SoftmaxOptions,
 }
 
-impl Inputs {
+impl HeadInputs {
+    pub(super) fn new(
+        hidden: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        targets: &[i32],
+        options: &SoftmaxOptions,
+    ) -> HeadInputs {
+        HeadInputs {
+            hidden: hidden.detach(),
+            weight: weight.detach(),
+            bias: bias.map(Tensor::detach),
+            targets: targets.to_vec(),
+            options: options.clone(),
+        }
+    }
+
     /// `[vocab, width]` of the head, which fits the hidden states.
     fn shape(&self) -> Result<[usize; 2]> {
         let [vocab, width] = *self.weight.shape() else {
@@ -89,7 +100,7 @@ impl Inputs {
         Ok([vocab, width])
     }
 
-    fn head(&self) -> Result<Head<'_>> {
+    pub(super) fn head(&self) -> Result<Head<'_>> {
         let [vocab, width] = self.shape()?;
         Ok(Head {
             hidden: self.hidden.floats()?,
@@ -106,12 +117,9 @@ impl Inputs {
 }
 
 /// [`linear_logprob`] on a device.
-fn on_device(gpu: &Arc<Gpu>, inputs: &[&Tensor], saved: Inputs) -> Result<(Tensor, Tensor)> {
-    let [vocab, _] = saved.shape()?;
+fn on_device(gpu: &Arc<Gpu>, inputs: &[&Tensor], saved: HeadInputs) -> Result<(Tensor, Tensor)> {
     let rows = saved.hidden.leading();
-    // The host sees targets and options: it checks them as it does for its own kernels.
-    logprob::check("linear_logprob", [rows, vocab], &saved.targets, saved.options.kernel())?;
-    let plan = DevicePlan::new(gpu, &saved.targets, vocab, &saved.options)?;
+    let plan = saved.plan_on(gpu)?;
     let new = || Tensor::recycled_on(&[rows], DType::F32, gpu);
     let (mut logprob, mut entropy, mut logsumexp) = (new()?, new()?, new()?);
     let outputs = launch::Outputs {
@@ -126,8 +134,16 @@ fn on_device(gpu: &Arc<Gpu>, inputs: &[&Tensor], saved: Inputs) -> Result<(Tenso
     pair(record(inputs, vec![logprob, entropy], save))
 }
 
-impl Inputs {
-    fn head_on<'a>(&'a self, plan: &'a DevicePlan) -> Result<launch::Head<'a>> {
+impl HeadInputs {
+    /// Targets and options on a device. The host sees them: it checks them as it does for its own kernels.
+    pub(super) fn plan_on(&self, gpu: &Arc<Gpu>) -> Result<DevicePlan> {
+        let [vocab, _] = self.shape()?;
+        let shape = [self.hidden.leading(), vocab];
+        logprob::check("linear_logprob", shape, &self.targets, self.options.kernel())?;
+        DevicePlan::new(gpu, &self.targets, vocab, &self.options)
+    }
+
+    pub(super) fn head_on<'a>(&'a self, plan: &'a DevicePlan) -> Result<launch::Head<'a>> {
         let [vocab, width] = self.shape()?;
         Ok(launch::Head {
             hidden: self.hidden.device_slice()?,
@@ -145,7 +161,7 @@ impl Inputs {
 }
 
 struct DeviceLinearLogProb {
-    inputs: Inputs,
+    inputs: HeadInputs,
     plan: DevicePlan,
     logsumexp: Tensor,
     entropy: Tensor,
@@ -188,7 +204,7 @@ impl Backward for DeviceLinearLogProb {
 }
 
 struct LinearLogProb {
-    inputs: Inputs,
+    inputs: HeadInputs,
     logsumexp: Buffer<f32>,
     entropy: Buffer<f32>,
 }

@@ -120,6 +120,8 @@ pub enum OutcomeReward {
         /// The rates before training.
         baseline: Baseline,
     },
+    /// The score itself: what a verifier of several parts has added up ([`knowledge_score`]) passes through (KnowRL).
+    Score {},
 }
 
 /// How a penalty for length meets the mapping of labels.
@@ -129,8 +131,8 @@ pub enum Mapping {
     /// The label's worth minus the penalty.
     #[default]
     ByLabel,
-    /// FaithRL's released code, a quirk: score minus penalty is compared with ±0.999. So a correct answer with a penalty is
-    /// not "correct": the geometric reward leaves its raw 0.8 (more than `y0`), the others count it as neither.
+    /// FaithRL's released code, a quirk: [`OutcomeReward::of_total`] of the score minus the penalty. So a correct answer with a
+    /// penalty is not "correct": the geometric reward leaves its raw 0.8 (more than `y0`), the others count it as neither.
     Thresholded,
 }
 
@@ -139,18 +141,20 @@ impl OutcomeReward {
     pub fn reward(&self, outcome: Outcome, length_penalty: f64, mapping: Mapping) -> f64 {
         match mapping {
             Mapping::ByLabel => self.worth(outcome) - length_penalty,
-            Mapping::Thresholded => {
-                let total = outcome.score() - length_penalty;
-                if total >= 0.999 {
-                    self.worth(Outcome::Correct)
-                } else if total <= -0.999 {
-                    self.worth(Outcome::Hallucinated)
-                } else if let OutcomeReward::Geometric { .. } = self {
-                    total
-                } else {
-                    self.worth(Outcome::Refused)
-                }
-            }
+            Mapping::Thresholded => self.of_total(outcome.score() - length_penalty),
+        }
+    }
+
+    /// The reward of a response by its total score, as FaithRL's released code maps it (`USE_REWARD`): at least 0.999 is
+    /// correct, at most -0.999 is hallucinated. What lies between is neither, but for the geometric reward, which leaves it as
+    /// it is. [`OutcomeReward::Score`] leaves every total as it is.
+    pub fn of_total(&self, total: f64) -> f64 {
+        match self {
+            OutcomeReward::Score {} => total,
+            _ if total >= 0.999 => self.worth(Outcome::Correct),
+            _ if total <= -0.999 => self.worth(Outcome::Hallucinated),
+            OutcomeReward::Geometric { .. } => total,
+            _ => self.worth(Outcome::Refused),
         }
     }
 
@@ -167,6 +171,19 @@ impl OutcomeReward {
 /// FaithRL's penalty for length: 0.2 for each started 100 tokens over 500.
 pub fn length_penalty(tokens: usize) -> f64 {
     0.2 * tokens.saturating_sub(500).div_ceil(100) as f64
+}
+
+/// KnowRL's score as FaithRL's released code adds it up: 1 for a response of the form that was asked for and -1 for any other,
+/// 2 for a correct answer, 1 for a refusal and -1 for a hallucination, and the share of the steps that the documents support.
+/// [`OutcomeReward::Score`] passes it through.
+pub fn knowledge_score(outcome: Outcome, well_formed: bool, supported: f64) -> f64 {
+    let form = if well_formed { 1.0 } else { -1.0 };
+    let answer = match outcome {
+        Outcome::Correct => 2.0,
+        Outcome::Refused => 1.0,
+        Outcome::Hallucinated => -1.0,
+    };
+    form + answer + supported
 }
 
 /// The reward of a stated confidence (RLCR): `1 - (correct - confidence)²`.
@@ -190,6 +207,25 @@ mod tests {
         assert_eq!(worth(OutcomeReward::Binary {}), [1.0, 0.0, 0.0]);
         let long = |mapping| geometric.reward(Outcome::Correct, length_penalty(501), mapping);
         assert_eq!((long(Mapping::ByLabel), long(Mapping::Thresholded)), (0.0, 0.8));
+    }
+
+    #[test]
+    fn totals_of_any_size_are_mapped_as_the_release_does() {
+        let rules = [
+            OutcomeReward::Binary {},
+            OutcomeReward::Ternary {},
+            OutcomeReward::Geometric { baseline: BASELINE },
+            OutcomeReward::Score {},
+        ];
+        let mapped = |total| rules.map(|rule| rule.of_total(total));
+        assert_eq!(mapped(1.0), [1.0, 1.0, 0.2, 1.0]);
+        assert_eq!(mapped(0.35), [0.0, 0.0, 0.35, 0.35]);
+        assert_eq!(mapped(-0.2), [0.0, 0.0, -0.2, -0.2]);
+        assert_eq!(mapped(-1.4), [0.0, -1.0, -0.6, -1.4]);
+        let passed = OutcomeReward::Score {}.reward(Outcome::Correct, 0.4, Mapping::Thresholded);
+        assert_eq!(passed, 0.6);
+        assert_eq!(knowledge_score(Outcome::Correct, true, 0.5), 3.5);
+        assert_eq!(knowledge_score(Outcome::Hallucinated, false, 0.0), -2.0);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use super::episode::{Episode, Scored};
 use super::sampling::{Distribution, Sampling};
 use crate::device::Device;
 use crate::error::Result;
+use crate::kernels::policy_loss::Objective;
 use crate::nn::Parameters;
-use crate::ops;
+use crate::ops::{self, PolicyColumns, PolicyLoss};
 use crate::tensor::Tensor;
 use std::path::Path;
 
@@ -34,6 +35,21 @@ impl Rows {
         let (logprob, entropy) =
             ops::linear_logprob(&self.hidden, &self.head, None, &self.targets, &softmax)?;
         Ok(Scores { logprob, entropy })
+    }
+
+    /// The loss of an objective over these rows, and its gradient by hidden states and head. Log-probs and entropies are the
+    /// bits of [`Rows::score`].
+    ///
+    /// # Errors
+    /// As [`ops::linear_policy_loss`].
+    pub fn loss(
+        &self,
+        drawn: &Distribution,
+        objective: &Objective,
+        columns: &PolicyColumns<'_>,
+    ) -> Result<PolicyLoss> {
+        let (hidden, head, softmax) = (&self.hidden, &self.head, drawn.of(self.softcap));
+        ops::linear_policy_loss(objective, columns, hidden, head, None, &self.targets, &softmax)
     }
 }
 

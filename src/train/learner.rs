@@ -1,17 +1,16 @@
 //! The learner: a batch of episodes into gradients of the policy, in micro-batches.
 //!
 //! Log-probs again, the objective over them, the backward pass. Every policy and every objective goes through here; which
-//! columns the objective reads, stages have put into the [`Batch`] before.
+//! columns the objective reads, stages have put into the [`Batch`] before. A policy that scores every token by one row of
+//! hidden states has its loss straight from these ([`ops::linear_policy_loss`]): three products of the head for most
+//! objectives, where log-probs first and gradients then would be four.
 
 use crate::DType;
 use crate::device::Device;
-use crate::device::gpu::{DeviceBuffer, DeviceSlice, Gpu};
 use crate::error::{Error, Result};
-use crate::kernels::policy_loss::launch::{self, DeviceMetrics};
-use crate::kernels::policy_loss::{
-    self, Advantages, Inputs, Metrics, Objective, Surrogate, Totals,
-};
+use crate::kernels::policy_loss::{Metrics, Objective, Surrogate, Totals};
 use crate::kernels::token_selection::{self, Selection};
+use crate::ops::{self, Advantages, PolicyColumns, PolicyMetrics};
 use crate::rl::batch::{Advantage, Batch, Column, missing};
 use crate::rl::episode::{Scored, micro_batches};
 use crate::rl::policy::{Policy, Scores};
@@ -19,7 +18,6 @@ use crate::rl::score::joined;
 use crate::rl::value_head::ValueHead;
 use crate::tensor::autograd::{self, no_grad};
 use crate::tensor::{Gradients, Tensor};
-use std::sync::Arc;
 
 /// What is minimised, and how the work is cut.
 #[derive(Clone, Copy)]
@@ -93,7 +91,7 @@ pub fn gradients(
     let mut result: Option<Updated> = None;
     for (one, tokens) in pending {
         let one = Updated {
-            metrics: one.metrics()?,
+            metrics: one.metrics.read()?,
             mismatch: one.mismatch()?,
             tokens,
             value_loss: one.value_loss,
@@ -201,20 +199,12 @@ struct Columns {
 
 /// What a micro-batch gave, where it was computed.
 struct Pending {
-    metrics: Computed,
+    metrics: PolicyMetrics,
     logprob: Tensor,
     /// On the host: the log-prob of each token when it was drawn, NaN for one that this policy did not draw just now.
     drawn_logprob: Vec<f32>,
     value_loss: Option<f64>,
 }
-
-enum Computed {
-    Host(Box<Metrics>),
-    Device(DeviceMetrics),
-}
-
-/// Metrics, and the loss's gradient by each log-prob and, where the objective has a bonus, by each entropy.
-type Loss = (Computed, Tensor, Option<Tensor>);
 
 impl Columns {
     fn new(
@@ -271,7 +261,26 @@ impl Columns {
         })
     }
 
-    /// Adds the gradient of the objective by the policy's parameters.
+    fn given(&self, totals: Totals) -> PolicyColumns<'_> {
+        PolicyColumns {
+            old_logprob: Some(&self.old_logprob),
+            advantage: match &self.advantage {
+                Advantage::PerEpisode(all) => Advantages::PerSequence(all),
+                Advantage::PerToken(all) => Advantages::PerToken(all),
+            },
+            mask: &self.mask,
+            offsets: &self.offsets,
+            reference_logprob: self.reference_logprob.as_ref(),
+            weight: self.weight.as_ref(),
+            sampler_logprob: Some(&self.sampler_logprob),
+            off_policy: self.off_policy.as_ref(),
+            selected: self.selected.as_ref(),
+            totals,
+        }
+    }
+
+    /// Adds the gradient of the objective by the policy's parameters. Where every token is scored by one row of hidden
+    /// states, the loss and its gradient come straight from these.
     fn backward(
         self,
         policy: &dyn Policy,
@@ -283,21 +292,15 @@ impl Columns {
         gradients: &mut Gradients,
     ) -> Result<Pending> {
         let rows = policy.rows(part)?;
-        let Scores { logprob, entropy } = match &rows {
-            Some(rows) => rows.score(&batch.drawn)?,
-            None => policy.score(part, &batch.drawn)?,
+        let columns = self.given(totals);
+        let compute = || match &rows {
+            Some(rows) => rows.loss(&batch.drawn, how.objective, &columns),
+            None => {
+                let Scores { logprob, entropy } = policy.score(part, &batch.drawn)?;
+                ops::policy_loss(how.objective, &columns, &logprob, &entropy)
+            }
         };
-        if self.old_logprob.len() != logprob.len() {
-            return Err(Error::shape(format!(
-                "learner: {} old log-probs for {} tokens",
-                self.old_logprob.len(),
-                logprob.len()
-            )));
-        }
-        let (metrics, dlogprob, dentropy) = match logprob.device() {
-            Device::Cpu => self.loss(how.objective, totals, &logprob, &entropy)?,
-            Device::Gpu(gpu) => self.loss_on(&gpu, how.objective, totals, &logprob, &entropy)?,
-        };
+        let loss = if how.policy { compute()? } else { no_grad(compute)? };
         let mut roots = Vec::new();
         let mut value_loss = None;
         if let Some(head) = how.value_head {
@@ -308,130 +311,23 @@ impl Columns {
             value_loss = Some(loss);
             roots.push(root);
         }
-        let pending = Pending {
-            metrics,
-            logprob: logprob.detach(),
-            drawn_logprob: drawn_logprobs(batch, members),
-            value_loss,
-        };
-        if logprob.is_tracked() && how.policy {
-            roots.push((logprob, dlogprob));
-            roots.extend(dentropy.filter(|_| entropy.is_tracked()).map(|d| (entropy, d)));
-        }
+        roots.extend(loss.roots);
+        // What is left of the graph is freed as the walk goes.
+        drop(rows);
         if !roots.is_empty() {
             autograd::backward_from(roots, gradients)?;
         }
-        Ok(pending)
-    }
-
-    fn loss(
-        &self,
-        objective: &Objective,
-        totals: Totals,
-        logprob: &Tensor,
-        entropy: &Tensor,
-    ) -> Result<Loss> {
-        let mut dlogprob = vec![0f32; logprob.len()];
-        let mut dentropy = vec![0f32; logprob.len()];
-        let wants_entropy = objective.entropy_coefficient != 0.0;
-        let advantage = match &self.advantage {
-            Advantage::PerEpisode(all) => Advantages::PerSequence(all),
-            Advantage::PerToken(all) => Advantages::PerToken(all.f32s()?),
-        };
-        let bytes = |column: &Option<Tensor>| -> Result<Option<Vec<u8>>> {
-            column.as_ref().map(|column| Ok(column.bytes()?.to_vec())).transpose()
-        };
-        let (off_policy, selected) = (bytes(&self.off_policy)?, bytes(&self.selected)?);
-        let metrics = policy_loss::forward_backward(
-            objective,
-            &Inputs {
-                reference_logprob: self.reference_logprob.as_ref().map(Tensor::f32s).transpose()?,
-                entropy: Some(entropy.f32s()?),
-                weight: self.weight.as_ref().map(Tensor::f32s).transpose()?,
-                sampler_logprob: Some(self.sampler_logprob.f32s()?),
-                off_policy: off_policy.as_deref(),
-                selected: selected.as_deref(),
-                totals,
-                ..Inputs::new(
-                    logprob.f32s()?,
-                    self.old_logprob.f32s()?,
-                    advantage,
-                    self.mask.bytes()?,
-                    &self.offsets,
-                )
-            },
-            policy_loss::Gradients {
-                logprob: &mut dlogprob,
-                entropy: Some(&mut dentropy).filter(|_| wants_entropy).map(|d| &mut d[..]),
-            },
-        )?;
-        let dlogprob = Tensor::from_f32(dlogprob, logprob.shape())?;
-        let dentropy = Tensor::from_f32(dentropy, logprob.shape())?;
-        Ok((Computed::Host(Box::new(metrics)), dlogprob, Some(dentropy).filter(|_| wants_entropy)))
-    }
-
-    fn loss_on(
-        &self,
-        gpu: &Arc<Gpu>,
-        objective: &Objective,
-        totals: Totals,
-        logprob: &Tensor,
-        entropy: &Tensor,
-    ) -> Result<Loss> {
-        let offsets = DeviceBuffer::upload(gpu, DType::I64, bytemuck::cast_slice(&self.offsets))?;
-        let per_episode = match &self.advantage {
-            Advantage::PerEpisode(all) => {
-                Some(DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(all))?)
-            }
-            Advantage::PerToken(_) => None,
-        };
-        let advantage = match (&self.advantage, &per_episode) {
-            (Advantage::PerToken(all), _) => launch::Advantages::PerToken(all.device_slice()?),
-            (_, Some(all)) => launch::Advantages::PerSequence(all.whole()),
-            (_, None) => return Err(missing(Column::Advantage)),
-        };
-        let device = Device::Gpu(Arc::clone(gpu));
-        let fresh = || Tensor::zeros_on(logprob.shape(), DType::F32, &device);
-        let mut dlogprob = fresh()?;
-        let mut dentropy = if objective.entropy_coefficient != 0.0 { Some(fresh()?) } else { None };
-        fn optional(column: &Option<Tensor>) -> Result<Option<DeviceSlice<'_>>> {
-            column.as_ref().map(Tensor::device_slice).transpose()
-        }
-        let metrics = launch::forward_backward(
-            objective,
-            &launch::Inputs {
-                logprob: logprob.device_slice()?,
-                old_logprob: self.old_logprob.device_slice()?,
-                advantage,
-                mask: self.mask.device_slice()?,
-                offsets: offsets.whole(),
-                reference_logprob: optional(&self.reference_logprob)?,
-                entropy: Some(entropy.device_slice()?),
-                weight: optional(&self.weight)?,
-                sampler_logprob: Some(self.sampler_logprob.device_slice()?),
-                off_policy: optional(&self.off_policy)?,
-                selected: optional(&self.selected)?,
-                totals,
-            },
-            launch::Gradients {
-                logprob: dlogprob.device_slice_mut()?,
-                entropy: dentropy.as_mut().map(Tensor::device_slice_mut).transpose()?,
-            },
-        )?;
-        Ok((Computed::Device(metrics), dlogprob, dentropy))
+        Ok(Pending {
+            metrics: loss.metrics,
+            logprob: loss.logprob,
+            drawn_logprob: drawn_logprobs(batch, members),
+            value_loss,
+        })
     }
 }
 
 impl Pending {
-    /// The objective's metrics: on a device waits for all that was started.
-    fn metrics(&self) -> Result<Metrics> {
-        match &self.metrics {
-            Computed::Host(metrics) => Ok(**metrics),
-            Computed::Device(metrics) => metrics.read(),
-        }
-    }
-
-    /// The largest |log-prob now − log-prob when drawn|; waits as [`Pending::metrics`] does.
+    /// The largest |log-prob now − log-prob when drawn|; on a device waits for all that was started.
     fn mismatch(&self) -> Result<f32> {
         let now = self.logprob.to_device(&Device::Cpu)?;
         let pairs = now.f32s()?.iter().zip(&self.drawn_logprob);

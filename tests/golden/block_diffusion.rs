@@ -58,26 +58,28 @@ pub fn loss(case: &mut Case) -> Result<Outcome, String> {
     let mask_id = case.config.need("mask_id")? as i32;
     let [low, high] =
         [case.config.need("sampling_eps_min")?, case.config.need("sampling_eps_max")?];
+    // Of the schedule; the other parameterization of `loglinear` may have another.
     let eps = case.config.number("eps")?.unwrap_or(1e-3);
     let redrawn = case.config.need("extra_mask_draws")? > 0.0;
     let [mdlm, keep_first, training, antithetic, _resample] =
         ["mdlm_loss_scale", "ignore_bos", "training", "antithetic", "resample"]
             .map(|name| case.config.flag(name).map(|flag| flag.unwrap_or(false)));
     let (mdlm, keep_first, training) = (mdlm?, keep_first?, training?);
-    if !antithetic? {
-        return Err("only antithetic levels are known".to_string());
+    if eps != 1e-3 && !(mdlm && curve == Curve::Loglinear) {
+        return Err(format!("eps {eps} of the schedule `{name}`: only 1e-3 is known"));
     }
-
-    // Levels: one to each of as many equal parts as there are blocks.
+    if mdlm && curve != Curve::Loglinear {
+        return Err(format!("mdlm_loss_scale of `{name}`, which has no total noise"));
+    }
+    // A level for each block: as it is drawn, or (antithetic) one in each of as many equal parts as there are blocks.
+    let antithetic = antithetic?;
     let uniform = case.tensor("in.block_uniform")?.values;
     let blocks = uniform.len() as f64;
     let levels: Vec<f64> = uniform
         .iter()
         .enumerate()
-        .flat_map(|(k, u)| {
-            let spread = (u / blocks + k as f64 / blocks) % 1.0;
-            std::iter::repeat_n(spread * (high - low) + low, block)
-        })
+        .map(|(k, u)| if antithetic { (u / blocks + k as f64 / blocks) % 1.0 } else { *u })
+        .flat_map(|spread| std::iter::repeat_n(spread * (high - low) + low, block))
         .collect();
     case.compare("in.t", &levels)?;
     // The other parameterization of the same curve never masks everything.

@@ -65,6 +65,7 @@ impl Case {
         let mut tolerance = Config::parse(field("tolerance")?)?;
         let (relative, absolute) = (tolerance.need("rtol")?, tolerance.need("atol")?);
         tolerance.finish()?;
+        // How the inputs were drawn: of its values this one has a meaning.
         let extreme = config.text("kind")?.is_some_and(|kind| kind == "extreme");
         let nan_ok = config.texts("nan_ok")?.unwrap_or_default();
         let file = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
@@ -84,6 +85,11 @@ impl Case {
     pub fn optional(&mut self, name: &str) -> Option<Array> {
         self.read.insert(name.to_string());
         self.tensors.get(name).cloned()
+    }
+
+    /// Says whether the tensor is there, without having used it.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     pub fn tensor(&mut self, name: &str) -> Result<Array, String> {

@@ -4,9 +4,7 @@ use crate::case::{Case, Outcome};
 use gradstone::kernels::advantage::{Estimator, Groups, Outputs, Scale, Singleton, forward};
 use gradstone::kernels::policy_loss::Advantages;
 use gradstone::kernels::step_credit::{self, Inputs, Shaping, StepCredit, Window};
-use gradstone::rl::faithful::{
-    self, Baseline, Mapping, OutcomeReward, calibration_reward, length_penalty,
-};
+use gradstone::rl::faithful::{Baseline, OutcomeReward, calibration_reward, length_penalty};
 
 /// Rows of a padded batch as packed sequences.
 fn offsets(rows: usize, length: usize) -> Vec<i64> {
@@ -20,9 +18,10 @@ fn bytes(mask: &[f64]) -> Vec<u8> {
 pub fn advantage(case: &mut Case) -> Result<Outcome, String> {
     case.config.one_of("compute_dtype", &["f64"])?;
     case.config.one_of("estimator", &["faithrl_grpo"])?;
-    case.config.one_of("rewards", &["binary", "normal", "ths"])?;
+    case.config.labels(&["rewards"]);
     case.config.one_of("singleton", &["mean=0,std=1,var=0"])?;
-    case.config.one_of("strategy", &["grpo_evar_math_weighted", "fspo"])?;
+    let strategies = ["grpo_evar_math_weighted", "fspo", "grpo", "knowrl"];
+    let strategy = case.config.one_of("strategy", &strategies)?;
     case.config.always("ddof", 1.0)?;
     let estimator = Estimator::Grpo {
         epsilon: case.config.need("epsilon")?,
@@ -31,10 +30,9 @@ pub fn advantage(case: &mut Case) -> Result<Outcome, String> {
         variance_floor: 0.0,
         variance_threshold: case.config.need("variance_threshold")?,
     };
-    let alpha = case.config.need("alpha")? as f32;
-    let labels = case.tensor("in.step_mask")?;
-    let [rows, length] = labels.matrix()?;
-    let mask = bytes(&case.tensor("in.mask")?.values);
+    let token_mask = case.tensor("in.mask")?;
+    let [rows, length] = token_mask.matrix()?;
+    let mask = bytes(&token_mask.values);
     let rewards = case.tensor("in.rewards")?.f32();
     let token_rewards = case.tensor("in.token_level_rewards")?.values;
     let sums: Vec<f32> =
@@ -49,8 +47,15 @@ pub fn advantage(case: &mut Case) -> Result<Outcome, String> {
     let spread: Vec<f32> =
         (0..rows * length).map(|i| if mask[i] != 0 { base[i / length] } else { 0.0 }).collect();
     case.compare("out.base_advantages", &spread)?;
+    if ["grpo", "knowrl"].contains(&strategy.as_str()) {
+        // These have no credit of steps.
+        case.compare("out.advantages", &spread)?;
+        case.compare("out.returns", &spread)?;
+        return Ok(Outcome::Passed);
+    }
 
-    let labels = labels.f32();
+    let alpha = case.config.need("alpha")? as f32;
+    let labels = case.tensor("in.step_mask")?.f32();
     let offsets = offsets(rows, length);
     let inputs = Inputs {
         advantage: Advantages::PerSequence(&base),
@@ -78,7 +83,8 @@ pub fn advantage(case: &mut Case) -> Result<Outcome, String> {
 
 pub fn reward(case: &mut Case) -> Result<Outcome, String> {
     case.config.text("compute_dtype")?;
-    let mode = case.config.one_of("mode", &["THS", "GRPO", "TRUTHRL", "RLCR", "THS_METRIC"])?;
+    let modes = ["THS", "GRPO", "TRUTHRL", "KNOWRL", "RLCR", "THS_METRIC"];
+    let mode = case.config.one_of("mode", &modes)?;
     match mode.as_str() {
         "RLCR" => calibration(case),
         "THS_METRIC" => helpfulness(case),
@@ -87,30 +93,24 @@ pub fn reward(case: &mut Case) -> Result<Outcome, String> {
 }
 
 fn mapped(case: &mut Case, mode: &str) -> Result<Outcome, String> {
-    // The peer's rates where none was measured.
-    let correct = case.config.number("x0")?.unwrap_or(1.0);
-    let hallucinated = case.config.number("y0")?.unwrap_or(1.0);
     let rule = match mode {
-        "THS" => OutcomeReward::Geometric { baseline: Baseline { correct, hallucinated } },
+        "THS" => OutcomeReward::Geometric {
+            // The peer's rates where none was measured.
+            baseline: Baseline {
+                correct: case.config.number("x0")?.unwrap_or(1.0),
+                hallucinated: case.config.number("y0")?.unwrap_or(1.0),
+            },
+        },
         "TRUTHRL" => OutcomeReward::Ternary {},
+        "KNOWRL" => OutcomeReward::Score {},
         _ => OutcomeReward::Binary {},
     };
     let scores = case.tensor("in.answer_score")?.values;
     let lengths = case.tensor("in.response_len")?.values;
-    let (mut penalties, mut totals, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
-    for (score, length) in scores.iter().zip(&lengths) {
-        let outcome = match score {
-            1.0 => faithful::Outcome::Correct,
-            -1.0 => faithful::Outcome::Hallucinated,
-            0.0 => faithful::Outcome::Refused,
-            other => return Err(format!("in.answer_score has the unknown value {other}")),
-        };
-        let penalty = length_penalty(*length as usize);
-        penalties.push(penalty);
-        totals.push(outcome.score() - penalty);
-        // The mapping compares totals in f32, whose rounding stays far from the threshold.
-        rewards.push(rule.reward(outcome, penalty, Mapping::Thresholded));
-    }
+    let penalties: Vec<f64> = lengths.iter().map(|n| length_penalty(*n as usize)).collect();
+    let totals: Vec<f64> = scores.iter().zip(&penalties).map(|(s, p)| s - p).collect();
+    // The mapping compares totals in f32, whose rounding stays far from the threshold.
+    let rewards: Vec<f64> = totals.iter().map(|total| rule.of_total(*total)).collect();
     case.compare("out.length_penalty", &penalties)?;
     case.compare("out.total_score", &totals)?;
     case.compare("out.reward", &rewards)?;
@@ -125,7 +125,9 @@ fn calibration(case: &mut Case) -> Result<Outcome, String> {
     let mut rewards = vec![0f64; rows * length];
     for row in 0..rows {
         let live = &mask.values[row * length..][..length];
-        let last = live.iter().rposition(|m| *m != 0.0).ok_or("a row without a live token")?;
+        // The peer counts the live tokens, and an empty row has its reward on the first.
+        let count = live.iter().filter(|m| **m != 0.0).count();
+        let last = count.max(1) - 1;
         rewards[row * length + last] = calibration_reward(correct[row] != 0.0, confidence[row]);
     }
     case.compare("out.token_rewards", &rewards)?;

@@ -7,41 +7,12 @@ use gradstone::kernels::advantage::{
     reinforce_plus_plus, several_rewards, token_baseline,
 };
 
-/// Every field that a case of this operation may have.
-const FIELDS: &[&str] = &[
-    "alpha",
-    "compute_dtype",
-    "ddof",
-    "epsilon",
-    "estimator",
-    "f_norm",
-    "gamma",
-    "handle_zero_tail",
-    "kind",
-    "lam",
-    "multi_objective_aggregation",
-    "nan_ok",
-    "norm_by_std",
-    "num_generations",
-    "rewards",
-    "scale_rewards",
-    "singleton",
-    "variance_floor",
-    "whiten",
-    "zero_std",
-];
-
 const WHITEN: &str = "masked mean, masked variance with Bessel correction, rsqrt(var+1e-8)";
 
 pub fn run(case: &mut Case) -> Result<Outcome, String> {
-    case.config.check_names(FIELDS)?;
     let estimator = case.config.text("estimator")?.ok_or("no estimator is named")?;
     case.config.one_of("compute_dtype", &["f32", "f64"])?;
-    case.config.one_of(
-        "kind",
-        &["normal", "binary", "equal", "mixed", "nan", "pairs", "singletons", "uneven"],
-    )?;
-    case.config.one_of("rewards", &["normal", "binary", "nearly"])?;
+    case.config.labels(&["rewards"]);
     case.config.always("ddof", 1.0)?;
     match estimator.as_str() {
         "trl_grpo" => trl(case),
@@ -221,7 +192,11 @@ fn reinforce(case: &mut Case) -> Result<Outcome, String> {
 fn baseline(case: &mut Case, positions: Positions) -> Result<Outcome, String> {
     let estimator = Estimator::OptimalTokenBaseline {
         epsilon: case.config.need("epsilon")?,
-        zero_tail: case.config.flag("handle_zero_tail")?.unwrap_or(false),
+        // The peer's form for several turns leaves it out unless it is told not to.
+        zero_tail: case
+            .config
+            .flag("handle_zero_tail")?
+            .unwrap_or(positions == Positions::LiveToken),
         positions,
     };
     let batch = Padded::read(case)?;

@@ -9,7 +9,6 @@ use gradstone::kernels::logprob::{
 
 pub fn run(case: &mut Case) -> Result<Outcome, String> {
     case.config.one_of("compute_dtype", &["f32", "f64"])?;
-    case.config.one_of("kind", &["normal", "extreme", "neginf"])?;
     let temperature = case.config.need("temperature")? as f32;
     let given = case.tensor("in.logits")?;
     let [rows, vocab] = given.matrix()?;

@@ -41,15 +41,18 @@ fn ppo_clip(case: &mut Case) -> Result<Surrogate, String> {
 
 fn penalty(case: &mut Case, clamp: Clamp, bias_correction: bool) -> Result<Option<Kl>, String> {
     let coefficient = case.config.number("kl_coef")?.unwrap_or(0.0) as f32;
-    let known = ["k3", "low_var_kl", "k2", "mse", "k1", "kl", "abs"];
-    let estimator = match case.config.one_of("kl_estimator", &known)?.as_str() {
+    let name = case.config.text("kl_estimator")?.unwrap_or_else(|| "k3".to_string());
+    let estimator = match name.trim_end_matches('+') {
         "k1" | "kl" => KlEstimator::K1,
         "k2" | "mse" => KlEstimator::K2,
+        "k3" | "low_var_kl" => KlEstimator::K3,
         "abs" => KlEstimator::Abs,
-        _ => KlEstimator::K3,
+        _ => return Err(format!("config field `kl_estimator` has the unknown value `{name}`")),
     };
-    let wanted = coefficient != 0.0 || case.optional("in.ref_logp").is_some();
-    Ok(wanted.then_some(Kl { clamp, bias_correction, ..Kl::new(estimator, coefficient) }))
+    let straight_through = name.ends_with('+');
+    let referred = ["in.ref_logp", "in.ref_hidden"].iter().any(|name| case.has(name));
+    let kl = Kl { clamp, bias_correction, straight_through, ..Kl::new(estimator, coefficient) };
+    Ok((coefficient != 0.0 || referred).then_some(kl))
 }
 
 pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, String> {
@@ -72,7 +75,9 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
         scale: if mode == "seq-mean-token-sum-norm" { 1.0 } else { ranks },
     };
     let kl = penalty(case, Clamp::Clamped, false)?;
-    let base = Objective { kl, aggregation: aggregation.clone(), ..Objective::default() };
+    // Some losses have an aggregation of their own; the penalty beside them is aggregated as asked.
+    let kl_as_asked = kl.clone().map(|kl| Kl { aggregation: Some(aggregation.clone()), ..kl });
+    let base = Objective { kl, aggregation, ..Objective::default() };
     let means = Aggregation::SequenceMeanTokenMean { rows };
     let unclamped = LogRatio::Unclamped;
     let mut counts = Counts::Tokens;
@@ -96,11 +101,12 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
             let log_ratio = if asked.is_reinforce { unclamped } else { base.log_ratio };
             Objective { surrogate: bounds, log_ratio, ..base }
         }
-        // Whatever aggregation is asked for.
         "gspo" => Objective {
             surrogate: ppo_clip(case)?,
-            importance_level: ImportanceLevel::Sequence,
+            // The gradient of each token, with its own weight and advantage.
+            importance_level: ImportanceLevel::SequenceToken,
             aggregation: means,
+            kl: kl_as_asked,
             ..base
         },
         "sapo" => Objective {
@@ -109,12 +115,14 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
                 temperature_negative: case.config.need("tau_neg")? as f32,
             },
             aggregation: means,
+            kl: kl_as_asked,
             ..base
         },
         "gpg" => Objective { surrogate: Surrogate::Reinforce {}, ..base },
         "cispo" => {
             let (low, high) = (case.config.need("clip_low")?, case.config.need("clip_high")?);
-            let least = Some(1.0 - low as f32);
+            // No ratio is below 0.
+            let least = Some((1.0 - low as f32).max(0.0));
             let surrogate = Surrogate::Cispo { least, most: 1.0 + high as f32 };
             Objective { surrogate, ..base }
         }
@@ -126,9 +134,8 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
                     clip_high: case.config.need("clip_high")? as f32,
                 },
                 log_ratio: unclamped,
-                // A mean over all rows; the penalty beside it is aggregated as asked.
                 aggregation: Aggregation::SequenceMeanTokenMean { rows: Rows::All },
-                kl: base.kl.clone().map(|kl| Kl { aggregation: Some(aggregation), ..kl }),
+                kl: kl_as_asked,
                 ..base
             }
         }
@@ -187,9 +194,6 @@ pub fn trl(case: &mut Case, peer: &str, loss: &str, batch: usize) -> Result<Ask,
         scale: if over_items { 1.0 } else { 1.0 / steps },
     };
     let entropy_coefficient = case.config.number("entropy_coef")?.unwrap_or(0.0) as f32;
-    if entropy_coefficient != 0.0 && (steps != 1.0 || items.is_some()) {
-        return Err("an entropy bonus with gradient accumulation is not known".to_string());
-    }
     let bias_correction = case.config.flag("use_bias_correction_kl")?.unwrap_or(false);
     let level = case.config.one_of("importance_sampling_level", &["token", "sequence"])?;
     let of_sequences = level == "sequence";
@@ -203,9 +207,9 @@ pub fn trl(case: &mut Case, peer: &str, loss: &str, batch: usize) -> Result<Ask,
         },
         "vespo" => Surrogate::Vespo {
             k_positive: number("vespo_k_pos", 2.0)?,
-            lambda_positive: number("vespo_lambda_pos", 3.0)?,
+            lambda_positive: number("vespo_lambda_pos", 3.0)?.max(1e-4),
             k_negative: number("vespo_k_neg", 3.0)?,
-            lambda_negative: number("vespo_lambda_neg", 2.0)?,
+            lambda_negative: number("vespo_lambda_neg", 2.0)?.max(1e-4),
         },
         // The upper bound alone, of the ratio itself.
         "cispo" => Surrogate::Cispo { least: None, most: number("clip_high", 0.0)? },

@@ -5,71 +5,26 @@ use crate::peer_objective::{Ask, Counts, faithrl, trl, verl};
 use gradstone::kernels::policy_loss::{
     Advantages, Gradients, Inputs, Metrics, Objective, Surrogate, forward_backward,
 };
+use gradstone::kernels::rollout_correction::{self, Bound, Level, RolloutCorrection, Weight};
 use gradstone::kernels::token_selection::{self, Selection};
 
-/// Every field that a case of this operation may have.
-const FIELDS: &[&str] = &[
-    "aggregation",
-    "batch_num_tokens",
-    "clip_c",
-    "clip_cov_lb",
-    "clip_cov_ratio",
-    "clip_cov_ub",
-    "clip_high",
-    "clip_low",
-    "compute_dtype",
-    "delta",
-    "dp_size",
-    "entropy_coef",
-    "full_masked",
-    "fully_masked_row",
-    "global_batch_size",
-    "grad_accum_steps",
-    "holes",
-    "importance_sampling_level",
-    "kind",
-    "kl_coef",
-    "kl_cov_ratio",
-    "kl_estimator",
-    "loss_scale_factor",
-    "mask_holes",
-    "max_completion_length",
-    "num_items_in_batch",
-    "off_policy_mask_threshold",
-    "peer",
-    "ppo_kl_coef",
-    "rollout_correction",
-    "sapo_temperature_neg",
-    "sapo_temperature_pos",
-    "scale",
-    "surrogate",
-    "tau_neg",
-    "tau_pos",
-    "top_entropy_quantile",
-    "use_bias_correction_kl",
-    "vespo_k_neg",
-    "vespo_k_pos",
-    "vespo_lambda_neg",
-    "vespo_lambda_pos",
-];
-
 pub fn run(case: &mut Case) -> Result<Outcome, String> {
-    case.config.check_names(FIELDS)?;
     let surrogate = case.config.text("surrogate")?.ok_or("no surrogate is named")?;
     case.config.one_of("compute_dtype", &["f32", "f64"])?;
-    case.config.one_of("kind", &["normal", "extreme", "onpolicy"])?;
-    // How the inputs were made; the inputs themselves say the same.
-    for name in ["fully_masked_row", "full_masked", "mask_holes", "holes"] {
-        case.config.flag(name)?;
-    }
-    case.config.number("scale")?;
-    case.config.one_of("importance_sampling_level", &["token", "sequence"])?;
+    case.config.labels(&["fully_masked_row", "full_masked", "mask_holes", "holes", "scale"]);
 
     let mut batch = Batch::read(case)?;
     let peer = case.config.text("peer")?.ok_or("no peer is named")?;
     let ask = match (peer.as_str(), surrogate.as_str()) {
         ("verl", surrogate) => verl(case, surrogate, &mut batch)?,
-        ("trl" | "liger", surrogate) => trl(case, &peer, surrogate, batch.rows)?,
+        ("trl" | "liger", surrogate) => {
+            batch.weigh_by_sampler(case)?;
+            let ask = trl(case, &peer, surrogate, batch.rows)?;
+            if surrogate == "vespo" {
+                batch.spread_weights();
+            }
+            ask
+        }
         ("faithrl", "ppo_clip") => faithrl(case)?,
         _ => return Err(format!("unknown surrogate `{surrogate}` of peer `{peer}`")),
     };
@@ -90,6 +45,8 @@ pub struct Batch {
     pub reference: Option<Vec<f32>>,
     pub entropy: Option<Vec<f32>>,
     pub weight: Option<Vec<f32>>,
+    /// One weight for each row.
+    pub sequence_weights: bool,
     pub selected: Option<Vec<u8>>,
 }
 
@@ -98,6 +55,13 @@ impl Batch {
         let logprob = case.tensor("in.logp")?;
         let [rows, length] = logprob.matrix()?;
         let mask = case.tensor("in.mask")?;
+        let weight = case.optional("in.rollout_is_weights");
+        let sequence_weights =
+            weight.as_ref().is_some_and(|w| w.values.len() == rows && length != 1);
+        let weight = weight.map(|w| match sequence_weights {
+            true => w.f32().iter().flat_map(|w| vec![*w; length]).collect(),
+            false => w.f32(),
+        });
         Ok(Batch {
             rows,
             length,
@@ -107,9 +71,62 @@ impl Batch {
             mask: mask.values.iter().map(|m| u8::from(*m != 0.0)).collect(),
             reference: case.optional("in.ref_logp").map(|x| x.f32()),
             entropy: case.optional("in.entropy").map(|x| x.f32()),
-            weight: case.optional("in.rollout_is_weights").map(|x| x.f32()),
+            weight,
+            sequence_weights,
             selected: None,
         })
+    }
+
+    /// TRL's `vllm_importance_sampling_mode`, where a case has it and the sampler's log-probs in place of weights.
+    fn weigh_by_sampler(&mut self, case: &mut Case) -> Result<(), String> {
+        let modes = ["", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"];
+        let mode = case.config.one_of("vllm_importance_sampling_mode", &modes)?;
+        if mode.is_empty() {
+            return Ok(());
+        }
+        let max = case.config.number("vllm_importance_sampling_clip_max")?.unwrap_or(f64::INFINITY);
+        let min = case.config.number("vllm_importance_sampling_clip_min")?;
+        self.sequence_weights = mode.starts_with("sequence");
+        let level = if self.sequence_weights { Level::Sequence } else { Level::Token };
+        let bound = match mode.ends_with("mask") {
+            true => Bound::Mask { max, min },
+            false => Bound::Truncate { max, min },
+        };
+        let weight = Some(Weight { level, bound, normalize: false });
+        let correction = RolloutCorrection { weight, reject: Vec::new() };
+        let sampler = case.tensor("in.sampling_logp")?.f32();
+        let inputs = rollout_correction::Inputs {
+            policy_logprob: &self.old_logprob,
+            sampler_logprob: Some(&sampler),
+            mask: &self.mask,
+            offsets: &self.offsets(),
+        };
+        let (mut weight, mut mask) = (vec![0f32; sampler.len()], vec![0u8; sampler.len()]);
+        let out = rollout_correction::Outputs { weight: &mut weight, mask: &mut mask };
+        rollout_correction::forward(&correction, &inputs, out).map_err(|e| e.to_string())?;
+        self.weight = Some(weight);
+        Ok(())
+    }
+
+    /// The sum that VESPO takes over a row's weights: of their logarithms, of masked tokens too where each has one.
+    fn log_weight(&self, row: usize) -> f64 {
+        let Some(weight) = &self.weight else { return 0.0 };
+        let count = if self.sequence_weights { 1 } else { self.length };
+        let logs = weight[row * self.length..][..count].iter();
+        logs.map(|w| f64::from(*w).ln().clamp(1e-8f64.ln(), 20.0)).sum()
+    }
+
+    /// The same sum, in equal parts on live tokens: the library reads no others.
+    fn spread_weights(&mut self) {
+        let Some(weight) = &self.weight else { return };
+        let mut spread = vec![f32::NAN; weight.len()];
+        for row in 0..self.rows {
+            let range = row * self.length..(row + 1) * self.length;
+            let live = self.mask[range.clone()].iter().filter(|m| **m != 0).count();
+            spread[range].fill((self.log_weight(row) / live.max(1) as f64).exp() as f32);
+        }
+        self.weight = Some(spread);
+        self.sequence_weights = false;
     }
 
     pub fn offsets(&self) -> Vec<i64> {
@@ -164,6 +181,7 @@ impl Batch {
             reference: self.reference.as_deref().map(cut),
             entropy: self.entropy.as_deref().map(cut),
             weight: self.weight.as_deref().map(cut),
+            sequence_weights: self.sequence_weights,
             selected: self.selected.as_ref().map(|selected| selected[range.clone()].to_vec()),
         }
     }
@@ -179,6 +197,20 @@ impl Batch {
         for row in 0..self.rows {
             let (metrics, _) = self.row(row).evaluate(ask)?;
             sum += if metrics.live_tokens > 0 { of(&metrics) } else { empty };
+        }
+        Ok(sum / self.rows as f64)
+    }
+
+    /// The mean of VESPO's phi over rows. An empty row has the ratio 1, times its weights: as a row of one such token.
+    fn mean_phi(&self, ask: &Ask) -> Result<f64, String> {
+        let mut sum = 0.0;
+        for row in 0..self.rows {
+            let mut alone = self.row(row);
+            if alone.mask.iter().all(|m| *m == 0) {
+                alone.mask[0] = 1;
+                (alone.logprob[0], alone.old_logprob[0]) = (0.0, 0.0);
+            }
+            sum += alone.evaluate(ask)?.0.ratio_mean;
         }
         Ok(sum / self.rows as f64)
     }
@@ -224,6 +256,7 @@ impl Batch {
             reference: Some(vec![reference[i]]),
             entropy: None,
             weight: None,
+            sequence_weights: false,
             selected: self.selected.as_ref().map(|_| vec![0]),
         };
         (0..self.logprob.len()).map(|i| Ok(one(i).evaluate(ask)?.0.kl)).collect()
@@ -235,7 +268,10 @@ fn compare(case: &mut Case, batch: &Batch, ask: &Ask) -> Result<(), String> {
     case.compare("out.loss", &[metrics.loss])?;
     case.compare("out.dlogp", &dlogprob)?;
     case.compare("out.pg_loss", &[metrics.policy_loss])?;
-    case.compare("out.policy_loss", &[metrics.policy_loss])?;
+    // TRL's has the penalty in it, and not the division by the steps of accumulation.
+    let penalty = ask.objective.kl.as_ref().map_or(0.0, |kl| f64::from(kl.coefficient));
+    let beside_bonus = (metrics.policy_loss + penalty * metrics.kl_loss) / ask.totals.scale;
+    case.compare("out.policy_loss", &[beside_bonus])?;
     case.compare("out.kl_loss", &[metrics.kl_loss])?;
     case.compare("out.kl_mean", &[metrics.kl])?;
     let of_kl_cov = matches!(ask.objective.selection, Some(Selection::KlCov { .. }));
@@ -259,8 +295,7 @@ fn compare(case: &mut Case, batch: &Batch, ask: &Ask) -> Result<(), String> {
     case.compare("out.clipfrac_low", &[counted.clip_fraction_low])?;
     case.compare("out.clipfrac_lower", &[lower])?;
     if case.optional("out.phi_seq_mean").is_some() {
-        // An empty row's ratio is 1, and so is its phi.
-        let phi = batch.mean_of_rows(ask, 1.0, |m| m.ratio_mean)?;
+        let phi = batch.mean_phi(ask)?;
         case.compare("out.phi_seq_mean", &[phi])?;
     }
     if case.optional("out.kl_token").is_some() {

@@ -7,6 +7,7 @@ use gradstone::kernels::policy_loss::{
 };
 use gradstone::rl::replay::BucketLaw;
 
+#[derive(Clone)]
 struct Batch {
     rows: usize,
     length: usize,
@@ -15,6 +16,8 @@ struct Batch {
     advantage: Vec<f32>,
     mask: Vec<u8>,
     off_policy: Vec<u8>,
+    /// What the writer of replayed tokens is known to have given them.
+    target_probability: Option<Vec<f32>>,
 }
 
 impl Batch {
@@ -33,7 +36,19 @@ impl Batch {
             advantage: case.tensor("in.advantages")?.f32(),
             mask,
             off_policy,
+            target_probability: case.optional("in.target_probs").map(|x| x.f32()),
         })
+    }
+
+    /// The writer's log-probs in the place of the old policy's, on replayed tokens.
+    fn recorded(&self) -> Batch {
+        let mut recorded = self.clone();
+        if let Some(target) = &self.target_probability {
+            for token in (0..target.len()).filter(|token| self.off_policy[*token] != 0) {
+                recorded.old_logprob[token] = Replay::recorded_logprob(target[token]);
+            }
+        }
+        recorded
     }
 
     fn evaluate(&self, objective: &Objective) -> Result<(Metrics, Vec<f32>), String> {
@@ -59,6 +74,7 @@ impl Batch {
             advantage: cut(&self.advantage),
             mask: self.mask[range.clone()].to_vec(),
             off_policy: self.off_policy[range.clone()].to_vec(),
+            target_probability: self.target_probability.as_deref().map(cut),
         }
     }
 
@@ -79,7 +95,41 @@ impl Batch {
     }
 }
 
-fn objective(case: &mut Case, length: usize) -> Result<Objective, String> {
+/// X of `p_div_p_X`.
+fn offset_of(name: &str) -> Result<f32, String> {
+    let number = name.strip_prefix("p_div_p_").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| format!("unknown reshape `{name}`"))
+}
+
+fn ratio_shape(case: &mut Case) -> Result<RatioShape, String> {
+    let weight = case.config.number("on_policy_reshape_weight")?.unwrap_or(1.0) as f32;
+    let exponent = case.config.number("on_policy_reshape_pow_exp")?.unwrap_or(0.5) as f32;
+    let name = case.config.text("on_policy_reshape")?;
+    Ok(match name.as_deref().unwrap_or("no_reshape") {
+        "no_reshape" => RatioShape::Plain,
+        "logp" => RatioShape::Logarithm {},
+        "p_logp" => RatioShape::RatioPlusLogarithm { weight },
+        "square_root" => RatioShape::Power { exponent: 0.5 },
+        "pow" => RatioShape::Power { exponent },
+        name => RatioShape::Probability { offset: offset_of(name)? },
+    })
+}
+
+fn replay_shape(case: &mut Case) -> Result<ReplayShape, String> {
+    let weight = case.config.number("off_policy_reshape_weight")?.unwrap_or(1.0) as f32;
+    let exponent = case.config.number("off_policy_reshape_pow_exp")?.unwrap_or(0.5) as f32;
+    let name = case.config.text("off_policy_reshape")?;
+    Ok(match name.as_deref().unwrap_or("no_reshape") {
+        "no_reshape" => ReplayShape::Plain {},
+        "logp" => ReplayShape::Logprob { weight },
+        "p_logp" => ReplayShape::RatioPlusLogprob { weight },
+        "square_root" => ReplayShape::Power { exponent: 0.5 },
+        "pow" => ReplayShape::Power { exponent },
+        name => ReplayShape::Sigmoid { beta: offset_of(name)?, gain: 1.0 },
+    })
+}
+
+fn objective(case: &mut Case, batch: &Batch) -> Result<Objective, String> {
     let width = case.config.need("cliprange")?;
     let upper = case.config.need("clip_upper_bound")?.max(1.0 + width);
     let surrogate = if case.config.flag("loss_remove_clip")?.unwrap_or(false) {
@@ -87,27 +137,13 @@ fn objective(case: &mut Case, length: usize) -> Result<Objective, String> {
     } else {
         Surrogate::clip(width as f32, (upper - 1.0) as f32)
     };
-    let shapes = ["no_reshape", "logp", "square_root", "pow", "p_div_p_0.1", "p_div_p_0.5"];
-    let ratio_shape = match case.config.one_of("on_policy_reshape", &shapes)?.as_str() {
-        "logp" => RatioShape::Logarithm {},
-        "square_root" => RatioShape::Power { exponent: 0.5 },
-        "p_div_p_0.1" => RatioShape::Probability { offset: 0.1 },
-        "p_div_p_0.5" => RatioShape::Probability { offset: 0.5 },
-        _ => RatioShape::Plain,
-    };
-    let weight = case.config.number("off_policy_reshape_weight")?.unwrap_or(1.0) as f32;
-    let exponent = case.config.number("off_policy_reshape_pow_exp")?.unwrap_or(0.5) as f32;
-    let shape = match case.config.one_of("off_policy_reshape", &shapes)?.as_str() {
-        "logp" => ReplayShape::Logprob { weight },
-        "square_root" => ReplayShape::Power { exponent: 0.5 },
-        "pow" => ReplayShape::Power { exponent },
-        "p_div_p_0.1" => ReplayShape::Sigmoid { beta: 0.1, gain: 1.0 },
-        "p_div_p_0.5" => ReplayShape::Sigmoid { beta: 0.5, gain: 1.0 },
-        _ => ReplayShape::Plain {},
-    };
-    let ratio = match case.config.one_of("variant", &["exgrpo", "luffy"])?.as_str() {
-        "luffy" => ReplayRatio::Probability,
-        _ => ReplayRatio::Recorded,
+    let (ratio_shape, shape) = (ratio_shape(case)?, replay_shape(case)?);
+    let of_sampler = case.config.one_of("variant", &["exgrpo", "luffy"])? == "exgrpo";
+    // A ratio to given probabilities is not reshaped.
+    let (ratio, shape) = match batch.target_probability {
+        Some(_) => (ReplayRatio::Recorded, ReplayShape::Plain {}),
+        None if of_sampler => (ReplayRatio::Recorded, shape),
+        None => (ReplayRatio::Probability, shape),
     };
     let least = case.config.number("off_min_clip")?.map(|bound| bound as f32);
     let most = case.config.number("off_max_clip")?.map(|bound| bound as f32);
@@ -118,7 +154,7 @@ fn objective(case: &mut Case, length: usize) -> Result<Objective, String> {
         log_ratio: LogRatio::Unclamped,
         replay: Some(Replay { ratio, shape, least, most }),
         aggregation: if is_sum {
-            Aggregation::TokenSum { length: length as f32 }
+            Aggregation::TokenSum { length: batch.length as f32 }
         } else {
             Aggregation::TokenMean {}
         },
@@ -128,25 +164,26 @@ fn objective(case: &mut Case, length: usize) -> Result<Objective, String> {
 
 pub fn loss(case: &mut Case) -> Result<Outcome, String> {
     case.config.one_of("compute_dtype", &["f32", "f64"])?;
-    // How the inputs were made; they say it themselves.
-    case.config.one_of("prefix", &["rows", "prefix", "none"])?;
-    let batch = Batch::read(case)?;
-    let objective = objective(case, batch.length)?;
+    case.config.labels(&["prefix"]);
+    let given = Batch::read(case)?;
+    let objective = objective(case, &given)?;
+    let batch = given.recorded();
     let (m, dlogprob) = batch.evaluate(&objective)?;
     case.compare("out.loss", &[m.loss])?;
     case.compare("out.dlogp", &dlogprob)?;
     case.compare("out.on_pg_loss", &[m.fresh_loss])?;
     case.compare("out.off_pg_loss", &[m.replay.loss])?;
-    case.compare("out.ppo_kl", &[m.approx_kl])?;
     case.compare("out.on_ratio_mean", &[m.ratio_mean])?;
     case.compare("out.off_ratio_mean", &[m.replay.shaped_mean])?;
     case.compare("out.on_policy_prob", &[m.replay.fresh_probability])?;
     case.compare("out.off_policy_prob", &[m.replay.probability])?;
     case.compare("out.off_ratio_max_clip_frac", &[m.replay.clip_fraction_high])?;
     case.compare("out.off_ratio_min_clip_frac", &[m.replay.clip_fraction_low])?;
-    // The peer counts clips of replayed tokens too, as if they were fresh.
+    // The peer measures the distance of all tokens from the old policy, and counts clips of replayed ones too.
     let fresh = Objective { replay: None, ..objective.clone() };
-    case.compare("out.on_pg_clipfrac", &[batch.evaluate(&fresh)?.0.clip_fraction])?;
+    let of_all = given.evaluate(&fresh)?.0;
+    case.compare("out.ppo_kl", &[of_all.approx_kl])?;
+    case.compare("out.on_pg_clipfrac", &[of_all.clip_fraction])?;
     let of_fresh = |m: &Metrics| (m.live_tokens - m.replay.tokens, m.ratio_variance);
     case.compare("out.on_ratio_var_m", &[batch.mean_variance(&objective, of_fresh)?])?;
     let of_replayed = |m: &Metrics| (m.replay.tokens, m.replay.shaped_variance);

@@ -32,34 +32,58 @@ impl Asked {
 
 pub fn read(case: &mut Case) -> Result<Asked, String> {
     let settings = case.config.object("rollout_correction")?.ok_or("no rollout_correction")?;
-    let mut asked = Asked { is_reinforce: false, correction: RolloutCorrection::default() };
-    let text = |name: &str| settings.get(name).and_then(serde_json::Value::as_str);
-    for name in settings.keys() {
-        match name.as_str() {
-            "loss_type" => asked.is_reinforce = text(name) == Some("reinforce"),
-            "rollout_is" => {
-                let level = match text(name) {
-                    Some("token") => Level::Token,
-                    Some("sequence") => Level::Sequence,
-                    other => return Err(format!("unknown rollout_is {other:?}")),
-                };
-                let most = settings.get("rollout_is_threshold").and_then(|most| most.as_f64());
-                let most = most.ok_or("rollout_is without its threshold")?;
-                let bound = Bound::Truncate { max: most, min: None };
-                asked.correction.weight = Some(Weight { level, bound, normalize: false });
+    let known = [
+        "loss_type",
+        "rollout_is",
+        "rollout_is_batch_normalize",
+        "rollout_is_threshold",
+        "rollout_rs",
+        "rollout_rs_threshold",
+    ];
+    if let Some(name) = settings.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("unknown setting `{name}` of rollout_correction"));
+    }
+    let of = |name: &str| settings.get(name).filter(|value| !value.is_null());
+    let text = |name: &str| of(name).and_then(serde_json::Value::as_str);
+    let is_reinforce = match text("loss_type") {
+        None | Some("ppo_clip") => false,
+        Some("reinforce") => true,
+        Some(other) => return Err(format!("unknown loss_type `{other}`")),
+    };
+    let mut correction = RolloutCorrection::default();
+    if let Some(level) = of("rollout_is") {
+        let level = match level.as_str() {
+            Some("token") => Level::Token,
+            Some("sequence") => Level::Sequence,
+            _ => return Err(format!("unknown rollout_is {level}")),
+        };
+        let max = of("rollout_is_threshold").and_then(|most| most.as_f64()).unwrap_or(2.0);
+        let normalize = of("rollout_is_batch_normalize").is_some_and(|yes| yes == true);
+        correction.weight =
+            Some(Weight { level, bound: Bound::Truncate { max, min: None }, normalize });
+    }
+    if let Some(modes) = text("rollout_rs") {
+        let mut wanted: Vec<&str> = Vec::new();
+        for mode in modes.split(',').map(str::trim).filter(|mode| !mode.is_empty()) {
+            if !wanted.contains(&mode) {
+                wanted.push(mode);
             }
-            "rollout_rs" => {
-                let (modes, bounds) = (text(name), text("rollout_rs_threshold"));
-                let (modes, bounds) = modes.zip(bounds).ok_or("rollout_rs without threshold")?;
-                for (mode, bound) in modes.split(',').zip(bounds.split(',')) {
-                    asked.correction.reject.push(rejection(mode, bound)?);
-                }
-            }
-            "rollout_is_threshold" | "rollout_rs_threshold" => {}
-            _ => return Err(format!("unknown setting `{name}` of rollout_correction")),
+        }
+        let bounds = match of("rollout_rs_threshold") {
+            Some(serde_json::Value::String(bounds)) => bounds.clone(),
+            Some(number) => number.to_string(),
+            None => return Err("rollout_rs without its threshold".to_string()),
+        };
+        let bounds: Vec<&str> = bounds.split(',').map(str::trim).collect();
+        if bounds.len() != 1 && bounds.len() != wanted.len() {
+            return Err(format!("{} thresholds for {} modes", bounds.len(), wanted.len()));
+        }
+        for (i, mode) in wanted.iter().enumerate() {
+            // One threshold is that of every mode.
+            correction.reject.push(rejection(mode, bounds[i.min(bounds.len() - 1)])?);
         }
     }
-    Ok(asked)
+    Ok(Asked { is_reinforce, correction })
 }
 
 fn rejection(mode: &str, bound: &str) -> Result<Rejection, String> {

@@ -21,6 +21,7 @@ mod device_memory;
 mod elementwise;
 mod far;
 mod host_waits;
+mod learner;
 mod linear_logprob;
 mod linear_policy_loss;
 mod logprob;

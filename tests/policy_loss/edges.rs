@@ -314,11 +314,6 @@ fn what_makes_no_sense_is_named() {
             "kl.bias_correction",
             "kl.straight_through",
         ),
-        (
-            Objective { kl: straight(KlEstimator::Abs, false), ..plain.clone() },
-            "kl.straight_through",
-            "kl.estimator `abs`",
-        ),
     ] {
         let error = objective.check().unwrap_err();
         let text = error.to_string();

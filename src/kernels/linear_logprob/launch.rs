@@ -81,6 +81,11 @@ pub struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
+    /// None is wanted.
+    pub(in crate::kernels) fn is_empty(&self) -> bool {
+        self.dhidden.is_none() && self.dweight.is_none() && self.dbias.is_none()
+    }
+
     fn prepare(&mut self, op: &str, head: &Head<'_>) -> Result<()> {
         let Head { rows, width, vocab, .. } = *head;
         let lens = [
@@ -175,8 +180,7 @@ pub fn forward(head: &Head<'_>, mut out: Outputs<'_>) -> Result<()> {
     let mut pass = Pass::new(head, None, false)?;
     for chunk in 0..pass.plan.chunks {
         pass.compute_logits(chunk)?;
-        let rows = pass.rows(chunk)?;
-        logprob::forward(pass.logits.whole(), &rows, out.reborrow())?;
+        pass.outputs(chunk, out.reborrow())?;
     }
     Ok(())
 }
@@ -196,9 +200,7 @@ pub fn backward(head: &Head<'_>, saved: &Saved<'_>, mut into: Gradients<'_>) -> 
     let mut pass = Pass::new(head, Some(saved.upstream), true)?;
     for chunk in 0..pass.plan.chunks {
         pass.compute_logits(chunk)?;
-        let (logits, rows) = pass.in_and_out(chunk)?;
-        logprob::backward(logits, &rows, saved.logsumexp, saved.entropy, saved.upstream)?;
-        pass.accumulate(chunk, &mut into)?;
+        pass.gradients(chunk, saved, &mut into)?;
     }
     Ok(())
 }
@@ -215,11 +217,8 @@ pub fn forward_backward(
     mut into: Gradients<'_>,
 ) -> Result<()> {
     const OP: &str = "linear_logprob forward_backward";
-    head.check(OP)?;
     upstream.check(OP, head.rows)?;
-    out.clear(OP, head.rows)?;
-    into.prepare(OP, head)?;
-    let mut pass = Pass::new(head, None, true)?;
+    let mut pass = Pass::both(OP, head, &mut out, &mut into)?;
     for chunk in 0..pass.plan.chunks {
         pass.compute_logits(chunk)?;
         let (logits, rows) = pass.in_and_out(chunk)?;
@@ -230,7 +229,7 @@ pub fn forward_backward(
 }
 
 /// The live rows, their chunks and the workspace.
-struct Pass<'a> {
+pub(in crate::kernels) struct Pass<'a> {
     head: &'a Head<'a>,
     gpu: &'a Arc<Gpu>,
     plan: Plan,
@@ -246,6 +245,24 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
+    /// A pass that gives outputs and gradients of every row with a target.
+    pub fn both(
+        op: &str,
+        head: &'a Head<'a>,
+        out: &mut Outputs<'_>,
+        into: &mut Gradients<'_>,
+    ) -> Result<Pass<'a>> {
+        head.check(op)?;
+        out.clear(op, head.rows)?;
+        into.prepare(op, head)?;
+        Pass::new(head, None, true)
+    }
+
+    /// How many chunks there are.
+    pub fn chunks(&self) -> usize {
+        self.plan.chunks
+    }
+
     /// `of`: rows whose gradients are zero are not live.
     fn new(head: &'a Head<'a>, of: Option<Upstream<'_>>, gradients: bool) -> Result<Pass<'a>> {
         let Head { width, vocab, .. } = *head;
@@ -317,8 +334,25 @@ impl<'a> Pass<'a> {
         Ok((logits, rows))
     }
 
+    /// The outputs of a chunk whose logits have been computed.
+    pub fn outputs(&self, chunk: usize, out: Outputs<'_>) -> Result<()> {
+        logprob::forward(self.logits.whole(), &self.rows(chunk)?, out)
+    }
+
+    /// Overwrites the logits of a chunk with their gradient, and adds what that gives to the gradients.
+    pub fn gradients(
+        &mut self,
+        chunk: usize,
+        saved: &Saved<'_>,
+        into: &mut Gradients<'_>,
+    ) -> Result<()> {
+        let (logits, rows) = self.in_and_out(chunk)?;
+        logprob::backward(logits, &rows, saved.logsumexp, saved.entropy, saved.upstream)?;
+        self.accumulate(chunk, into)
+    }
+
     /// The hidden states and the logits of a chunk.
-    fn compute_logits(&mut self, chunk: usize) -> Result<()> {
+    pub fn compute_logits(&mut self, chunk: usize) -> Result<()> {
         let Head { hidden, weight, width, vocab, .. } = *self.head;
         let rows = self.plan.rows;
         let args = GatherLiveArgs {

@@ -80,6 +80,11 @@ pub struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
+    /// None is wanted.
+    pub(in crate::kernels) fn is_empty(&self) -> bool {
+        self.dhidden.is_none() && self.dweight.is_none() && self.dbias.is_none()
+    }
+
     fn check(&self, op: &str, head: &Head<'_>) -> Result<()> {
         let lens = [
             ("dhidden", self.dhidden.as_ref().map(|g| g.len()), head.rows * head.width),

@@ -1,16 +1,18 @@
 //! A policy objective straight from hidden states and an output head: the loss, its metrics, and the gradients of hidden
 //! states, head and bias.
 //!
-//! The composition of `linear_logprob` and `policy_loss` in one place, and
-//! nothing of its own: every objective works, entropy bonus and sequence ratios too, because the loss sees log-probs and
-//! entropies as vectors and its gradient goes back as vectors. Masked tokens have no row in any product.
+//! The composition of `linear_logprob` and `policy_loss` in one place. Where the gradient of a token follows from its own
+//! log-prob ([`Objective::is_token_by_token`]) the logits of a chunk of rows become gradients while they are there: three
+//! products of the head. Every other objective takes two passes over the chunks, which is one product more: the loss needs
+//! all log-probs first, and the logits are computed again for their gradients. Both ways are the same arithmetic; see
+//! [`forward_backward`] for what is equal to the bit.
 
 pub mod launch;
 
 use super::linear_logprob::{self, Gradients, Head, Saved};
-use super::logprob::{IGNORE, Outputs};
-use super::policy_loss::{self, Advantages, Inputs, Metrics, Objective, Totals};
-use crate::error::{Error, Result};
+use super::logprob::{Outputs, Upstream};
+use super::policy_loss::{self, Advantages, Inputs, Metrics, Objective, TokenGradients, Totals};
+use crate::error::Result;
 
 /// The loss of a batch of packed sequences: the objective, and what it reads beside the log-probs of now. `[tokens]`
 /// unless said otherwise; see [`Inputs`].
@@ -22,7 +24,8 @@ pub struct Loss<'a> {
     pub old_logprob: Option<&'a [f32]>,
     /// Advantages, no gradient.
     pub advantage: Advantages<'a>,
-    /// Non-zero: the token counts. Others are left out of the products.
+    /// Non-zero: the token counts. What has a log-prob is decided by the targets of the head: a negative one leaves its row
+    /// out of the products, and a masked token with another one has a log-prob and no gradient.
     pub mask: &'a [u8],
     /// `[sequences + 1]`.
     pub offsets: &'a [i64],
@@ -40,22 +43,45 @@ pub struct Loss<'a> {
     pub totals: Totals,
 }
 
+impl<'a> Loss<'a> {
+    /// What [`policy_loss::forward_backward`] reads, once log-probs and entropies are known.
+    pub fn inputs(&self, logprob: &'a [f32], entropy: &'a [f32]) -> Inputs<'a> {
+        Inputs {
+            logprob,
+            old_logprob: self.old_logprob.unwrap_or(logprob),
+            advantage: self.advantage,
+            mask: self.mask,
+            offsets: self.offsets,
+            reference_logprob: self.reference_logprob,
+            entropy: Some(entropy),
+            weight: self.weight,
+            sampler_logprob: self.sampler_logprob,
+            off_policy: self.off_policy,
+            selected: self.selected,
+            totals: self.totals,
+        }
+    }
+}
+
 /// What lies between the two kernels; made once and used again. After a call it holds that call's values.
 #[derive(Clone, Debug, Default)]
 pub struct Workspace {
-    /// Log-prob of each token, 0 where masked.
+    /// Log-prob of each token, 0 where its target is negative.
     pub logprob: Vec<f32>,
-    /// Entropy of each token, nats, 0 where masked.
+    /// Entropy of each token, nats, 0 where its target is negative.
     pub entropy: Vec<f32>,
     logsumexp: Vec<f32>,
     dlogprob: Vec<f32>,
     dentropy: Vec<f32>,
-    targets: Vec<i32>,
 }
 
-/// The loss of `head.rows` tokens and its gradients: 8·live·width·vocab floating-point operations.
+/// The loss of `head.rows` tokens and its gradients: 6·live·width·vocab floating-point operations for an objective that is
+/// token by token, 8 for others, 2 where no gradient is wanted; `live` are the rows with a target.
 ///
-/// `dhidden` is overwritten, `dweight` and `dbias` are added to.
+/// `dhidden` is overwritten, `dweight` and `dbias` are added to. Metrics, log-probs, entropies and `dhidden` are the same
+/// bits whether one pass is made or two. So are `dweight` and `dbias` where every live row has a gradient: two passes leave
+/// rows without one out before they cut the others into chunks, one pass can only leave them out of their chunk, and the
+/// chunks are the order in which these two are summed.
 ///
 /// # Errors
 /// Those of [`linear_logprob::forward`] and [`policy_loss::forward_backward`].
@@ -68,57 +94,51 @@ pub fn forward_backward(
     workspace: &mut Workspace,
     into: Gradients<'_>,
 ) -> Result<Metrics> {
-    let rows = head.rows;
-    if loss.mask.len() != rows || head.targets.len() != rows {
-        return Err(Error::shape(format!(
-            "linear_policy_loss: {} mask bytes and {} targets for {rows} rows",
-            loss.mask.len(),
-            head.targets.len()
-        )));
+    workspace.resize(head.rows);
+    // Not known yet, and not read.
+    let unknown = vec![0.0; head.rows];
+    let tokens = TokenGradients::new(loss.objective, &loss.inputs(&unknown, &unknown))?;
+    match tokens.filter(|_| !into.is_empty()) {
+        Some(tokens) => one_pass(head, loss, &tokens, workspace, into),
+        None => two_passes(head, loss, workspace, into),
     }
-    workspace.resize(rows);
-    for ((target, mask), live) in head.targets.iter().zip(loss.mask).zip(&mut workspace.targets) {
-        *live = if *mask != 0 { *target } else { IGNORE };
-    }
-    let live = Head { targets: &workspace.targets, ..*head };
-    linear_logprob::forward(
-        &live,
-        Outputs {
-            logprob: &mut workspace.logprob,
-            entropy: Some(&mut workspace.entropy),
-            logsumexp: &mut workspace.logsumexp,
-            argmax: None,
-        },
-    )?;
+}
+
+fn one_pass(
+    head: &Head<'_>,
+    loss: &Loss<'_>,
+    tokens: &TokenGradients<'_>,
+    workspace: &mut Workspace,
+    into: Gradients<'_>,
+) -> Result<Metrics> {
+    let of_row = |row: usize, logprob: f32, _: f32| {
+        tokens.of(row, logprob, loss.old_logprob.map_or(logprob, |all| all[row]))
+    };
+    let upstream = Upstream::PerRow(&of_row);
+    linear_logprob::forward_backward(head, upstream, workspace.outputs(), into)?;
+    // The gradients have been used by now. Metrics are sums in an order of their own.
+    workspace.loss(loss, false)
+}
+
+fn two_passes(
+    head: &Head<'_>,
+    loss: &Loss<'_>,
+    workspace: &mut Workspace,
+    into: Gradients<'_>,
+) -> Result<Metrics> {
+    linear_logprob::forward(head, workspace.outputs())?;
     let wants_entropy = loss.objective.entropy_coefficient != 0.0;
-    let metrics = policy_loss::forward_backward(
-        loss.objective,
-        &Inputs {
-            logprob: &workspace.logprob,
-            old_logprob: loss.old_logprob.unwrap_or(&workspace.logprob),
-            advantage: loss.advantage,
-            mask: loss.mask,
-            offsets: loss.offsets,
-            reference_logprob: loss.reference_logprob,
-            entropy: Some(&workspace.entropy),
-            weight: loss.weight,
-            sampler_logprob: loss.sampler_logprob,
-            off_policy: loss.off_policy,
-            selected: loss.selected,
-            totals: loss.totals,
-        },
-        policy_loss::Gradients {
-            logprob: &mut workspace.dlogprob,
-            entropy: wants_entropy.then_some(&mut workspace.dentropy[..]),
-        },
-    )?;
+    let metrics = workspace.loss(loss, wants_entropy)?;
+    if into.is_empty() {
+        return Ok(metrics);
+    }
     let saved = Saved {
         logsumexp: &workspace.logsumexp,
         entropy: Some(&workspace.entropy),
         dlogprob: Some(&workspace.dlogprob),
         dentropy: wants_entropy.then_some(&workspace.dentropy[..]),
     };
-    linear_logprob::backward(&live, &saved, into)?;
+    linear_logprob::backward(head, &saved, into)?;
     Ok(metrics)
 }
 
@@ -133,6 +153,26 @@ impl Workspace {
         ] {
             values.resize(rows, 0.0);
         }
-        self.targets.resize(rows, IGNORE);
+    }
+
+    fn outputs(&mut self) -> Outputs<'_> {
+        Outputs {
+            logprob: &mut self.logprob,
+            entropy: Some(&mut self.entropy),
+            logsumexp: &mut self.logsumexp,
+            argmax: None,
+        }
+    }
+
+    /// The loss from the log-probs and entropies that are here.
+    fn loss(&mut self, loss: &Loss<'_>, wants_entropy: bool) -> Result<Metrics> {
+        policy_loss::forward_backward(
+            loss.objective,
+            &loss.inputs(&self.logprob, &self.entropy),
+            policy_loss::Gradients {
+                logprob: &mut self.dlogprob,
+                entropy: wants_entropy.then_some(&mut self.dentropy[..]),
+            },
+        )
     }
 }

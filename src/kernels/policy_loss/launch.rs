@@ -9,11 +9,10 @@ use super::rule;
 use super::value::{ValueLoss, ValueMetrics};
 use crate::DType::I64;
 use crate::device::engine::{Kernel, Launch};
-use crate::device::gpu::{DeviceBuffer, DeviceElement, DeviceSlice, DeviceSliceMut, Gpu};
+use crate::device::gpu::{DeviceBuffer, DeviceElement, DeviceSlice, DeviceSliceMut};
 use crate::error::{Error, Result};
 use crate::kernels::args::{self, ObjectiveRule, PolicyLossArgs};
 use std::ptr::{null, null_mut};
-use std::sync::Arc;
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -138,9 +137,7 @@ pub fn forward_backward(
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
 ) -> Result<DeviceMetrics> {
-    objective.check()?;
-    inputs.check(objective, &gradients)?;
-    run(rule::of(objective), inputs, gradients)
+    Launches::of(objective, inputs, &gradients)?.all(inputs, gradients)
 }
 
 /// [`ValueMetrics`] on the device.
@@ -188,71 +185,134 @@ pub fn value_loss(
     let base = Inputs { totals: inputs.totals, ..base };
     let gradients = Gradients { logprob: gradient, entropy: None };
     base.check(&loss.carrier(), &gradients)?;
-    run(rule::of_value(loss), &base, gradients).map(DeviceValueMetrics)
+    let launches = Launches::new(rule::of_value(loss), &base)?;
+    launches.all(&base, gradients).map(DeviceValueMetrics)
 }
 
-fn run(
+/// The three launches of a loss, one by one: the sequences first, then the tokens, which may be repeated while log-probs
+/// become known, then the metrics. All are given the same memory.
+pub(in crate::kernels) struct Launches {
     objective: ObjectiveRule,
-    inputs: &Inputs<'_>,
-    gradients: Gradients<'_>,
-) -> Result<DeviceMetrics> {
-    inputs.totals.check()?;
-    let gpu = inputs.logprob.gpu();
-    let (tokens, sequences) = (inputs.logprob.len(), inputs.sequences());
-    let blocks = tokens.div_ceil(args::POLICY_LOSS_BLOCK as usize);
-    let new = |bytes: usize| DeviceBuffer::recycled(gpu, I64, bytes / size_of::<i64>());
-    let mut factors = new(sequences * size_of::<args::SequenceFactors>())?;
-    let mut counts = DeviceBuffer::zeros(gpu, I64, 2)?;
-    let mut sums = new(blocks * size_of::<args::PolicyLossSums>())?;
-    let replays = inputs.off_policy.is_some();
-    let mut replay_sums =
-        if replays { Some(new(blocks * size_of::<args::ReplaySums>())?) } else { None };
-    let mut metrics = new(size_of::<args::PolicyLossMetrics>())?;
-    let (advantage, per_token) = match inputs.advantage {
-        Advantages::PerToken(values) => (values, 1),
-        Advantages::PerSequence(values) => (values, 0),
-    };
-    let Gradients { mut logprob, mut entropy } = gradients;
-    let args = PolicyLossArgs {
-        logprob: inputs.logprob.typed::<f32>()?,
-        old_logprob: inputs.old_logprob.typed::<f32>()?,
-        advantage: advantage.typed::<f32>()?,
-        mask: inputs.mask.typed::<u8>()?,
-        offsets: inputs.offsets.typed::<i64>()?,
-        reference: optional(inputs.reference_logprob)?,
-        entropy: optional(inputs.entropy)?,
-        weight: optional(inputs.weight)?,
-        sampler: optional(inputs.sampler_logprob)?,
-        off_policy: optional(inputs.off_policy)?,
-        selected: optional(inputs.selected)?,
-        dlogprob: logprob.typed::<f32>()?,
-        dentropy: entropy.as_mut().map_or(Ok(null_mut()), DeviceSliceMut::typed::<f32>)?,
-        factors: factors.whole_mut().ptr().cast(),
-        counts: counts.whole_mut().typed::<i64>()?.cast(),
-        sums: sums.whole_mut().ptr().cast(),
-        replay_sums: replay_sums.as_mut().map_or(null_mut(), |sums| sums.whole_mut().ptr().cast()),
-        metrics: metrics.whole_mut().ptr().cast(),
-        status: gpu.status(),
-        tokens: tokens as i64,
-        sequences: sequences as i64,
-        total_tokens: inputs.totals.tokens.unwrap_or(-1.0),
-        total_sequences: inputs.totals.sequences.unwrap_or(-1.0),
-        scale: inputs.totals.scale,
-        advantage_per_token: per_token,
-        unused: 0,
-        objective,
-    };
-    let by_warps = gpu.item_grid(sequences.div_ceil(SEQUENCES));
-    launch(gpu, "policy_loss_sequences", by_warps, &args)?;
-    launch(gpu, "policy_loss_tokens", gpu.item_grid(blocks), &args)?;
-    launch(gpu, "policy_loss_metrics", [1, 1, 1], &args)?;
-    Ok(DeviceMetrics(metrics))
+    /// Tokens and sequences.
+    sizes: [usize; 2],
+    factors: DeviceBuffer,
+    counts: DeviceBuffer,
+    sums: DeviceBuffer,
+    replay_sums: Option<DeviceBuffer>,
+    metrics: DeviceBuffer,
 }
 
-fn launch(gpu: &Arc<Gpu>, name: &'static str, grid: [u32; 3], args: &PolicyLossArgs) -> Result<()> {
-    let kernel = Kernel::new("policy_loss", name);
-    // SAFETY: types and lengths were checked; offsets are checked by the kernels.
-    unsafe { gpu.launch(&Launch { kernel, grid, block: BLOCK, shared: 0 }, args) }
+impl Launches {
+    /// Checks a call of an objective.
+    pub fn of(
+        objective: &Objective,
+        inputs: &Inputs<'_>,
+        gradients: &Gradients<'_>,
+    ) -> Result<Launches> {
+        objective.check()?;
+        inputs.check(objective, gradients)?;
+        Launches::new(rule::of(objective), inputs)
+    }
+
+    fn new(objective: ObjectiveRule, inputs: &Inputs<'_>) -> Result<Launches> {
+        inputs.totals.check()?;
+        let gpu = inputs.logprob.gpu();
+        let new = |count: usize, bytes: usize| {
+            DeviceBuffer::recycled(gpu, I64, count * bytes / size_of::<i64>())
+        };
+        let (blocks, replays) = (inputs.blocks(), inputs.off_policy.is_some());
+        let replay_sums =
+            replays.then(|| new(blocks, size_of::<args::ReplaySums>())).transpose()?;
+        Ok(Launches {
+            objective,
+            sizes: inputs.sizes(),
+            factors: new(inputs.sequences(), size_of::<args::SequenceFactors>())?,
+            counts: DeviceBuffer::zeros(gpu, I64, 2)?,
+            sums: new(blocks, size_of::<args::PolicyLossSums>())?,
+            replay_sums,
+            metrics: new(1, size_of::<args::PolicyLossMetrics>())?,
+        })
+    }
+
+    fn all(mut self, inputs: &Inputs<'_>, mut gradients: Gradients<'_>) -> Result<DeviceMetrics> {
+        self.sequences(inputs, &mut gradients)?;
+        self.tokens(inputs, &mut gradients)?;
+        self.metrics(inputs, &mut gradients)
+    }
+
+    /// Live tokens, and what an objective needs of whole sequences. Log-probs are read only where it does.
+    pub fn sequences(&mut self, inputs: &Inputs<'_>, gradients: &mut Gradients<'_>) -> Result<()> {
+        let grid = inputs.logprob.gpu().item_grid(inputs.sequences().div_ceil(SEQUENCES));
+        self.launch("policy_loss_sequences", grid, inputs, gradients)
+    }
+
+    /// The gradients of all tokens from the log-probs as they are now.
+    pub fn tokens(&mut self, inputs: &Inputs<'_>, gradients: &mut Gradients<'_>) -> Result<()> {
+        let grid = inputs.logprob.gpu().item_grid(inputs.blocks());
+        self.launch("policy_loss_tokens", grid, inputs, gradients)
+    }
+
+    /// The metrics of the last pass over the tokens.
+    pub fn metrics(
+        mut self,
+        inputs: &Inputs<'_>,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<DeviceMetrics> {
+        self.launch("policy_loss_metrics", [1, 1, 1], inputs, gradients)?;
+        Ok(DeviceMetrics(self.metrics))
+    }
+
+    fn launch(
+        &mut self,
+        name: &'static str,
+        grid: [u32; 3],
+        inputs: &Inputs<'_>,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<()> {
+        if inputs.sizes() != self.sizes {
+            return Err(Error::state("policy_loss: another call between the launches of one"));
+        }
+        inputs.check_lengths(gradients)?;
+        let gpu = inputs.logprob.gpu();
+        let (advantage, per_token) = match inputs.advantage {
+            Advantages::PerToken(values) => (values, 1),
+            Advantages::PerSequence(values) => (values, 0),
+        };
+        let dentropy = gradients.entropy.as_mut();
+        let replay_sums = self.replay_sums.as_mut();
+        let args = PolicyLossArgs {
+            logprob: inputs.logprob.typed::<f32>()?,
+            old_logprob: inputs.old_logprob.typed::<f32>()?,
+            advantage: advantage.typed::<f32>()?,
+            mask: inputs.mask.typed::<u8>()?,
+            offsets: inputs.offsets.typed::<i64>()?,
+            reference: optional(inputs.reference_logprob)?,
+            entropy: optional(inputs.entropy)?,
+            weight: optional(inputs.weight)?,
+            sampler: optional(inputs.sampler_logprob)?,
+            off_policy: optional(inputs.off_policy)?,
+            selected: optional(inputs.selected)?,
+            dlogprob: gradients.logprob.typed::<f32>()?,
+            dentropy: dentropy.map_or(Ok(null_mut()), DeviceSliceMut::typed::<f32>)?,
+            factors: self.factors.whole_mut().ptr().cast(),
+            counts: self.counts.whole_mut().typed::<i64>()?.cast(),
+            sums: self.sums.whole_mut().ptr().cast(),
+            replay_sums: replay_sums.map_or(null_mut(), |sums| sums.whole_mut().ptr().cast()),
+            metrics: self.metrics.whole_mut().ptr().cast(),
+            status: gpu.status(),
+            tokens: inputs.logprob.len() as i64,
+            sequences: inputs.sequences() as i64,
+            total_tokens: inputs.totals.tokens.unwrap_or(-1.0),
+            total_sequences: inputs.totals.sequences.unwrap_or(-1.0),
+            scale: inputs.totals.scale,
+            advantage_per_token: per_token,
+            unused: 0,
+            objective: self.objective,
+        };
+        let kernel = Kernel::new("policy_loss", name);
+        // SAFETY: types and lengths were checked; offsets are checked by the kernels.
+        unsafe { gpu.launch(&Launch { kernel, grid, block: BLOCK, shared: 0 }, &args) }
+    }
 }
 
 fn optional<T: DeviceElement>(of: Option<DeviceSlice<'_>>) -> Result<*const T> {
@@ -288,8 +348,18 @@ impl<'a> Inputs<'a> {
         self.offsets.len().saturating_sub(1)
     }
 
-    fn check(&self, objective: &Objective, gradients: &Gradients<'_>) -> Result<()> {
-        let (tokens, sequences) = (self.logprob.len(), self.sequences());
+    /// Records of sums.
+    fn blocks(&self) -> usize {
+        self.logprob.len().div_ceil(args::POLICY_LOSS_BLOCK as usize)
+    }
+
+    /// Tokens and sequences.
+    fn sizes(&self) -> [usize; 2] {
+        [self.logprob.len(), self.sequences()]
+    }
+
+    fn check_lengths(&self, gradients: &Gradients<'_>) -> Result<()> {
+        let [tokens, sequences] = self.sizes();
         if sequences == 0 && tokens > 0 {
             return Err(Error::shape(format!(
                 "policy_loss: no sequence offsets for {tokens} tokens"
@@ -312,7 +382,11 @@ impl<'a> Inputs<'a> {
             ("gradient of logprob", Some(gradients.logprob.len()), tokens),
             ("gradient of entropy", gradients.entropy.as_ref().map(DeviceSliceMut::len), tokens),
         ];
-        super::check_each(&lengths, tokens, sequences)?;
+        super::check_each(&lengths, tokens, sequences)
+    }
+
+    fn check(&self, objective: &Objective, gradients: &Gradients<'_>) -> Result<()> {
+        self.check_lengths(gradients)?;
         let given = super::Given {
             reference: self.reference_logprob.is_some(),
             entropy: self.entropy.is_some(),

@@ -30,6 +30,7 @@ mod rule;
 mod sequence;
 mod surrogate;
 mod tile;
+mod token;
 mod value;
 
 pub use aggregation::{Aggregation, Rows, Totals};
@@ -39,6 +40,7 @@ pub use objective::Objective;
 pub use preset::{PRESETS, Preset};
 pub use replay::{Replay, ReplayRatio, ReplayShape};
 pub use surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate};
+pub(in crate::kernels) use token::TokenGradients;
 pub use value::{ValueGradient, ValueInputs, ValueLoss, ValueMetrics, value_loss};
 
 use crate::error::{Error, Result};
@@ -137,45 +139,70 @@ pub fn forward_backward(
     inputs: &Inputs<'_>,
     gradients: Gradients<'_>,
 ) -> Result<Metrics> {
-    objective.check()?;
-    inputs.totals.check()?;
-    let tokens = inputs.logprob.len();
-    let offsets = super::offsets::checked("policy_loss", "sequence", inputs.offsets, tokens)?;
-    check_lengths(inputs, &gradients, tokens, offsets.len() - 1)?;
-    check_needs(
-        objective,
-        &Given {
-            reference: inputs.reference_logprob.is_some(),
-            entropy: inputs.entropy.is_some(),
-            off_policy: inputs.off_policy.is_some(),
-            selected: inputs.selected.is_some(),
-            per_token_advantage: matches!(inputs.advantage, Advantages::PerToken(_)),
-        },
-    )?;
-
-    let live = sequence::count_live(inputs.mask, &offsets);
-    let shared = sequence::shared(objective, inputs, &offsets, &live);
-    let coefficients = objective.aggregation.coefficients(&live, &inputs.totals);
-    let of_entropy = objective.entropy_aggregation.as_ref();
-    let of_entropy = of_entropy.map(|mode| mode.coefficients(&live, &inputs.totals));
-    let of_kl = objective.kl.as_ref().and_then(|kl| kl.aggregation.as_ref());
-    let of_kl = of_kl.map(|mode| mode.coefficients(&live, &inputs.totals));
-    let sequences = pass::Sequences {
-        offsets: &offsets,
-        coefficients: &coefficients,
-        kl_coefficients: of_kl.as_deref().unwrap_or(&coefficients),
-        entropy_coefficients: of_entropy.as_deref().unwrap_or(&coefficients),
-        shared,
-    };
-    let sums = pass::tokens(&pass::Rule::of(objective), inputs, gradients, &sequences);
+    let weights = Weights::new(objective, inputs, Some(&gradients))?;
+    let shared = sequence::shared(objective, inputs, &weights.offsets, &weights.live);
+    let rule = pass::Rule::of(objective);
+    let sums = pass::tokens(&rule, inputs, gradients, &weights.sequences(shared));
     let of_kl = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     let of_drift = objective.drift.map_or(0.0, |drift| drift.coefficient);
-    Ok(sums.report(&live, [of_kl, objective.entropy_coefficient, of_drift]))
+    Ok(sums.report(&weights.live, [of_kl, objective.entropy_coefficient, of_drift]))
+}
+
+/// The sequences of a call and the weights of their tokens, which follow from the masks.
+struct Weights {
+    offsets: Vec<usize>,
+    /// Live tokens of each sequence.
+    live: Vec<u32>,
+    of_loss: Vec<f32>,
+    /// Where it is not that of the loss.
+    of_kl: Option<Vec<f32>>,
+    /// Where it is not that of the loss.
+    of_entropy: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Checks the whole call.
+    fn new(
+        objective: &Objective,
+        inputs: &Inputs<'_>,
+        gradients: Option<&Gradients<'_>>,
+    ) -> Result<Weights> {
+        objective.check()?;
+        inputs.totals.check()?;
+        let tokens = inputs.logprob.len();
+        let offsets = super::offsets::checked("policy_loss", "sequence", inputs.offsets, tokens)?;
+        check_lengths(inputs, gradients, tokens, offsets.len() - 1)?;
+        check_needs(
+            objective,
+            &Given {
+                reference: inputs.reference_logprob.is_some(),
+                entropy: inputs.entropy.is_some(),
+                off_policy: inputs.off_policy.is_some(),
+                selected: inputs.selected.is_some(),
+                per_token_advantage: matches!(inputs.advantage, Advantages::PerToken(_)),
+            },
+        )?;
+        let live = sequence::count_live(inputs.mask, &offsets);
+        let by = |mode: &Aggregation| mode.coefficients(&live, &inputs.totals);
+        let of_kl = objective.kl.as_ref().and_then(|kl| kl.aggregation.as_ref()).map(by);
+        let of_entropy = objective.entropy_aggregation.as_ref().map(by);
+        Ok(Weights { of_loss: by(&objective.aggregation), of_kl, of_entropy, offsets, live })
+    }
+
+    fn sequences<'a>(&'a self, shared: Option<sequence::Shared<'a>>) -> pass::Sequences<'a> {
+        pass::Sequences {
+            offsets: &self.offsets,
+            coefficients: &self.of_loss,
+            kl_coefficients: self.of_kl.as_deref().unwrap_or(&self.of_loss),
+            entropy_coefficients: self.of_entropy.as_deref().unwrap_or(&self.of_loss),
+            shared,
+        }
+    }
 }
 
 fn check_lengths(
     inputs: &Inputs<'_>,
-    gradients: &Gradients<'_>,
+    gradients: Option<&Gradients<'_>>,
     tokens: usize,
     sequences: usize,
 ) -> Result<()> {
@@ -193,8 +220,12 @@ fn check_lengths(
         ("sampler_logprob", inputs.sampler_logprob.map(<[f32]>::len), tokens),
         ("off_policy", inputs.off_policy.map(<[u8]>::len), tokens),
         ("selected", inputs.selected.map(<[u8]>::len), tokens),
-        ("gradient of logprob", Some(gradients.logprob.len()), tokens),
-        ("gradient of entropy", gradients.entropy.as_ref().map(|g| g.len()), tokens),
+        ("gradient of logprob", gradients.map(|g| g.logprob.len()), tokens),
+        (
+            "gradient of entropy",
+            gradients.and_then(|g| g.entropy.as_ref()).map(|g| g.len()),
+            tokens,
+        ),
     ];
     check_each(&lengths, tokens, sequences)
 }

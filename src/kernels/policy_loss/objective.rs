@@ -1,7 +1,7 @@
 //! The objective as data: what a recipe names, checked before it is used. No arithmetic on tokens here.
 
 use super::aggregation::Aggregation;
-use super::kl::{Estimator, Kl};
+use super::kl::Kl;
 use super::replay::Replay;
 use super::surrogate::{Drift, ImportanceLevel, LogRatio, RatioShape, Surrogate, together};
 use super::within;
@@ -81,6 +81,13 @@ impl Objective {
         self.check_levels()?;
         self.check_selection()?;
         self.check_kl()
+    }
+
+    /// A token's gradient depends on its own log-prob and entropy, and beside them only on what is known before any log-prob:
+    /// masks, marks, advantages, old log-probs. Then a loss straight from hidden states can turn the logits of some rows into
+    /// gradients before it has seen the next rows. Ratios of sequences and the off-policy mask need all log-probs first.
+    pub fn is_token_by_token(&self) -> bool {
+        self.is_of_tokens() && self.off_policy_threshold.is_none()
     }
 
     /// The ratio is a token's own.
@@ -191,10 +198,6 @@ impl Objective {
         if kl.bias_correction && kl.straight_through {
             let why = "one of the two must say what the gradient is";
             return Err(together("kl.bias_correction", "kl.straight_through", why));
-        }
-        if kl.straight_through && kl.estimator == Estimator::Abs {
-            let why = "only k1, k2 and k3 have that form";
-            return Err(together("kl.straight_through", "kl.estimator `abs`", why));
         }
         Ok(())
     }

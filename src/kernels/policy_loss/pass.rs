@@ -7,11 +7,12 @@ use super::objective::Objective;
 use super::replay::Replay;
 use super::sequence::{Factors, Shared};
 use super::surrogate::{Drift, ImportanceLevel, RatioShape, Surrogate};
-use super::tile::one_run;
+use super::tile::{gradients_of_run, one_run};
 use super::{Advantages, Gradients, Inputs};
 use crate::device::cpu::pool;
 use crate::kernels::token_selection::Selection;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Tokens whose sums make one record.
 pub(super) const BLOCK: usize = 4096;
@@ -256,24 +257,10 @@ fn one_block(
             };
             dentropy = entropy_tail;
             let mut run = Run {
-                coefficient: sequences.coefficients[sequence],
-                kl_coefficient: sequences.kl_coefficients[sequence],
-                entropy_coefficient: sequences.entropy_coefficients[sequence],
                 factors,
-                logprob: &inputs.logprob[range.clone()],
-                old_logprob: &inputs.old_logprob[range.clone()],
-                mask: &inputs.mask[range.clone()],
-                advantage: match inputs.advantage {
-                    Advantages::PerToken(values) => Lane::Each(&values[range.clone()]),
-                    Advantages::PerSequence(values) => Lane::Same(values[sequence]),
-                },
-                off_policy: inputs.off_policy.map(|values| &values[range.clone()]),
-                selected: inputs.selected.map(|values| &values[range.clone()]),
-                reference: inputs.reference_logprob.map(|values| &values[range.clone()]),
-                entropy: inputs.entropy.map(|values| &values[range.clone()]),
-                weight: inputs.weight.map(|values| &values[range.clone()]),
                 dlogprob: head,
                 dentropy: entropy_head,
+                ..run_of(inputs, sequences, sequence, range)
             };
             one_run(rule, &mut run, &mut sums);
             at = stop;
@@ -281,4 +268,56 @@ fn one_block(
         sequence += 1;
     }
     sums
+}
+
+/// The loss's derivatives by the log-prob and by the entropy of one token, whose log-prob and old log-prob are not taken from
+/// the inputs: nothing is shared in a sequence.
+pub(super) fn one_token(
+    rule: &Rule,
+    inputs: &Inputs<'_>,
+    sequences: &Sequences<'_>,
+    token: usize,
+    [logprob, old_logprob]: [f32; 2],
+) -> (f32, f32) {
+    let sequence = sequences.offsets.partition_point(|offset| *offset <= token) - 1;
+    let (mut dlogprob, mut dentropy) = ([0.0], [0.0]);
+    let mut run = Run {
+        logprob: &[logprob],
+        old_logprob: &[old_logprob],
+        entropy: None,
+        dlogprob: &mut dlogprob,
+        dentropy: Some(&mut dentropy),
+        ..run_of(inputs, sequences, sequence, token..token + 1)
+    };
+    gradients_of_run(rule, &mut run);
+    (dlogprob[0], dentropy[0])
+}
+
+/// The tokens `range`, all of one sequence, without a place for their gradients.
+fn run_of<'a>(
+    inputs: &Inputs<'a>,
+    sequences: &Sequences<'_>,
+    sequence: usize,
+    range: Range<usize>,
+) -> Run<'a> {
+    Run {
+        coefficient: sequences.coefficients[sequence],
+        kl_coefficient: sequences.kl_coefficients[sequence],
+        entropy_coefficient: sequences.entropy_coefficients[sequence],
+        factors: Factors::NEUTRAL,
+        logprob: &inputs.logprob[range.clone()],
+        old_logprob: &inputs.old_logprob[range.clone()],
+        mask: &inputs.mask[range.clone()],
+        advantage: match inputs.advantage {
+            Advantages::PerToken(values) => Lane::Each(&values[range.clone()]),
+            Advantages::PerSequence(values) => Lane::Same(values[sequence]),
+        },
+        off_policy: inputs.off_policy.map(|values| &values[range.clone()]),
+        selected: inputs.selected.map(|values| &values[range.clone()]),
+        reference: inputs.reference_logprob.map(|values| &values[range.clone()]),
+        entropy: inputs.entropy.map(|values| &values[range.clone()]),
+        weight: inputs.weight.map(|values| &values[range]),
+        dlogprob: &mut [],
+        dentropy: None,
+    }
 }

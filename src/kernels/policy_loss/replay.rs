@@ -92,17 +92,23 @@ impl ReplayShape {
 }
 
 impl Replay {
+    /// What the old log-prob of a replayed token is where its writer's `probability` is known (LUFFY's `target_probs`): the
+    /// ratio [`ReplayRatio::Recorded`] to it is `exp(logprob) / (probability + 1e-6)`. LUFFY does not reshape that ratio.
+    pub fn recorded_logprob(probability: f32) -> f32 {
+        (probability + 1e-6).ln()
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         match self.shape {
             ReplayShape::Plain {} => {}
             ReplayShape::Logprob { weight } | ReplayShape::RatioPlusLogprob { weight } => {
-                within("replay.shape.weight", weight, 0.0, f32::MAX)?;
+                within("replay.shape.weight", weight, -f32::MAX, f32::MAX)?;
             }
             ReplayShape::Power { exponent } => {
-                within("replay.shape.exponent", exponent, f32::MIN_POSITIVE, 4.0)?;
+                within("replay.shape.exponent", exponent, -f32::MAX, f32::MAX)?;
             }
             ReplayShape::Sigmoid { beta, gain } => {
-                within("replay.shape.beta", beta, f32::MIN_POSITIVE, f32::MAX)?;
+                within("replay.shape.beta", beta, 0.0, f32::MAX)?;
                 within("replay.shape.gain", gain, f32::MIN_POSITIVE, f32::MAX)?;
             }
         }

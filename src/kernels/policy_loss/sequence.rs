@@ -154,9 +154,7 @@ pub(super) fn shared<'a>(
     offsets: &[usize],
     live: &'a [u32],
 ) -> Option<Shared<'a>> {
-    let of_sequences = objective.importance_level != ImportanceLevel::Token
-        || objective.surrogate.is_of_sequences();
-    if !of_sequences && objective.off_policy_threshold.is_none() {
+    if objective.is_token_by_token() {
         return None;
     }
     let spanning = each(inputs.mask, offsets, 9, |i, range| {

@@ -124,7 +124,7 @@ impl Surrogate {
     pub(super) fn check(&self) -> Result<()> {
         match self {
             Surrogate::PpoClip { clip_low, clip_high, dual_clip, delta } => {
-                within("clip_low", *clip_low, 0.0, 1.0)?;
+                within("clip_low", *clip_low, 0.0, f32::MAX)?;
                 within("clip_high", *clip_high, 0.0, f32::MAX)?;
                 if let Some(bound) = dual_clip {
                     within("dual_clip", *bound, 1.0, f32::MAX)?;
@@ -141,8 +141,8 @@ impl Surrogate {
                 within("clip_high", *clip_high, 0.0, f32::MAX)
             }
             Surrogate::Sapo { temperature_positive, temperature_negative } => {
-                within("temperature_positive", *temperature_positive, f32::MIN_POSITIVE, 80.0)?;
-                within("temperature_negative", *temperature_negative, f32::MIN_POSITIVE, 80.0)
+                within("temperature_positive", *temperature_positive, 1e-6, f32::MAX)?;
+                within("temperature_negative", *temperature_negative, 1e-6, f32::MAX)
             }
             Surrogate::Cpgd { clip_low, clip_high } => {
                 within("clip_high", *clip_high, 0.0, f32::MAX)?;
@@ -150,8 +150,8 @@ impl Surrogate {
                 within("clip_low", *clip_low, 0.0, 1.0 - f32::EPSILON)
             }
             Surrogate::Vespo { k_positive, lambda_positive, k_negative, lambda_negative } => {
-                within("k_positive", *k_positive, 0.0, f32::MAX)?;
-                within("k_negative", *k_negative, 0.0, f32::MAX)?;
+                within("k_positive", *k_positive, -f32::MAX, f32::MAX)?;
+                within("k_negative", *k_negative, -f32::MAX, f32::MAX)?;
                 within("lambda_positive", *lambda_positive, 1e-4, f32::MAX)?;
                 within("lambda_negative", *lambda_negative, 1e-4, f32::MAX)
             }
@@ -239,7 +239,7 @@ pub enum RatioShape {
         /// The exponent.
         exponent: f32,
     },
-    /// `f(p) / f(p_old)` with `f(p) = p / (p + offset)`, of the probabilities themselves (`p_div_p_0.1`, `p_div_p_0.5`).
+    /// `f(p) / f(p_old)` with `f(p) = p / (p + offset)`, of the probabilities themselves (`p_div_p_X`, X any offset).
     Probability {
         /// Added to each probability.
         offset: f32,
@@ -251,13 +251,13 @@ impl RatioShape {
         match self {
             RatioShape::Plain | RatioShape::Logarithm {} => Ok(()),
             RatioShape::RatioPlusLogarithm { weight } => {
-                within("ratio_shape.weight", weight, 0.0, f32::MAX)
+                within("ratio_shape.weight", weight, -f32::MAX, f32::MAX)
             }
             RatioShape::Power { exponent } => {
-                within("ratio_shape.exponent", exponent, f32::MIN_POSITIVE, 4.0)
+                within("ratio_shape.exponent", exponent, -f32::MAX, f32::MAX)
             }
             RatioShape::Probability { offset } => {
-                within("ratio_shape.offset", offset, f32::MIN_POSITIVE, f32::MAX)
+                within("ratio_shape.offset", offset, 0.0, f32::MAX)
             }
         }
     }

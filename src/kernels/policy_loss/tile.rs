@@ -32,6 +32,18 @@ pub(super) struct Tile {
     pub reported: [f32; TILE],
 }
 
+impl Tile {
+    const EMPTY: Tile = Tile {
+        live: [0; TILE],
+        fresh: [0; TILE],
+        advantage: [0.0; TILE],
+        value: [0.0; TILE],
+        log_ratio: [0.0; TILE],
+        ratio: [0.0; TILE],
+        reported: [0.0; TILE],
+    };
+}
+
 /// The tokens of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {
@@ -43,11 +55,7 @@ pub(super) struct Tokens<'a> {
 simd_fn! {
     /// Losses and gradients of one run; its sums are added to `sums`.
     pub(super) fn one_run(rule: &Rule, run: &mut Run<'_>, sums: &mut Sums) {
-        let zeros = [0.0; TILE];
-        let none = [0; TILE];
-        let mut tile = Tile {
-            live: none, fresh: none, advantage: zeros, value: zeros, log_ratio: zeros, ratio: zeros, reported: zeros,
-        };
+        let mut tile = Tile::EMPTY;
         let mut run_sums = RunSums::default();
         let length = run.logprob.len();
         let mut at = 0;
@@ -57,6 +65,15 @@ simd_fn! {
             at += count;
         }
         run_sums.add_to(sums, run);
+    }
+}
+
+simd_fn! {
+    /// Gradients of a run of at most [`TILE`] tokens; its sums are not kept.
+    pub(super) fn gradients_of_run(rule: &Rule, run: &mut Run<'_>) {
+        let count = run.logprob.len().min(TILE);
+        let mut tile = Tile::EMPTY;
+        one_tile::<FMA>(rule, run, 0, count, &mut tile, &mut RunSums::default());
     }
 }
 

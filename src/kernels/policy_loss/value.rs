@@ -117,7 +117,7 @@ pub fn value_loss(
     let gradients = Gradients { logprob: gradient, entropy: None };
     let offsets =
         crate::kernels::offsets::checked("value_loss", "sequence", inputs.offsets, tokens)?;
-    check_lengths(&base, &gradients, tokens, offsets.len() - 1)?;
+    check_lengths(&base, Some(&gradients), tokens, offsets.len() - 1)?;
     let live = sequence::count_live(inputs.mask, &offsets);
     let coefficients = loss.aggregation.coefficients(&live, &inputs.totals);
     let sequences = pass::Sequences {
