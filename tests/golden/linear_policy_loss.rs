@@ -5,7 +5,7 @@ use crate::peer_objective::{Ask, trl};
 use gradstone::dtype::FloatSlice;
 use gradstone::kernels::linear_logprob::{self, Gradients, Head};
 use gradstone::kernels::linear_policy_loss::{Loss, Workspace, forward_backward};
-use gradstone::kernels::logprob::{Outputs, Softmax, Temperature};
+use gradstone::kernels::logprob::{IGNORE, Outputs, Softmax, Temperature};
 use gradstone::kernels::policy_loss::Advantages;
 
 /// What the policy's head and the reference's have in common.
@@ -57,6 +57,9 @@ pub fn run(case: &mut Case) -> Result<Outcome, String> {
         case.tensor("in.mask")?.values.iter().map(|m| u8::from(*m != 0.0)).collect();
     let offsets: Vec<i64> = (0..=batch).map(|row| (row * length) as i64).collect();
     let bias = case.optional("in.bias").map(|bias| bias.f32());
+    // A masked token's target need not be an id.
+    let marked = targets.iter().zip(&mask);
+    let targets = marked.map(|(target, mask)| if *mask != 0 { *target } else { IGNORE }).collect();
     let rows = Rows { targets, width, vocab, temperature };
     let reference = match case.optional("in.ref_hidden") {
         Some(hidden) => {
