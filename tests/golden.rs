@@ -41,13 +41,23 @@ mod text_decode;
 #[path = "golden/vq.rs"]
 mod vq;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn directory() -> PathBuf {
     match std::env::var_os("GRADSTONE_GOLDEN_DIR") {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden")),
     }
+}
+
+/// The cases of this repository, which `make.py` beside them wrote: they run wherever the tests do.
+#[test]
+fn committed_cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden-data");
+    let report = suite::run(&folder).unwrap();
+    println!("{}", report.lines.join("\n"));
+    assert!(report.failed.is_empty(), "{}", report.failed.join("\n"));
+    assert_eq!((report.passed, report.skipped), (5, 0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `gradstone list`: what is built in.
 
 use crate::kernels::{advantage, policy_loss, rollout_correction};
+use crate::models::ARCHITECTURES;
 use crate::recipes::RECIPES;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -24,18 +25,10 @@ pub(super) enum Listed {
 
 type Entries = &'static [(&'static str, &'static str)];
 
-/// Recipes, objectives, advantages and corrections come from their own tables.
+/// Recipes, models, objectives, advantages and corrections come from their own tables.
 const LISTS: [(Listed, Entries); 6] = [
     (Listed::Recipes, &[]),
-    (
-        Listed::Models,
-        &[
-            ("llama", "Llama 2 and 3, with their RoPE scalings"),
-            ("qwen2", "Qwen 2 and 2.5"),
-            ("qwen3", "Qwen 3 (dense), with QK-norm"),
-            ("gemma2", "Gemma 2, with softcaps and sliding windows"),
-        ],
-    ),
+    (Listed::Models, &[]),
     (Listed::Objectives, &[]),
     (Listed::Advantages, &[]),
     (Listed::Corrections, &[]),
@@ -95,6 +88,9 @@ pub(super) fn text(what: Option<Listed>) -> String {
         let indent = if what.is_none() { "  " } else { "" };
         let entries: Vec<(&str, String)> = match listed {
             Listed::Recipes => RECIPES.iter().map(|r| (r.name, r.summary.to_string())).collect(),
+            Listed::Models => {
+                ARCHITECTURES.iter().map(|a| (a.model_type, a.about.to_string())).collect()
+            }
             Listed::Objectives => {
                 policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
             }
@@ -121,7 +117,9 @@ mod tests {
 
     #[test]
     fn one_list_or_all() {
-        assert!(text(Some(Listed::Models)).starts_with("llama "));
+        let models = text(Some(Listed::Models));
+        assert!(models.starts_with("llama ") && models.contains("\nsdar "), "{models}");
+        assert_eq!(models.lines().count(), ARCHITECTURES.len());
         let objectives = text(Some(Listed::Objectives));
         assert_eq!(objectives.lines().count(), policy_loss::PRESETS.len());
         assert!(objectives.contains("\ngspo ") && objectives.contains("[arXiv 2507.18071"));

@@ -18,7 +18,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::advantage::{self, Groups};
 use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
-use crate::models::{Architecture, Decoder, DecoderConfig};
+use crate::models::{Decoder, DecoderConfig};
 use crate::optim::{AdamW, Update};
 use crate::rl::dynamic_sampling::{Next, Refill};
 use crate::rl::guarded::guarded_reward;
@@ -91,13 +91,6 @@ fn task(settings: &TaskSettings) -> Result<Box<dyn Task>> {
 fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
-            let Some(family) =
-                Architecture::ALL.into_iter().find(|a| a.model_type() == architecture)
-            else {
-                return Err(Error::invalid(format!(
-                    "model.architecture `{architecture}` is not known"
-                )));
-            };
             let Some(alphabet) = task.alphabet() else {
                 return Err(Error::invalid(format!(
                     "task {} is free text: it needs a model folder with a tokenizer (--model DIR)",
@@ -106,7 +99,7 @@ fn model(settings: &Settings, task: &dyn Task) -> Result<(Decoder, Tokenizer)> {
             };
             let tokenizer = Tokenizer::characters(alphabet)?;
             let mut config = DecoderConfig::small(
-                family,
+                architecture,
                 tokenizer.vocab_size(),
                 *hidden_size,
                 *layers,

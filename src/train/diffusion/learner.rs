@@ -9,7 +9,7 @@ use super::step::{self, Denoised};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Decoder, DecoderConfig, Diffusion};
+use crate::models::{Decoder, DecoderConfig, Diffusion};
 use crate::optim::{AdamW, Update};
 use crate::rl::scoring::{Scored, logprobs};
 use crate::tasks::source_text::{ALPHABET, Corpus, Split, TextSettings};
@@ -182,12 +182,6 @@ fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
             session::folder(path, dtype)
         }
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
-            let known = Architecture::ALL.into_iter().find(|a| a.model_type() == architecture);
-            let Some(family) = known else {
-                return Err(Error::invalid(format!(
-                    "model.architecture `{architecture}` is not known"
-                )));
-            };
             let tokenizer = match &settings.tokenizer {
                 TokenizerSettings::Characters if settings.text != TextSettings::Programs => {
                     return Err(Error::invalid(
@@ -203,7 +197,7 @@ fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
             // Characters have no mask among them: it is one id more.
             let vocab = tokenizer.vocab_size() + usize::from(tokenizer.mask().is_none());
             let mut config =
-                DecoderConfig::small(family, vocab, *hidden_size, *layers, *heads, *context)?;
+                DecoderConfig::small(architecture, vocab, *hidden_size, *layers, *heads, *context)?;
             config.set_eos(tokenizer.eos());
             if tokenizer.mask().is_none() {
                 config.set_diffusion(Diffusion::new(vocab as i32 - 1))?;

@@ -2,15 +2,16 @@
 //!
 //! A step of generation multiplies few rows by every weight. As they are stored (`[out, in]`), the matrix product first
 //! copies a weight into panels, which costs as much as some ten rows of arithmetic, in every step; the transpose is read
-//! where it lies. The sums are the same in the same order, so the bits are too. What does not live here: the forward
-//! pass, which is [`Decoder`](super::Decoder)'s.
+//! where it lies. The sums are the same in the same order, so the bits are too.
 
-use crate::device::cpu::gemm::{self, plain};
+use crate::device::cpu::gemm::plain;
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::kernels::elementwise;
+use crate::ops;
 use crate::tensor::Tensor;
+use crate::with_float;
 
 /// Bytes of transposed weights that a rollout may hold; models with more are read as they are stored.
 pub const MOST_BYTES: usize = 1 << 30;
@@ -32,9 +33,10 @@ impl std::fmt::Debug for Prepared {
 
 impl Prepared {
     /// Transposes the weights `[out, in]` with these indices, where all of them fit [`MOST_BYTES`] and lie in host memory.
-    pub(super) fn new<'a>(
-        weights: impl Iterator<Item = (usize, &'a Tensor)> + Clone,
-    ) -> Result<Prepared> {
+    ///
+    /// # Errors
+    /// [`Error::is_dtype`] for integers.
+    pub fn new<'a>(weights: impl Iterator<Item = (usize, &'a Tensor)> + Clone) -> Result<Prepared> {
         let elements =
             weights.clone().map(|(_, weight)| weight.len()).fold(0, usize::saturating_add);
         let on_host = weights.clone().all(|(_, weight)| weight.gpu().is_none());
@@ -47,7 +49,8 @@ impl Prepared {
                 prepared.weights.resize_with(index + 1, || None);
             }
             let width = weight.last_dim();
-            prepared.weights[index] = Some(transposed(&weight.to_f32s()?, width));
+            prepared.weights[index] =
+                Some(with_float!(FloatSlice, weight.floats()?, |weight| transposed(weight, width)));
         }
         Ok(prepared)
     }
@@ -63,24 +66,21 @@ impl Prepared {
     }
 }
 
-/// `x · weight + bias` in `x`'s dtype, of a weight `[in, out]` that has been transposed.
-pub(super) fn linear(x: &Tensor, weight: &[f32], bias: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, width) = (x.leading(), x.last_dim());
-    let out = weight.len() / width.max(1);
+/// `x · weight + bias` in `dtype`, of a weight `[in, out]` that has been transposed.
+pub(super) fn linear(
+    x: &Tensor,
+    weight: &[f32],
+    bias: Option<&Tensor>,
+    dtype: DType,
+) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
-    *shape.last_mut().ok_or_else(|| Error::shape("linear: a scalar"))? = out;
-    let mut y = Buffer::recycled(rows * out);
-    gemm::matmul(&mut y, plain(&x.to_f32s()?), plain(weight), [rows, out, width], false)?;
-    if let Some(bias) = bias {
-        let product = y;
-        y = Buffer::recycled(rows * out);
-        elementwise::zip(&mut y, &product, &bias.to_f32s()?, |y, b| y + b)?;
-    }
-    Tensor::from_buffer(y, &shape, x.dtype())
+    let out = shape.last_mut().ok_or_else(|| Error::shape("linear: a scalar"))?;
+    *out = weight.len() / (*out).max(1);
+    ops::product(x, plain(weight), bias, &shape, dtype)
 }
 
-/// `[out, in]` as `[in, out]`.
-fn transposed(weight: &[f32], width: usize) -> Buffer<f32> {
+/// `[out, in]` as `[in, out]` in f32.
+fn transposed<T: Float>(weight: &[T], width: usize) -> Buffer<f32> {
     let mut target = Buffer::recycled(weight.len());
     let out = weight.len() / width.max(1);
     if out == 0 {
@@ -92,7 +92,7 @@ fn transposed(weight: &[f32], width: usize) -> Buffer<f32> {
             for row in first..(first + BLOCK).min(out) {
                 let source = &weight[row * width..][columns.clone()];
                 for (target, value) in target.chunks_mut(out).zip(source) {
-                    target[row] = *value;
+                    target[row] = value.to_f32();
                 }
             }
         }
@@ -117,7 +117,7 @@ mod tests {
                 let bias = crate::nn::normal(1, 2, &[out], 1.0, dtype).unwrap();
                 let prepared = Prepared::new(std::iter::once((3, &weight))).unwrap();
                 let given = prepared.weight(3).unwrap();
-                let ours = linear(&x, given, Some(&bias)).unwrap();
+                let ours = linear(&x, given, Some(&bias), dtype).unwrap();
                 let stored = ops::linear(&x, &weight, Some(&bias)).unwrap();
                 assert_eq!(
                     ours.bytes().unwrap(),
