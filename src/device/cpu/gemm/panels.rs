@@ -26,7 +26,7 @@ pub(super) struct Narrow {
 }
 
 impl Panels {
-    /// Panels of `whole` that hold at most a twelfth of `bytes`, those of the operands and the result; `slice` is the depth
+    /// Panels of `whole` that hold at most a sixteenth of `bytes`, those of the operands and the result; `slice` is the depth
     /// that they are cut to where they must be cut.
     pub(super) fn new(mut whole: Panels, slice: usize, narrow: Narrow, bytes: usize) -> Panels {
         let held = |p: &Panels| {
@@ -37,7 +37,7 @@ impl Panels {
                 .saturating_add(count(narrow.b, p.cols, p.depth))
                 .saturating_add(count(narrow.c, p.rows, p.cols))
         };
-        let most = (bytes / (12 * size_of::<f32>())).clamp(FEWEST, MOST);
+        let most = (bytes / (16 * size_of::<f32>())).clamp(FEWEST, MOST);
         if held(&whole) > most {
             whole.depth = slice;
         }
@@ -80,14 +80,14 @@ mod tests {
         let whole = Panels { rows: 512, cols: 8192, depth: 2048 };
         let bytes = 2 * (512 * 2048 + 8192 * 2048 + 512 * 8192);
         let panels = Panels::new(whole, 512, all, bytes);
-        assert_eq!(panels, Panels { rows: 512, cols: 512, depth: 512 });
+        assert_eq!(panels, Panels { rows: 512, cols: 256, depth: 512 });
         // Nothing is widened: nothing is cut.
         let none = Narrow { a: false, b: false, c: false };
         assert_eq!(Panels::new(whole, 512, none, 0), whole);
         // Few rows stay together.
         let panels = Panels::new(Panels { rows: 8, ..whole }, 512, all, bytes);
         assert_eq!((panels.rows, panels.depth), (8, 512));
-        assert!(panels.cols * panels.depth * 12 * 4 <= bytes, "{panels:?}");
+        assert!(panels.cols * panels.depth * 16 * 4 <= bytes, "{panels:?}");
     }
 
     #[test]
