@@ -101,7 +101,8 @@ fn narrow_operands<T: Narrow>() {
             matmul(&mut sums, f32s[0], f32s[1], [m, n, k], false).unwrap();
             for bias in [None, Some(&bias[..])] {
                 let add = |i: usize, x: f32| bias.map_or(x, |bias| x + bias[i % n]);
-                let with_bias: Vec<f32> = sums.iter().enumerate().map(|(i, x)| add(i, *x)).collect();
+                let with_bias: Vec<f32> =
+                    sums.iter().enumerate().map(|(i, x)| add(i, *x)).collect();
                 let mut c = vec![T::default(); m * n];
                 let into = T::slice_mut(&mut c);
                 matmul_into(into, narrow[0], narrow[1], bias, [m, n, k]).unwrap();

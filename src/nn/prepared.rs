@@ -4,10 +4,10 @@
 //! copies a weight into panels, which costs as much as some ten rows of arithmetic, in every step; the transpose is read
 //! where it lies. The sums are the same in the same order, so the bits are too.
 
+use crate::device::cpu::convert::transpose;
 use crate::device::cpu::gemm::plain;
 use crate::device::cpu::memory::Buffer;
-use crate::device::cpu::pool;
-use crate::dtype::{DType, Float};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -15,9 +15,6 @@ use crate::with_float;
 
 /// Bytes of transposed weights that a rollout may hold; models with more are read as they are stored.
 pub const MOST_BYTES: usize = 1 << 30;
-
-/// Rows and columns that are transposed together: both sides of a block stay in the first-level cache.
-const BLOCK: usize = 32;
 
 /// Transposed weights, by the index of the parameter. Those of a device, and of a model that is too large, are none.
 #[derive(Default)]
@@ -49,8 +46,11 @@ impl Prepared {
                 prepared.weights.resize_with(index + 1, || None);
             }
             let width = weight.last_dim();
-            prepared.weights[index] =
-                Some(with_float!(FloatSlice, weight.floats()?, |weight| transposed(weight, width)));
+            let mut transposed = Buffer::recycled(weight.len());
+            with_float!(FloatSlice, weight.floats()?, |weight| {
+                transpose(weight, width, &mut transposed)
+            });
+            prepared.weights[index] = Some(transposed);
         }
         Ok(prepared)
     }
@@ -77,27 +77,6 @@ pub(super) fn linear(
     let out = shape.last_mut().ok_or_else(|| Error::shape("linear: a scalar"))?;
     *out = weight.len() / (*out).max(1);
     ops::product(x, plain(weight), bias, &shape, dtype)
-}
-
-/// `[out, in]` as `[in, out]` in f32.
-fn transposed<T: Float>(weight: &[T], width: usize) -> Buffer<f32> {
-    let mut target = Buffer::recycled(weight.len());
-    let out = weight.len() / width.max(1);
-    if out == 0 {
-        return target;
-    }
-    pool::each(target.chunks_mut(BLOCK * out), 1, |block, target| {
-        let columns = block * BLOCK..(block * BLOCK + BLOCK).min(width);
-        for first in (0..out).step_by(BLOCK) {
-            for row in first..(first + BLOCK).min(out) {
-                let source = &weight[row * width..][columns.clone()];
-                for (target, value) in target.chunks_mut(out).zip(source) {
-                    target[row] = value.to_f32();
-                }
-            }
-        }
-    });
-    target
 }
 
 #[cfg(test)]

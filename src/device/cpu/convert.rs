@@ -1,5 +1,6 @@
-//! Conversion between f32 and the narrow float types, on one thread. Widening is exact; narrowing rounds to nearest even.
+//! Conversion between f32 and the narrow float types. Widening is exact; narrowing rounds to nearest even.
 
+use super::pool;
 use super::simd::simd_fn;
 use crate::dtype::Float;
 
@@ -19,4 +20,26 @@ simd_fn! {
             *value = T::from_f32(*wide);
         }
     }
+}
+
+/// Rows and columns that are transposed together: both sides of a block stay in the first-level cache.
+const BLOCK: usize = 32;
+
+/// `into [width, rows] = from [rows, width]ᵀ`, widened.
+pub(crate) fn transpose<T: Float>(from: &[T], width: usize, into: &mut [f32]) {
+    let rows = from.len() / width.max(1);
+    if rows == 0 {
+        return;
+    }
+    pool::each(into.chunks_mut(BLOCK * rows), 1, |block, into| {
+        let columns = block * BLOCK..(block * BLOCK + BLOCK).min(width);
+        for first in (0..rows).step_by(BLOCK) {
+            for row in first..(first + BLOCK).min(rows) {
+                let source = &from[row * width..][columns.clone()];
+                for (target, value) in into.chunks_mut(rows).zip(source) {
+                    target[row] = value.to_f32();
+                }
+            }
+        }
+    });
 }

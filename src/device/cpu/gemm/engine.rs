@@ -8,9 +8,9 @@ use crate::device::cpu::simd::{self, Level};
 use gemmkit::{MatMut, MatRef, Parallelism};
 use std::sync::Once;
 
-/// Columns of a product (as the engine sees it: our rows) from which the other operand is packed. The engine's own
+/// Columns of a product (as the engine sees it: our rows) above which the other operand is packed. The engine's own
 /// 1024 leaves a row-major weight of 1024 columns in place, a page from row to row, at half the speed.
-const PACK_FROM: usize = 32;
+pub(super) const PACK_FROM: usize = 32;
 
 /// Multiply-adds below which one thread is faster than two.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -25,6 +25,18 @@ pub(super) fn run(
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) {
+    let threads = if m * n * k < PARALLEL_FROM { 1 } else { pool::threads() };
+    run_on(threads, c, a, b, accumulate);
+}
+
+/// [`run`] on so many threads: the bits are the same.
+pub(super) fn run_on(
+    threads: usize,
+    c: MatMut<'_, f32>,
+    a: MatRef<'_, f32>,
+    b: MatRef<'_, f32>,
+    accumulate: bool,
+) {
     TUNED.call_once(|| {
         gemmkit::tuning::set_lhs_pack_threshold(PACK_FROM);
         // Its path for results that are small both ways adds in another order than the others do, and its blocks for
@@ -33,8 +45,7 @@ pub(super) fn run(
         gemmkit::tuning::set_tiny_block_dim(0);
     });
     let beta = if accumulate { 1.0 } else { 0.0 };
-    let threads = pool::threads();
-    if threads == 1 || m * n * k < PARALLEL_FROM {
+    if threads == 1 {
         gemmkit::gemm(1.0, a, b, beta, c, Parallelism::Serial);
     } else {
         pool::install(|| gemmkit::gemm(1.0, a, b, beta, c, Parallelism::Rayon(threads)));

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::with_float;
 use gemmkit::{MatMut, MatRef};
 use operand::fits;
-use panels::{Narrow, Panels, pieces, slices};
+use panels::{Narrow, Panels, pieces, resident_columns, slices};
 use std::ops::Range;
 
 /// Products with fewer rows are computed with this many, the rest zeros.
@@ -133,6 +133,11 @@ fn product(
         (false, false) => (k, engine::depth(k)),
     };
     let bytes = a.bytes(m * k) + b.bytes(k * n) + m * n * target.c.dtype().size();
+    let turned = narrow.b && b.is_transposed() && b.is_dense() && !a.is_transposed();
+    if turned && m > engine::PACK_FROM && !accumulate {
+        resident(target, a, b, [m, n, k], slice, bytes);
+        return Ok(());
+    }
     let whole = Panels { rows: m, cols: n, depth: whole };
     let panels = Panels::new(whole, slice, narrow, bytes);
 
@@ -180,6 +185,55 @@ fn product(
         }
     }
     Ok(())
+}
+
+/// Rows that are multiplied at a time by a part of a weight that the engine reads where it is: two tiles of its registers
+/// (12 rows, or 6, or 4).
+const TOGETHER: usize = 24;
+
+/// The product by a narrow weight that is stored as its transpose, of many rows: some columns of the weight are widened and
+/// turned once, for all rows, so that the engine copies nothing. Rows are widened again for every such part, which costs
+/// little.
+fn resident(
+    target: Target<'_>,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    [m, n, k]: [usize; 3],
+    slice: usize,
+    bytes: usize,
+) {
+    let Target { mut c, stride, bias, .. } = target;
+    let states = pool::threads().min(m.div_ceil(TOGETHER));
+    let beside = [states * TOGETHER, states * TOGETHER * k];
+    let most = resident_columns(n, k, beside, bytes);
+    let mut wide_b = Buffer::<f32>::recycled(most * k);
+    for cols in pieces(n, most) {
+        let width = cols.len();
+        b.copy_cols(cols.clone(), k, &mut wide_b[..width * k]);
+        let b = &wide_b[..width * k];
+        let state = || [Buffer::<f32>::recycled(TOGETHER * k), Buffer::recycled(TOGETHER * width)];
+        let bias = bias.map(|bias| &bias[cols.clone()]);
+        with_float!(FloatSliceMut, &mut c, |c| {
+            let parts = c.chunks_mut(TOGETHER * stride).take(m.div_ceil(TOGETHER));
+            pool::each_with(parts, 1, state, |[wide_a, sums], i, c| {
+                let rows = i * TOGETHER..m.min((i + 1) * TOGETHER);
+                // Rows beyond the last one are left over from before, or zero: their sums are not stored.
+                let count = rows.len().max(FEWEST_ROWS);
+                a.copy_rows(rows.clone(), 0..k, k, wide_a);
+                for depth in slices(k, slice) {
+                    let sums = MatMut::from_row_major(&mut sums[..count * width], count, width);
+                    let a = MatRef::new(&wide_a[depth.start..], count, depth.len(), k as isize, 1);
+                    let b = &b[depth.start * width..depth.end * width];
+                    let b = MatRef::from_row_major(b, depth.len(), width);
+                    engine::run_on(1, sums, a, b, depth.start > 0);
+                }
+                let rows = c.chunks_mut(stride).zip(sums.chunks(width)).take(rows.len());
+                rows.for_each(|(c, sums)| {
+                    store_row(sums, bias, false, &mut c[cols.start..cols.end])
+                });
+            });
+        });
+    }
 }
 
 impl Target<'_> {

@@ -1,6 +1,6 @@
 //! An operand of a product: where its elements are and how they are read.
 
-use crate::device::cpu::convert::widen;
+use crate::device::cpu::convert::{transpose, widen};
 use crate::device::cpu::pool;
 use crate::dtype::FloatSlice;
 use crate::with_float;
@@ -52,6 +52,11 @@ impl<'a> Operand<'a> {
         self.transposed
     }
 
+    /// Its stored rows lie one after the other.
+    pub(super) fn is_dense(self) -> bool {
+        self.stride.is_none()
+    }
+
     /// The engine can read it where it is.
     pub(super) fn is_f32(self) -> bool {
         matches!(self.data, FloatSlice::F32(_))
@@ -101,7 +106,7 @@ impl<'a> Operand<'a> {
         matrix(scratch, across_len)
     }
 
-    /// The rows `rows` of an operand that is not transposed, columns `cols`, as f32 at the beginning of `into`.
+    /// The rows `rows` of an operand `[_, width]` that is not transposed, columns `cols`, as f32 at the beginning of `into`.
     pub(super) fn copy_rows(
         self,
         rows: Range<usize>,
@@ -109,8 +114,19 @@ impl<'a> Operand<'a> {
         width: usize,
         into: &mut [f32],
     ) {
-        let len = rows.len() * cols.len();
-        self.copy(rows, cols, self.stride.unwrap_or(width), &mut into[..len]);
+        let stride = self.stride.unwrap_or(width);
+        with_float!(FloatSlice, self.data, |data| {
+            let block = &data[rows.start * stride + cols.start..];
+            let rows = into.chunks_mut(cols.len()).zip(block.chunks(stride)).take(rows.len());
+            rows.for_each(|(to, from)| widen(&from[..cols.len()], to));
+        });
+    }
+
+    /// The columns `cols` of a dense operand `[depth, _]` that is stored as its transpose, as f32 `[depth, cols]`.
+    pub(super) fn copy_cols(self, cols: Range<usize>, depth: usize, into: &mut [f32]) {
+        with_float!(FloatSlice, self.data, |data| {
+            transpose(&data[cols.start * depth..cols.end * depth], depth, into)
+        });
     }
 
     /// Stored rows `down`, stored columns `across`, dense and as f32.

@@ -37,7 +37,7 @@ impl Panels {
                 .saturating_add(count(narrow.b, p.cols, p.depth))
                 .saturating_add(count(narrow.c, p.rows, p.cols))
         };
-        let most = (bytes / (16 * size_of::<f32>())).clamp(FEWEST, MOST);
+        let most = most(bytes);
         if held(&whole) > most {
             whole.depth = slice;
         }
@@ -54,6 +54,26 @@ impl Panels {
         }
         whole
     }
+}
+
+/// f32 elements that may be held beside operands and result of so many bytes.
+fn most(bytes: usize) -> usize {
+    (bytes / (16 * size_of::<f32>())).clamp(FEWEST, MOST)
+}
+
+/// Columns of a transposed weight that are widened together, over the whole depth, for every row of a product: as many as
+/// the engine reads where they are, in whole tiles of its registers. `beside` is what is held besides, for a column and in
+/// any case.
+pub(super) fn resident_columns(
+    cols: usize,
+    depth: usize,
+    beside: [usize; 2],
+    bytes: usize,
+) -> usize {
+    const TILE: usize = 32;
+    const WIDEST: usize = 512;
+    let fit = most(bytes).saturating_sub(beside[1]) / depth.saturating_add(beside[0]).max(1);
+    cols.min((fit / TILE * TILE).clamp(TILE, WIDEST))
 }
 
 /// `0..len` in as few ranges of at most `most` as there can be, as equal as they can be.
@@ -88,6 +108,16 @@ mod tests {
         let panels = Panels::new(Panels { rows: 8, ..whole }, 512, all, bytes);
         assert_eq!((panels.rows, panels.depth), (8, 512));
         assert!(panels.cols * panels.depth * 16 * 4 <= bytes, "{panels:?}");
+    }
+
+    #[test]
+    fn resident_columns_fill_tiles() {
+        let bytes = 2 * (1024 * 1024 * 3);
+        let columns = resident_columns(1024, 1024, [24, 24 * 1024], bytes);
+        assert_eq!(columns, 64);
+        assert_eq!(resident_columns(1024, 1 << 20, [24, 0], bytes), 32);
+        assert_eq!(resident_columns(5, 1024, [24, 0], bytes), 5);
+        assert_eq!(resident_columns(100_000, 16, [24, 0], 1 << 30), 512);
     }
 
     #[test]
