@@ -9,7 +9,7 @@ mod timing;
 use gradstone::DType;
 use gradstone::device::cpu::pool;
 use gradstone::kernels::sample::Truncation;
-use gradstone::models::{Architecture, Decoder, DecoderConfig};
+use gradstone::models::{Decoder, DecoderConfig};
 use gradstone::rl::generate::rollouts;
 use gradstone::rl::sampling::Sampling;
 use gradstone::rng::Stream;
@@ -24,8 +24,7 @@ const SEQUENCES: usize = 256;
 
 fn main() {
     let options = Options::from_args();
-    let config =
-        DecoderConfig::small(Architecture::Llama, VOCAB, WIDTH, LAYERS, HEADS, NEW + 1).unwrap();
+    let config = DecoderConfig::small("llama", VOCAB, WIDTH, LAYERS, HEADS, NEW + 1).unwrap();
     let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * config.intermediate_size);
     let model = Decoder::random(config, DType::F32, 1).unwrap();
     // Every sequence has a prompt of its own: what is timed is decoding, one token a sequence a step.

@@ -12,7 +12,7 @@ mod timing;
 use gradstone::device::Device;
 use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::Objective;
-use gradstone::models::{Architecture, Causal, Decoder, DecoderConfig};
+use gradstone::models::{Causal, Decoder, DecoderConfig};
 use gradstone::nn::Parameters;
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::batch::{Advantage, Batch};
@@ -90,9 +90,8 @@ impl Shape {
         let context = PROMPT + self.length;
         let of = [self.vocab, self.width, self.layers, 4, context];
         let [vocab, width, layers, heads, context] = of;
-        let architecture = Architecture::Llama;
-        let config =
-            DecoderConfig::small(architecture, vocab, width, layers, heads, context).unwrap();
+
+        let config = DecoderConfig::small("llama", vocab, width, layers, heads, context).unwrap();
         Decoder::random(config, DType::F32, 1).unwrap()
     }
 

@@ -9,7 +9,7 @@ mod timing;
 
 use gradstone::DType;
 use gradstone::device::cpu::pool;
-use gradstone::models::{Architecture, Decoder, DecoderConfig, Diffusion};
+use gradstone::models::{Decoder, DecoderConfig, Diffusion};
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::episode::Scored;
 use gradstone::tensor::Gradients;
@@ -26,8 +26,7 @@ const SEQUENCES: usize = 64;
 
 /// The same model, every block of four masked by clipped noise. Only masked rows reach the head: about 0.56 of them.
 fn diffusion(options: &Options) {
-    let mut config =
-        DecoderConfig::small(Architecture::Llama, VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
+    let mut config = DecoderConfig::small("llama", VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
     let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * config.intermediate_size);
     let block = 4;
     let diffusion = Diffusion { mask_id: 255, block, shift: false };
@@ -68,8 +67,7 @@ fn main() {
     if !options.wants("train_step") {
         return;
     }
-    let config =
-        DecoderConfig::small(Architecture::Llama, VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
+    let config = DecoderConfig::small("llama", VOCAB, WIDTH, LAYERS, HEADS, LENGTH).unwrap();
     let matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * config.intermediate_size);
     let mut model = Decoder::random(config, DType::F32, 1).unwrap();
     let settings = AdamWSettings { max_grad_norm: 0.0, ..AdamWSettings::default() };

@@ -225,7 +225,17 @@ impl<'a> FloatSlice<'a> {
     }
 }
 
-impl FloatSliceMut<'_> {
+impl<'a> FloatSliceMut<'a> {
+    /// Consecutive pieces of `size` elements, the last one perhaps shorter.
+    pub fn chunks(self, size: usize) -> Vec<FloatSliceMut<'a>> {
+        let size = size.max(1);
+        match self {
+            FloatSliceMut::F32(s) => s.chunks_mut(size).map(FloatSliceMut::F32).collect(),
+            FloatSliceMut::Bf16(s) => s.chunks_mut(size).map(FloatSliceMut::Bf16).collect(),
+            FloatSliceMut::F16(s) => s.chunks_mut(size).map(FloatSliceMut::F16).collect(),
+        }
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         with_float!(FloatSliceMut, self, |s| s.len())

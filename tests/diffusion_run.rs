@@ -164,14 +164,8 @@ fn settings_that_make_no_sense_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = Tokenizer::characters("abc").unwrap();
     tokenizer.save(dir.path()).unwrap();
-    let config = gradstone::models::DecoderConfig::small(
-        gradstone::models::Architecture::Llama,
-        tokenizer.vocab_size(),
-        16,
-        1,
-        2,
-        64,
-    );
+    let config =
+        gradstone::models::DecoderConfig::small("llama", tokenizer.vocab_size(), 16, 1, 2, 64);
     let model = Decoder::random(config.unwrap(), gradstone::DType::F32, 1).unwrap();
     model.save(dir.path()).unwrap();
     let folder = ModelSettings::Folder { path: dir.path().to_owned(), dtype: None };

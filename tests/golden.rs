@@ -41,7 +41,7 @@ mod text_decode;
 #[path = "golden/vq.rs"]
 mod vq;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn folders() -> Vec<PathBuf> {
     match std::env::var_os("GRADSTONE_GOLDEN_DIR") {
@@ -50,6 +50,16 @@ fn folders() -> Vec<PathBuf> {
             .map(|name| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name))
             .to_vec(),
     }
+}
+
+/// The cases of this repository, which `make.py` beside them wrote: they run wherever the tests do.
+#[test]
+fn committed_cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden-data");
+    let report = suite::run(&folder).unwrap();
+    println!("{}", report.lines.join("\n"));
+    assert!(report.failed.is_empty(), "{}", report.failed.join("\n"));
+    assert_eq!((report.passed, report.skipped), (5, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::setting_docs;
 use crate::error::{Error, Result};
 use crate::kernels::{FAMILIES, advantage, policy_loss, rollout_correction};
-use crate::models::Architecture;
+use crate::models::ARCHITECTURES;
 use crate::recipes::reproduction::Described;
 use crate::recipes::{self, REGISTRY, Recipe};
 use crate::train::config;
@@ -43,9 +43,7 @@ fn entries(listed: Listed) -> Vec<Entry> {
     match listed {
         Listed::Settings => Vec::new(),
         Listed::Recipes => REGISTRY.iter().map(|r| entry(r.name, &about(r))).collect(),
-        Listed::Models => {
-            Architecture::ALL.iter().map(|a| entry(a.model_type(), a.summary())).collect()
-        }
+        Listed::Models => ARCHITECTURES.iter().map(|a| entry(a.model_type, a.about)).collect(),
         Listed::Objectives => {
             policy_loss::PRESETS.iter().map(|p| sourced(p.name, p.summary, p.source)).collect()
         }
@@ -154,7 +152,7 @@ mod tests {
     fn lists_are_the_tables() {
         for (listed, table) in [
             (Listed::Recipes, REGISTRY.iter().map(|r| r.name).collect::<Vec<_>>()),
-            (Listed::Models, Architecture::ALL.iter().map(|a| a.model_type()).collect()),
+            (Listed::Models, ARCHITECTURES.iter().map(|a| a.model_type).collect()),
             (Listed::Objectives, policy_loss::PRESETS.iter().map(|p| p.name).collect()),
             (Listed::Advantages, advantage::PRESETS.iter().map(|p| p.name).collect()),
             (Listed::Corrections, rollout_correction::PRESETS.iter().map(|p| p.name).collect()),

@@ -2,29 +2,11 @@
 
 pub mod launch;
 
+pub(crate) use crate::device::cpu::convert::{narrow, widen};
 use crate::device::cpu::pool;
-use crate::device::cpu::simd::simd_fn;
 use crate::dtype::{Float, FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::with_float;
-
-simd_fn! {
-    /// `into[i] = from[i]`, exactly, over the shorter of the two.
-    pub(crate) fn widen<T: Float>(from: &[T], into: &mut [f32]) {
-        for (wide, value) in into.iter_mut().zip(from) {
-            *wide = value.to_f32();
-        }
-    }
-}
-
-simd_fn! {
-    /// `into[i] = from[i]` rounded to nearest even, over the shorter of the two.
-    pub(crate) fn narrow<T: Float>(from: &[f32], into: &mut [T]) {
-        for (value, wide) in into.iter_mut().zip(from) {
-            *value = T::from_f32(*wide);
-        }
-    }
-}
 
 /// Elements that one task converts.
 const CHUNK: usize = 16 * 1024;

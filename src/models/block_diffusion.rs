@@ -1,4 +1,4 @@
-//! What a decoder needs to fill masked blocks: its description, and the tokens that training reads at once.
+//! What training of a decoder that fills masked blocks reads at once, and the log-probs that it takes from it.
 //!
 //! A model of blocks of B tokens predicts the masked tokens of a block from the rest of the block and from the clean
 //! blocks before it. Training does that for all blocks of a document in one pass over two copies of it, `[noised; clean]`
@@ -9,74 +9,13 @@
 //! DiffuCoder) position i − 1 does: in its own block that is the noised copy's, for the first token of a block the clean
 //! copy's last of the block before, which is what decoding has; the first token of all predicts itself.
 
-use super::config::{Architecture, Fields};
 use super::decoder::Decoder;
+use super::diffusion::Diffusion;
 use super::packed::Tokens;
 use crate::error::{Error, Result};
 use crate::kernels::attention::Mask;
 use crate::ops;
 use crate::tensor::Tensor;
-
-/// The block of a config that names a mask token and no block: Stable-DiffCoder's and SDAR's.
-const USUAL_BLOCK: usize = 4;
-
-/// How a decoder fills masked blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Diffusion {
-    /// The id that stands for a token to be predicted; it is never predicted itself.
-    pub mask_id: i32,
-    /// Tokens of a block; the whole context for models that see everything at once (LLaDA).
-    pub block: usize,
-    /// Position i − 1 predicts token i.
-    pub shift: bool,
-}
-
-impl Diffusion {
-    /// Blocks of the usual 4 tokens, no shift.
-    pub fn new(mask_id: i32) -> Diffusion {
-        Diffusion { mask_id, block: USUAL_BLOCK, shift: false }
-    }
-
-    /// What a `config.json` says: `mask_token_id`, `block_size` (4, for LLaDA the context) and `logit_shift` (false).
-    pub(super) fn from_config(
-        architecture: Architecture,
-        fields: &Fields<'_>,
-    ) -> Result<Option<Diffusion>> {
-        let context = fields.optional_size("max_position_embeddings")?.unwrap_or(2048);
-        let block = fields.optional_size("block_size")?.unwrap_or(match architecture {
-            Architecture::Llada => context,
-            _ => USUAL_BLOCK,
-        });
-        let shift = fields.flag("logit_shift")?.unwrap_or(false);
-        let Some(id) = fields.number("mask_token_id")? else { return Ok(None) };
-        let diffusion = Diffusion { mask_id: id as i32, block, shift };
-        if f64::from(diffusion.mask_id) != id {
-            return Err(Error::format(format!("config.json: mask_token_id is {id}")));
-        }
-        diffusion.check(fields.size("vocab_size")?)?;
-        Ok(Some(diffusion))
-    }
-
-    /// # Errors
-    /// [`Error::is_index`] for a mask id outside the vocabulary, [`Error::is_invalid`] for blocks of 0 tokens.
-    pub(super) fn check(&self, vocab: usize) -> Result<()> {
-        if self.block == 0 {
-            return Err(Error::invalid("block diffusion: blocks of 0 tokens"));
-        }
-        match usize::try_from(self.mask_id) {
-            Ok(id) if id < vocab => Ok(()),
-            _ => Err(Error::index(format!(
-                "block diffusion: mask id {} is outside the vocabulary of {vocab}",
-                self.mask_id
-            ))),
-        }
-    }
-
-    /// The mask under which a document or its beginning is read block by block.
-    pub fn mask(&self) -> Mask {
-        Mask::BlockCausal { block: self.block }
-    }
-}
 
 /// Documents with their noise, as a forward pass reads them.
 ///
@@ -194,7 +133,7 @@ impl Decoder {
         self.config().diffusion.ok_or_else(|| {
             Error::unsupported(format!(
                 "this {} model has no mask token (mask_token_id in config.json): it cannot fill masked blocks",
-                self.config().architecture.model_type()
+                self.config().architecture.model_type
             ))
         })
     }

@@ -1,85 +1,16 @@
 //! What a decoder is, read from the `config.json` that published models come with.
 //!
-//! One table says which architectures there are and how they differ; everything else is read from the file. A field
-//! that is neither used nor known to be harmless is an error that names it: a model that loads is the model that was
-//! published.
+//! A [table](super::ARCHITECTURES) says which families there are and how they differ; everything else is read from the file.
+//! A field that is neither used nor known to be harmless is an error that names it: a model that loads is the model that
+//! was published.
 
-use super::block_diffusion::Diffusion;
-use super::llada;
+use super::architecture::{Architecture, Biases, Windows};
+use super::diffusion::Diffusion;
+use super::fields::Fields;
 use super::rope_scaling::Rope;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
-
-/// The architectures that the decoder covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// Llama 1 to 3 and everything of its shape.
-    Llama,
-    /// Qwen 2 and 2.5: biases on q, k and v.
-    Qwen2,
-    /// Qwen 3: RMSNorm on each query and key head.
-    Qwen3,
-    /// Gemma 2: norms before and after each block, softcaps, alternating windows, scaled embedding.
-    Gemma2,
-    /// LLaDA: Llama under other names, every token seeing every other.
-    Llada,
-    /// SDAR: Qwen 3 that fills masked blocks.
-    Sdar,
-}
-
-impl Architecture {
-    /// All of them.
-    pub const ALL: [Architecture; 6] = [
-        Architecture::Llama,
-        Architecture::Qwen2,
-        Architecture::Qwen3,
-        Architecture::Gemma2,
-        Architecture::Llada,
-        Architecture::Sdar,
-    ];
-
-    /// The `model_type` in `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Architecture::Llama => "llama",
-            Architecture::Qwen2 => "qwen2",
-            Architecture::Qwen3 => "qwen3",
-            Architecture::Gemma2 => "gemma2",
-            Architecture::Llada => "llada",
-            Architecture::Sdar => "sdar",
-        }
-    }
-
-    /// What published models it reads and writes, in a line for a list.
-    pub fn summary(self) -> &'static str {
-        match self {
-            Architecture::Llama => "Llama 1 to 3, with their RoPE scalings",
-            Architecture::Qwen2 => "Qwen 2 and 2.5",
-            Architecture::Qwen3 => "Qwen 3 (dense), with QK-norm",
-            Architecture::Gemma2 => "Gemma 2, with softcaps and sliding windows",
-            Architecture::Llada => "LLaDA: masked diffusion, every token sees every other",
-            Architecture::Sdar => "SDAR: Qwen 3 that fills masked blocks",
-        }
-    }
-
-    /// Queries and keys are normed head by head.
-    pub(super) fn norms_heads(self) -> bool {
-        matches!(self, Architecture::Qwen3 | Architecture::Sdar)
-    }
-
-    /// The class that its files name.
-    fn class(self) -> &'static str {
-        match self {
-            Architecture::Llama => "LlamaForCausalLM",
-            Architecture::Qwen2 => "Qwen2ForCausalLM",
-            Architecture::Qwen3 => "Qwen3ForCausalLM",
-            Architecture::Gemma2 => "Gemma2ForCausalLM",
-            Architecture::Llada => "LLaDAModelLM",
-            Architecture::Sdar => "SDARForCausalLM",
-        }
-    }
-}
 
 /// The gate's activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +27,7 @@ pub enum Activation {
 #[derive(Clone, Debug)]
 pub struct DecoderConfig {
     /// Its family.
-    pub architecture: Architecture,
+    pub architecture: &'static Architecture,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -221,19 +152,11 @@ impl DecoderConfig {
             Some(Value::String(name)) => name.as_str(),
             _ => return Err(Error::format("config.json: model_type is missing")),
         };
-        let Some(architecture) =
-            Architecture::ALL.into_iter().find(|a| a.model_type() == model_type)
-        else {
-            let known: Vec<_> = Architecture::ALL.iter().map(|a| a.model_type()).collect();
-            return Err(Error::unsupported(format!(
-                "config.json: model_type `{model_type}` (known: {})",
-                known.join(", ")
-            )));
-        };
+        let architecture = Architecture::named(model_type).map_err(|e| e.at("config.json"))?;
         // What follows reads one set of names.
-        let raw = match architecture {
-            Architecture::Llada => llada::renamed(&original)?,
-            _ => original.clone(),
+        let raw = match architecture.names {
+            Some(names) => (names.read)(&original)?,
+            None => original.clone(),
         };
         for (name, value) in &raw {
             let name = name.as_str();
@@ -245,58 +168,53 @@ impl DecoderConfig {
             }
         }
         let fields = Fields(&raw);
-        let gemma = architecture == Architecture::Gemma2;
+        let defaults = &architecture.defaults;
         if fields.number("attention_dropout")?.unwrap_or(0.0) != 0.0 {
             return Err(Error::unsupported("config.json: attention_dropout other than 0"));
         }
         let hidden_size = fields.size("hidden_size")?;
         let layers = fields.size("num_hidden_layers")?;
         let heads = fields.size("num_attention_heads")?;
-        let kv_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(heads);
-        let default_head_dim = match architecture {
-            Architecture::Qwen3 | Architecture::Sdar => 128,
-            Architecture::Gemma2 => 256,
-            _ => hidden_size / heads,
+        let kv_heads = match raw.get("num_key_value_heads") {
+            None => defaults.kv_heads,
+            Some(_) => fields.optional_size("num_key_value_heads")?,
         };
-        let head_dim = fields.optional_size("head_dim")?.unwrap_or(default_head_dim);
+        let kv_heads = kv_heads.unwrap_or(heads);
+        let head_dim = fields.optional_size("head_dim")?.or(defaults.head_dim);
+        let head_dim = head_dim.unwrap_or(hidden_size / heads);
         if heads % kv_heads != 0 || head_dim % 2 != 0 {
             return Err(Error::invalid(format!(
                 "config.json: {heads} heads over {kv_heads} key-value heads of width {head_dim}: the heads must \
                  divide and the width be even"
             )));
         }
-        let activation = fields
-            .text("hidden_activation")?
-            .or(fields.text("hidden_act")?)
-            .unwrap_or(if gemma { "gelu_pytorch_tanh" } else { "silu" });
-        let activation = match activation {
-            "silu" | "swish" => Activation::Silu,
-            "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
-            // Gemma's first configs said `gelu` for what the models were trained with: the tanh form.
-            "gelu" if gemma && fields.text("hidden_activation")?.is_none() => Activation::GeluTanh,
-            "gelu" => Activation::Gelu,
-            other => return Err(Error::unsupported(format!("config.json: hidden_act `{other}`"))),
-        };
-        let scalar = match fields.number("query_pre_attn_scalar")? {
-            Some(scalar) => scalar,
-            None if gemma => 256.0,
-            None => head_dim as f64,
-        };
-        let bias = fields.flag("attention_bias")?.unwrap_or(false);
-        let softcap = |name: &str, default: f64| -> Result<Option<f32>> {
-            match raw.get(name) {
-                Some(Value::Null) => Ok(None),
-                _ if !gemma => match fields.number(name)? {
-                    None => Ok(None),
-                    Some(_) => Err(Error::unsupported(format!(
-                        "config.json: {name} of a {model_type} model"
-                    ))),
-                },
-                _ => Ok(Some(fields.number(name)?.unwrap_or(default) as f32)),
+        let scalar = fields.number("query_pre_attn_scalar")?;
+        let scalar = scalar.or(defaults.query_pre_attn_scalar).unwrap_or(head_dim as f64);
+        let softcap = |name: &str, which: usize| -> Result<Option<f32>> {
+            match (raw.get(name), defaults.softcaps) {
+                (None, Some(softcaps)) => Ok(Some(softcaps[which] as f32)),
+                (None | Some(Value::Null), _) => Ok(None),
+                (Some(_), Some(_)) => Ok(fields.number(name)?.map(|cap| cap as f32)),
+                (Some(_), None) => {
+                    Err(Error::unsupported(format!("config.json: {name} of a {model_type} model")))
+                }
             }
         };
-        let attention_softcap = softcap("attn_logit_softcapping", 50.0)?;
-        let final_softcap = softcap("final_logit_softcapping", 30.0)?;
+        let bias = fields.flag("attention_bias")?.unwrap_or(false);
+        let (qkv_bias, output_bias) = match architecture.biases {
+            Biases::Never if bias => {
+                return Err(Error::unsupported(format!(
+                    "config.json: attention_bias of a {model_type} model"
+                )));
+            }
+            Biases::Never => (false, false),
+            Biases::Configured => (bias, bias),
+            Biases::ConfiguredInputs => (bias, false),
+            Biases::Inputs => (true, false),
+        };
+        let max_position_embeddings =
+            fields.optional_size("max_position_embeddings")?.unwrap_or(defaults.context);
+        let one_block = architecture.one_block.then_some(max_position_embeddings);
         Ok(DecoderConfig {
             architecture,
             vocab_size: fields.size("vocab_size")?,
@@ -306,45 +224,45 @@ impl DecoderConfig {
             heads,
             kv_heads,
             head_dim,
-            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            max_position_embeddings: fields
-                .optional_size("max_position_embeddings")?
-                .unwrap_or(2048),
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
+            max_position_embeddings,
             rope: Rope::from_config(&raw)?,
-            tied: fields.flag("tie_word_embeddings")?.unwrap_or(gemma),
-            qkv_bias: bias || architecture == Architecture::Qwen2,
-            output_bias: bias && !matches!(architecture, Architecture::Qwen2 | Architecture::Llada),
+            tied: fields.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
+            qkv_bias,
+            output_bias,
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
-            activation,
+            activation: activation(architecture, &fields)?,
             attention_scale: scalar.powf(-0.5) as f32,
-            attention_softcap,
-            final_softcap,
+            attention_softcap: softcap("attn_logit_softcapping", 0)?,
+            final_softcap: softcap("final_logit_softcapping", 1)?,
             windows: windows(architecture, &fields, layers)?,
-            eos: ids(raw.get("eos_token_id"))?,
+            eos: fields.ids("eos_token_id")?,
             dtype: match fields.text("dtype")?.or(fields.text("torch_dtype")?) {
                 Some(name) => Some(name.parse().map_err(|e: Error| e.at("config.json"))?),
                 None => None,
             },
-            diffusion: Diffusion::from_config(architecture, &fields)?,
+            diffusion: Diffusion::from_config(&fields, one_block)?,
             raw: original,
         })
     }
 
-    /// The config of a new small model of the given family: `head_dim` is `hidden_size / heads`, the head is tied.
+    /// The config of a new small model of the family with this `model_type`: `head_dim` is `hidden_size / heads`, the head
+    /// is tied.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] for sizes that cannot be.
+    /// [`Error::is_unsupported`] for a family that is not known, [`Error::is_invalid`] for sizes that cannot be.
     pub fn small(
-        architecture: Architecture,
+        model_type: &str,
         vocab_size: usize,
         hidden_size: usize,
         layers: usize,
         heads: usize,
         max_position_embeddings: usize,
     ) -> Result<DecoderConfig> {
+        let architecture = Architecture::named(model_type)?;
         let value = json!({
-            "architectures": [architecture.class()],
-            "model_type": architecture.model_type(),
+            "architectures": [architecture.class],
+            "model_type": model_type,
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
             // 8/3 of the width, as in Llama, in multiples of 32
@@ -358,11 +276,9 @@ impl DecoderConfig {
             "rope_theta": 10000.0,
             "tie_word_embeddings": true,
         });
-        match value {
-            Value::Object(raw) if architecture == Architecture::Llada => {
-                DecoderConfig::from_json(llada::published(raw))
-            }
-            Value::Object(raw) => DecoderConfig::from_json(raw),
+        match (value, architecture.names) {
+            (Value::Object(raw), Some(names)) => DecoderConfig::from_json((names.written)(raw)),
+            (Value::Object(raw), None) => DecoderConfig::from_json(raw),
             _ => Err(Error::invalid("config")),
         }
     }
@@ -401,115 +317,76 @@ impl DecoderConfig {
     }
 }
 
+fn activation(architecture: &Architecture, fields: &Fields<'_>) -> Result<Activation> {
+    let usual = architecture.defaults.activation;
+    let newer = fields.text("hidden_activation")?;
+    Ok(match newer.or(fields.text("hidden_act")?).unwrap_or(usual) {
+        "silu" | "swish" => Activation::Silu,
+        "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
+        // Gemma's first configs said `gelu` for what the models were trained with: the tanh form.
+        "gelu" if usual == "gelu_pytorch_tanh" && newer.is_none() => Activation::GeluTanh,
+        "gelu" => Activation::Gelu,
+        other => return Err(Error::unsupported(format!("config.json: hidden_act `{other}`"))),
+    })
+}
+
 /// The sliding window of each layer.
 fn windows(
-    architecture: Architecture,
+    architecture: &Architecture,
     fields: &Fields<'_>,
     layers: usize,
 ) -> Result<Vec<Option<usize>>> {
-    let gemma = architecture == Architecture::Gemma2;
-    let window = match fields.optional_size("sliding_window")? {
-        Some(window) => Some(window),
-        None if gemma => Some(4096),
-        None => None,
+    let named = fields.optional_size("sliding_window")?;
+    let window = match fields.0.get("sliding_window") {
+        None => architecture.defaults.window,
+        Some(_) => named,
     };
-    let used = match architecture {
-        Architecture::Gemma2 => true,
-        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Sdar => {
-            fields.flag("use_sliding_window")?.unwrap_or(false)
+    let sliding = |usual: &dyn Fn(usize) -> bool| -> Result<Vec<bool>> {
+        match fields.0.get("layer_types") {
+            None | Some(Value::Null) => Ok((0..layers).map(usual).collect()),
+            Some(Value::Array(types)) if types.len() == layers => types
+                .iter()
+                .map(|kind| match kind.as_str() {
+                    Some("sliding_attention") => Ok(true),
+                    Some("full_attention") => Ok(false),
+                    _ => Err(Error::unsupported(format!("config.json: layer_types entry {kind}"))),
+                })
+                .collect(),
+            Some(other) => {
+                Err(Error::format(format!("config.json: layer_types {other} for {layers} layers")))
+            }
         }
-        Architecture::Llama | Architecture::Llada if window.is_some() => {
-            let model = architecture.model_type();
-            return Err(Error::unsupported(format!(
-                "config.json: sliding_window of a {model} model"
-            )));
-        }
-        Architecture::Llama | Architecture::Llada => false,
     };
-    let sliding: Vec<bool> = match fields.0.get("layer_types") {
-        None | Some(Value::Null) => {
+    let used = match architecture.windows {
+        Windows::Never => {
+            let none = sliding(&|_| false)?;
+            if named.is_some() || none.contains(&true) {
+                return Err(Error::unsupported(format!(
+                    "config.json: sliding_window of a {} model",
+                    architecture.model_type
+                )));
+            }
+            none
+        }
+        Windows::Every => {
+            let all = sliding(&|_| window.is_some())?;
+            if all.contains(&window.is_none()) {
+                return Err(Error::unsupported(format!(
+                    "config.json: layer_types other than its one sliding_window in a {} model",
+                    architecture.model_type
+                )));
+            }
+            all
+        }
+        Windows::Alternating => sliding(&|layer| layer.is_multiple_of(2))?,
+        Windows::Configured => {
+            let used = fields.flag("use_sliding_window")?.unwrap_or(false);
             let from = fields.optional_size("max_window_layers")?.unwrap_or(28);
-            (0..layers).map(|i| if gemma { i % 2 == 0 } else { i >= from }).collect()
-        }
-        Some(Value::Array(types)) if types.len() == layers => types
-            .iter()
-            .map(|kind| match kind.as_str() {
-                Some("sliding_attention") => Ok(true),
-                Some("full_attention") => Ok(false),
-                _ => Err(Error::unsupported(format!("config.json: layer_types entry {kind}"))),
-            })
-            .collect::<Result<_>>()?,
-        Some(other) => {
-            return Err(Error::format(format!(
-                "config.json: layer_types {other} for {layers} layers"
-            )));
+            let all = sliding(&|layer| layer >= from)?;
+            all.into_iter().map(|sliding| sliding && used).collect()
         }
     };
-    Ok(sliding.into_iter().map(|sliding| window.filter(|_| sliding && used)).collect())
-}
-
-/// A token id, several, or none.
-pub(crate) fn ids(value: Option<&Value>) -> Result<Vec<i32>> {
-    let bad = |value: &Value| Error::format(format!("eos_token_id {value} is no token id"));
-    let one = |value: &Value| {
-        value
-            .as_i64()
-            .and_then(|id| i32::try_from(id).ok())
-            .filter(|id| *id >= 0)
-            .ok_or_else(|| bad(value))
-    };
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(one).collect(),
-        Some(value) => Ok(vec![one(value)?]),
-    }
-}
-
-/// Typed access to the fields, with errors that name them.
-pub(super) struct Fields<'a>(pub &'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    fn wrong(name: &str, value: &Value) -> Error {
-        Error::format(format!("config.json: {name} is {value}"))
-    }
-
-    pub fn optional_size(&self, name: &str) -> Result<Option<usize>> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            // 2^31: beyond it no dimension is meant, and products of two fit an address.
-            Some(value) => match value.as_u64().filter(|n| *n < 1 << 31) {
-                Some(0) if name != "max_window_layers" => Err(Fields::wrong(name, value)),
-                Some(n) => Ok(Some(n as usize)),
-                None => Err(Fields::wrong(name, value)),
-            },
-        }
-    }
-
-    pub fn size(&self, name: &str) -> Result<usize> {
-        self.optional_size(name)?
-            .ok_or_else(|| Error::format(format!("config.json: {name} is missing")))
-    }
-
-    pub fn number(&self, name: &str) -> Result<Option<f64>> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or_else(|| Fields::wrong(name, value)),
-        }
-    }
-
-    pub fn flag(&self, name: &str) -> Result<Option<bool>> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_bool().map(Some).ok_or_else(|| Fields::wrong(name, value)),
-        }
-    }
-
-    pub fn text(&self, name: &str) -> Result<Option<&'a str>> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_str().map(Some).ok_or_else(|| Fields::wrong(name, value)),
-        }
-    }
+    Ok(used.into_iter().map(|sliding| window.filter(|_| sliding)).collect())
 }
 
 #[cfg(test)]
@@ -517,7 +394,7 @@ mod tests {
     use super::*;
 
     fn llama(change: impl FnOnce(&mut Map<String, Value>)) -> Result<DecoderConfig> {
-        let mut raw = DecoderConfig::small(Architecture::Llama, 10, 8, 2, 2, 16).unwrap().raw;
+        let mut raw = DecoderConfig::small("llama", 10, 8, 2, 2, 16).unwrap().raw;
         change(&mut raw);
         DecoderConfig::from_json(raw)
     }
@@ -558,9 +435,80 @@ mod tests {
         assert!(llama(|raw| drop(raw.insert("eos_token_id".into(), json!("x")))).is_err());
     }
 
+    fn read(model_type: &str, more: Value) -> Result<DecoderConfig> {
+        let mut raw = DecoderConfig::small(model_type, 10, 32, 3, 4, 16).unwrap().raw;
+        for (name, value) in more.as_object().unwrap() {
+            match value {
+                Value::String(absent) if absent == "absent" => drop(raw.remove(name)),
+                _ => drop(raw.insert(name.clone(), value.clone())),
+            }
+        }
+        DecoderConfig::from_json(raw)
+    }
+
+    /// What transformers takes a field to be that a file does not have.
+    #[test]
+    fn an_absent_field_has_the_default_of_its_family() {
+        let absent = json!({"num_key_value_heads": "absent", "num_attention_heads": 32,
+            "head_dim": "absent", "hidden_size": 128, "rms_norm_eps": "absent",
+            "max_position_embeddings": "absent", "tie_word_embeddings": "absent"});
+        for (model_type, kv_heads, head_dim, eps, context, tied) in [
+            ("llama", 32, 4, 1e-6, 2048, false),
+            ("mistral", 8, 4, 1e-6, 131_072, false),
+            ("qwen2", 32, 4, 1e-6, 32_768, false),
+            ("qwen3", 32, 128, 1e-6, 32_768, false),
+            ("olmo2", 32, 4, 1e-5, 2048, false),
+            ("gemma2", 4, 256, 1e-6, 8192, true),
+        ] {
+            let c = read(model_type, absent.clone()).unwrap();
+            assert_eq!((c.kv_heads, c.head_dim), (kv_heads, head_dim), "{model_type}");
+            assert_eq!((c.rms_norm_eps, c.max_position_embeddings), (eps, context), "{model_type}");
+            assert_eq!(c.tied, tied, "{model_type}");
+        }
+        // Null is not absent.
+        assert_eq!(read("mistral", json!({"num_key_value_heads": null})).unwrap().kv_heads, 4);
+    }
+
+    #[test]
+    fn windows_are_where_the_family_has_them() {
+        let windows = |model_type, more| read(model_type, more).map(|config| config.windows);
+        let (some, none) = (Some(7), None);
+        assert_eq!(windows("mistral", json!({})).unwrap(), [Some(4096); 3]);
+        assert_eq!(windows("mistral", json!({"sliding_window": 7})).unwrap(), [some; 3]);
+        assert_eq!(windows("mistral", json!({"sliding_window": null})).unwrap(), [none; 3]);
+        let mixed = json!(["sliding_attention", "full_attention", "sliding_attention"]);
+        let refused = windows("mistral", json!({"sliding_window": 7, "layer_types": mixed}));
+        assert!(refused.unwrap_err().is_unsupported());
+        assert_eq!(windows("qwen2", json!({"sliding_window": 7})).unwrap(), [none; 3]);
+        let from_1 =
+            json!({"sliding_window": 7, "use_sliding_window": true, "max_window_layers": 1});
+        assert_eq!(windows("qwen3", from_1).unwrap(), [none, some, some]);
+        let layers = json!({"sliding_window": 7, "use_sliding_window": true, "layer_types": mixed});
+        assert_eq!(windows("qwen2", layers).unwrap(), [some, none, some]);
+        assert!(windows("olmo2", json!({"sliding_window": 7})).unwrap_err().is_unsupported());
+        assert!(windows("llama", json!({"layer_types": null})).is_ok());
+        let odd = json!({"layer_types": vec!["chunked_attention"; 3]});
+        assert!(windows("gemma2", odd).unwrap_err().is_unsupported());
+    }
+
+    #[test]
+    fn biases_are_where_the_family_has_them() {
+        let biases = |model_type| {
+            let name = if model_type == "llada" { "include_qkv_bias" } else { "attention_bias" };
+            let config = read(model_type, json!({name: true}))?;
+            Ok::<_, Error>((config.qkv_bias, config.output_bias))
+        };
+        assert_eq!(biases("llama").unwrap(), (true, true));
+        assert_eq!(biases("olmo2").unwrap(), (true, true));
+        assert_eq!(biases("llada").unwrap(), (true, false));
+        assert_eq!(biases("qwen2").unwrap(), (true, false));
+        assert!(read("qwen2", json!({})).unwrap().qkv_bias);
+        assert!(biases("mistral").unwrap_err().is_unsupported());
+    }
+
     #[test]
     fn gemma_alternates_its_window() {
-        let config = DecoderConfig::small(Architecture::Gemma2, 10, 8, 3, 2, 16).unwrap();
+        let config = DecoderConfig::small("gemma2", 10, 8, 3, 2, 16).unwrap();
         assert_eq!(config.windows, [Some(4096), None, Some(4096)]);
         assert_eq!((config.attention_softcap, config.final_softcap), (Some(50.0), Some(30.0)));
     }

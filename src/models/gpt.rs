@@ -3,25 +3,26 @@
 //!
 //! The n-gram is what makes two-layer models good at looking things up: an induction head needs a layer that tells
 //! each token what stood before it, and a sum of three tables is that layer for nothing. Published models are the
-//! [`Decoder`](super::Decoder)'s; this one has no files. As there, whole sequences and a few tokens against a
+//! [`Decoder`](super::Decoder)'s. As there, whole sequences and a few tokens against a
 //! [`KvCache`] give a token the same bits.
 
 use super::causal::Causal;
-use super::config::Fields;
-use super::decoder_files::{Weights, read_json, write_config};
-use super::prepared::{self, Prepared};
+use super::fields::Fields;
+use super::folder::{self, Weights as Files, read_json};
 use crate::DType;
 use crate::device::Device;
-use crate::device::cpu::gemm::{self, plain, transposed};
-use crate::device::cpu::memory::Buffer;
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Attention, KvCache};
-use crate::nn::{Parameters, normal};
+use crate::kernels::attention::{Attention, KvCache, Mask};
+use crate::nn::{
+    self, Builder, Embedding, Keys, LayerNorm, Linear, Parameters, Prepared, SelfAttention,
+    Weights, normal, recomputed,
+};
 use crate::ops;
+use crate::tensor::Tensor;
 use crate::tensor::autograd::no_grad;
-use crate::tensor::{Tensor, file};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The size of a [`Gpt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,32 +84,24 @@ impl Ngrams {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Linear {
-    weight: usize,
-    bias: usize,
-}
-
 struct Block {
-    attention_norm: Linear,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    mlp_norm: Linear,
+    attention_norm: LayerNorm,
+    attention: SelfAttention,
+    mlp_norm: LayerNorm,
     up: Linear,
     down: Linear,
 }
 
-/// A small causal language model in f32 on the CPU.
+/// A small causal language model in f32.
 pub struct Gpt {
     config: GptConfig,
     parameters: Parameters,
-    tables: Vec<usize>,
-    position: usize,
-    blocks: Vec<Block>,
-    norm: Linear,
+    tables: Vec<Embedding>,
+    position: Embedding,
+    blocks: Vec<Arc<Block>>,
+    norm: LayerNorm,
     head: usize,
+    checkpointed: bool,
 }
 
 const EPSILON: f32 = 1e-5;
@@ -116,36 +109,59 @@ const EPSILON: f32 = 1e-5;
 /// The `model_type` of its `config.json`.
 const MODEL_TYPE: &str = "gradstone_gpt";
 
-/// Adds parameters by name; `value` gives each its tensor.
-struct Builder<'a> {
-    parameters: Parameters,
-    value: &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
-}
-
-impl Builder<'_> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<usize> {
-        let value = (self.value)(name, shape)?;
-        if value.shape() != shape {
-            return Err(Error::shape(format!(
-                "`{name}` is {:?}, the config says {shape:?}",
-                value.shape()
-            )));
-        }
-        self.parameters.add(name, value)
-    }
-
-    fn linear(&mut self, name: &str, out: usize, input: usize) -> Result<Linear> {
-        Ok(Linear {
-            weight: self.tensor(&format!("{name}.weight"), &[out, input])?,
-            bias: self.tensor(&format!("{name}.bias"), &[out])?,
+impl Block {
+    fn new(builder: &mut Builder<'_>, i: usize, config: &GptConfig) -> Result<Block> {
+        let GptConfig { width, heads, .. } = *config;
+        let norm = |builder: &mut Builder<'_>, name: &str| {
+            LayerNorm::new(builder, &format!("{i}.{name}"), width, EPSILON)
+        };
+        let linear = |builder: &mut Builder<'_>, name: &str, shape: [usize; 2]| {
+            Linear::new(builder, &format!("{i}.{name}"), shape, true)
+        };
+        Ok(Block {
+            attention_norm: norm(builder, "attention.norm")?,
+            attention: SelfAttention {
+                query: linear(builder, "attention.query", [width, width])?,
+                key: linear(builder, "attention.key", [width, width])?,
+                value: linear(builder, "attention.value", [width, width])?,
+                out: linear(builder, "attention.out", [width, width])?,
+                norm: None,
+                heads: Attention::causal(heads, heads, width / heads),
+            },
+            mlp_norm: norm(builder, "mlp.norm")?,
+            up: linear(builder, "mlp.up", [4 * width, width])?,
+            down: linear(builder, "mlp.down", [width, 4 * width])?,
         })
     }
 
-    fn norm(&mut self, name: &str, width: usize) -> Result<Linear> {
-        Ok(Linear {
-            weight: self.tensor(&format!("{name}.gain"), &[width])?,
-            bias: self.tensor(&format!("{name}.bias"), &[width])?,
-        })
+    fn linears(&self) -> impl Iterator<Item = Linear> {
+        self.attention.linears().into_iter().chain([self.up, self.down])
+    }
+
+    fn indices(&self) -> Vec<usize> {
+        let linears = self.linears().flat_map(Linear::indices);
+        linears.chain(self.attention_norm.indices()).chain(self.mlp_norm.indices()).collect()
+    }
+
+    /// The residual stream after the block; of these rows only, where some are `wanted`.
+    fn forward(
+        &self,
+        weights: Weights<'_>,
+        x: &Tensor,
+        segments: &[usize],
+        wanted: Option<&[usize]>,
+        keys: &mut Keys<'_>,
+    ) -> Result<Tensor> {
+        let normed = self.attention_norm.forward(weights, x)?;
+        let attended =
+            self.attention.attended(weights, normed, segments, None, Mask::Causal, keys)?;
+        let (x, attended) = match wanted {
+            Some(rows) => (ops::gather(x, rows)?, ops::gather(&attended, rows)?),
+            None => (x.clone(), attended),
+        };
+        let x = ops::add(&x, &self.attention.out.forward(weights, &attended)?)?;
+        let up = self.up.forward(weights, &self.mlp_norm.forward(weights, &x)?)?;
+        ops::add(&x, &self.down.forward(weights, &ops::gelu_tanh(&up)?)?)
     }
 }
 
@@ -185,29 +201,21 @@ impl Gpt {
         config: GptConfig,
         value: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Gpt> {
-        let mut builder = Builder { parameters: Parameters::new(), value };
-        let GptConfig { vocab, width, .. } = config;
-        let tables = (0..config.ngram)
-            .map(|back| builder.tensor(&format!("embed.token.{back}"), &[vocab, width]))
+        let mut builder = Builder::new(value);
+        let GptConfig { vocab, width, layers, context, ngram, .. } = config;
+        let tables = (0..ngram)
+            .map(|back| {
+                Embedding::new(&mut builder, &format!("embed.token.{back}"), [vocab, width])
+            })
             .collect::<Result<_>>()?;
-        let position = builder.tensor("embed.position", &[config.context, width])?;
-        let mut blocks = Vec::new();
-        for i in 0..config.layers {
-            blocks.push(Block {
-                attention_norm: builder.norm(&format!("{i}.attention.norm"), width)?,
-                query: builder.linear(&format!("{i}.attention.query"), width, width)?,
-                key: builder.linear(&format!("{i}.attention.key"), width, width)?,
-                value: builder.linear(&format!("{i}.attention.value"), width, width)?,
-                out: builder.linear(&format!("{i}.attention.out"), width, width)?,
-                mlp_norm: builder.norm(&format!("{i}.mlp.norm"), width)?,
-                up: builder.linear(&format!("{i}.mlp.up"), 4 * width, width)?,
-                down: builder.linear(&format!("{i}.mlp.down"), width, 4 * width)?,
-            });
-        }
-        let norm = builder.norm("norm", width)?;
+        let position = Embedding::new(&mut builder, "embed.position", [context, width])?;
+        let blocks = (0..layers)
+            .map(|i| Block::new(&mut builder, i, &config).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let norm = LayerNorm::new(&mut builder, "norm", width, EPSILON)?;
         let head = builder.tensor("head.weight", &[vocab, width])?;
-        let parameters = builder.parameters;
-        Ok(Gpt { config, parameters, tables, position, blocks, norm, head })
+        let parameters = builder.finish();
+        Ok(Gpt { config, parameters, tables, position, blocks, norm, head, checkpointed: false })
     }
 
     /// A model with the same weights that is trained on its own.
@@ -215,11 +223,7 @@ impl Gpt {
     /// # Errors
     /// None for a model that was built.
     pub fn copy(&self) -> Result<Gpt> {
-        let mut value = |name: &str, _: &[usize]| match self.parameters.index(name) {
-            Some(index) => Ok(self.parameters.get(index).detach()),
-            None => Err(Error::state(format!("no parameter `{name}`"))),
-        };
-        Gpt::build(self.config, &mut value)
+        Gpt::build(self.config, &mut |name, _| self.parameters.by_name(name))
     }
 
     /// Its size.
@@ -256,10 +260,20 @@ impl Gpt {
     /// # Errors
     /// [`Error::is_index`] for an id outside the vocabulary, a position outside the context or a row that is not there.
     pub fn hidden(&self, tokens: &Ngrams, rows: &[usize]) -> Result<Tensor> {
-        let spec = self.attention();
-        self.run(None, tokens, Some(rows), &mut |_, q, k, v| {
-            ops::attention(q, k, v, &spec, &tokens.segments)
-        })
+        let mut x = self.embed(self.weights(), tokens)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let rows = Some(rows).filter(|_| layer + 1 == self.blocks.len());
+            x = if self.checkpointed {
+                let (block, own) = (Arc::clone(block), block.indices());
+                let (segments, rows) = (tokens.segments.clone(), rows.map(<[usize]>::to_vec));
+                recomputed(&self.parameters, own, &x, move |weights, x| {
+                    block.forward(weights, x, &segments, rows.as_deref(), &mut Keys::Own)
+                })?
+            } else {
+                block.forward(self.weights(), &x, &tokens.segments, rows, &mut Keys::Own)?
+            };
+        }
+        self.norm.forward(self.weights(), &x)
     }
 
     /// The hidden states of new tokens that continue the cached sequences. No gradients.
@@ -276,12 +290,14 @@ impl Gpt {
         tokens: &Ngrams,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let spec = self.attention();
+        let weights = self.weights().with(prepared);
         no_grad(|| {
-            self.run(prepared, tokens, None, &mut |layer, q, k, v| {
-                ops::append_to_cache(cache, layer, k, v, &tokens.segments)?;
-                ops::cached_attention(q, &spec, cache, layer, &tokens.segments)
-            })
+            let mut x = self.embed(weights, tokens)?;
+            for (layer, block) in self.blocks.iter().enumerate() {
+                let mut keys = Keys::Cached(cache, layer);
+                x = block.forward(weights, &x, &tokens.segments, None, &mut keys)?;
+            }
+            self.norm.forward(weights, &x)
         })
     }
 
@@ -291,36 +307,14 @@ impl Gpt {
     /// # Errors
     /// [`Error::is_shape`] when the width differs.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (rows, vocab) = (hidden.leading(), self.config.vocab);
-        let mut logits = Buffer::recycled(rows * vocab);
-        let weight = self.parameters.get(self.head).detach();
-        let shape = [rows, vocab, self.config.width];
-        gemm::matmul(&mut logits, plain(hidden.f32s()?), transposed(weight.f32s()?), shape, false)?;
-        Tensor::from_buffer(logits, &[rows, vocab], DType::F32)
+        nn::logits(self.weights(), self.head, hidden)
     }
 
-    fn attention(&self) -> Attention {
-        let GptConfig { heads, width, .. } = self.config;
-        Attention::causal(heads, heads, width / heads)
+    fn weights(&self) -> Weights<'_> {
+        Weights::of(&self.parameters)
     }
 
-    fn run(
-        &self,
-        prepared: Option<&Prepared>,
-        tokens: &Ngrams,
-        wanted: Option<&[usize]>,
-        attend: &mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let get = |index: usize| self.parameters.get(index);
-        let norm =
-            |x: &Tensor, at: Linear| ops::layer_norm(x, &get(at.weight), &get(at.bias), EPSILON);
-        let linear = |x: &Tensor, at: Linear| {
-            let bias = get(at.bias);
-            match prepared.and_then(|prepared| prepared.weight(at.weight)) {
-                Some(weight) => prepared::linear(x, weight, Some(&bias)),
-                None => ops::linear(x, &get(at.weight), Some(&bias)),
-            }
-        };
+    fn embed(&self, weights: Weights<'_>, tokens: &Ngrams) -> Result<Tensor> {
         if tokens.ids.len() != self.tables.len() {
             return Err(Error::shape(format!(
                 "gpt: {}-grams for a model of {}-grams",
@@ -328,36 +322,11 @@ impl Gpt {
                 self.tables.len()
             )));
         }
-        let mut x = ops::embedding(&get(self.position), &tokens.positions)?;
+        let mut x = self.position.forward(weights, &tokens.positions)?;
         for (table, ids) in self.tables.iter().zip(&tokens.ids) {
-            x = ops::add(&x, &ops::embedding(&get(*table), ids)?)?;
+            x = ops::add(&x, &table.forward(weights, ids)?)?;
         }
-        let GptConfig { heads, width, .. } = self.config;
-        let rows = x.leading();
-        let split = |x: &Tensor| ops::reshape(x, &[rows, heads, width / heads]);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let normed = norm(&x, block.attention_norm)?;
-            let parts = [block.query, block.key, block.value];
-            let [q, k, v] = if prepared.is_some() {
-                let [q, k, v] = parts.map(|part| linear(&normed, part));
-                [q?, k?, v?]
-            } else {
-                let tensors = parts.map(|l| (get(l.weight), get(l.bias)));
-                ops::linears(
-                    &normed,
-                    std::array::from_fn(|i| (&tensors[i].0, Some(&tensors[i].1))),
-                )?
-            };
-            let attended = attend(layer, &split(&q)?, &split(&k)?, &split(&v)?)?;
-            let mut attended = ops::reshape(&attended, &[rows, width])?;
-            if let Some(wanted) = wanted.filter(|_| layer + 1 == self.blocks.len()) {
-                (x, attended) = (ops::gather(&x, wanted)?, ops::gather(&attended, wanted)?);
-            }
-            x = ops::add(&x, &linear(&attended, block.out)?)?;
-            let up = ops::gelu_tanh(&linear(&norm(&x, block.mlp_norm)?, block.up)?)?;
-            x = ops::add(&x, &linear(&up, block.down)?)?;
-        }
-        norm(&x, self.norm)
+        Ok(x)
     }
 }
 
@@ -370,16 +339,8 @@ impl Causal for Gpt {
         &mut self.parameters
     }
 
-    fn vocab(&self) -> usize {
-        self.config.vocab
-    }
-
     fn context(&self) -> usize {
         self.config.context
-    }
-
-    fn device(&self) -> Device {
-        self.parameters.get(self.position).device()
     }
 
     fn softcap(&self) -> Option<f32> {
@@ -396,13 +357,8 @@ impl Causal for Gpt {
     }
 
     fn prepared(&self) -> Result<Prepared> {
-        let linears = self.blocks.iter().flat_map(|block| {
-            [block.query, block.key, block.value, block.out, block.up, block.down]
-        });
-        let indices = linears.map(|linear| linear.weight).chain([self.head]);
-        let weights: Vec<(usize, Tensor)> =
-            indices.map(|index| (index, self.parameters.get(index))).collect();
-        Prepared::new(weights.iter().map(|(index, weight)| (*index, weight)))
+        let linears = self.blocks.iter().flat_map(|block| block.linears());
+        self.parameters.prepared(linears.map(|linear| linear.weight()).chain([self.head]))
     }
 
     fn cache(&self, sequences: usize, capacity: usize) -> Result<KvCache> {
@@ -422,10 +378,7 @@ impl Causal for Gpt {
     }
 
     fn raw_logits(&self, prepared: Option<&Prepared>, hidden: &Tensor) -> Result<Tensor> {
-        let Some(head) = prepared.and_then(|prepared| prepared.weight(self.head)) else {
-            return self.logits(hidden);
-        };
-        prepared::linear(hidden, head, None)
+        nn::logits(self.weights().with(prepared), self.head, hidden)
     }
 
     fn copy(&self) -> Result<Gpt> {
@@ -439,9 +392,7 @@ impl Causal for Gpt {
             "model_type": MODEL_TYPE, "vocab": vocab, "width": width, "layers": layers, "heads": heads,
             "context": context, "ngram": ngram,
         });
-        write_config(dir, &config)?;
-        let tensors = self.parameters.iter().map(|p| (p.name(), p.value()));
-        file::write(&dir.join("model.safetensors"), tensors, &[("format", "pt")])
+        folder::write(dir, &config, &self.parameters, |name| name.into())
     }
 
     /// The weights are f32: any other `dtype` is an error.
@@ -466,13 +417,17 @@ impl Causal for Gpt {
                 ngram: fields.size("ngram")?,
             };
             config.check()?;
-            let mut weights = Weights::open(dir)?;
+            let mut files = Files::open(dir)?;
             let model =
-                Gpt::build(config, &mut |name, _| weights.take(name, Some(DType::F32), device))?;
-            weights.check_taken(MODEL_TYPE, |_| false)?;
+                Gpt::build(config, &mut |name, _| files.take(name, Some(DType::F32), device))?;
+            files.check_taken(MODEL_TYPE, |_| false)?;
             Ok(model)
         };
         load().map_err(|e: Error| e.at(dir.display()))
+    }
+
+    fn set_checkpointed(&mut self, checkpointed: bool) {
+        self.checkpointed = checkpointed;
     }
 }
 

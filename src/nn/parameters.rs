@@ -1,5 +1,7 @@
 //! The trainable tensors of a model, by name and by index.
 
+use super::prepared::Prepared;
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::rng::{Sequence, Stream};
@@ -78,6 +80,38 @@ impl Parameters {
         } else {
             parameter.value.tracked(parameter.id)
         }
+    }
+
+    /// The value of the parameter of this name, for building a model with the same weights.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when there is none.
+    pub fn by_name(&self, name: &str) -> Result<Tensor> {
+        match self.index(name) {
+            Some(index) => Ok(self.list[index].value.clone()),
+            None => Err(Error::state(format!("no parameter `{name}`"))),
+        }
+    }
+
+    /// Moves every value to `device`.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when the device has no memory.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for parameter in &mut self.list {
+            parameter.value = parameter.value.to_device(device)?;
+        }
+        Ok(())
+    }
+
+    /// The weights of these indices, laid out for generation.
+    ///
+    /// # Errors
+    /// [`Error::is_dtype`] for integers.
+    pub fn prepared(&self, indices: impl Iterator<Item = usize>) -> Result<Prepared> {
+        let weights: Vec<(usize, &Tensor)> =
+            indices.map(|index| (index, &self.list[index].value)).collect();
+        Prepared::new(weights.into_iter())
     }
 
     /// The index of a name.

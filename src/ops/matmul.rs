@@ -1,15 +1,16 @@
 //! Matrix products.
 
 use crate::DType;
-use crate::device::cpu::gemm::{self, plain, transposed};
+use crate::device::cpu::gemm::{self, Operand, plain, transposed};
 use crate::device::cpu::memory::Buffer;
 use crate::device::cpu::pool;
 use crate::device::gpu::Gpu;
+use crate::dtype::{FloatSlice, FloatSliceMut};
 use crate::error::{Error, Result};
 use crate::kernels::elementwise::launch::accumulate;
-use crate::kernels::{elementwise, matmul as device, reduce};
-use crate::tensor::Tensor;
+use crate::kernels::{matmul as device, reduce};
 use crate::tensor::autograd::{Backward, Grads, record, record_one};
+use crate::tensor::{Storage, Tensor};
 use std::sync::Arc;
 
 /// `y = x · weightᵀ + bias`: every linear layer, with the weight stored as published models store it.
@@ -45,9 +46,10 @@ pub fn linears<const N: usize>(
             outputs.push(product_on(gpu, x, weight, bias)?);
         }
     } else {
-        let values = x.to_f32s()?;
         for (weight, bias) in layers {
-            outputs.push(product(x, &values, weight, bias)?);
+            let shape = output_shape(x, weight, bias)?;
+            let weight = Operand::new(weight.floats()?, true);
+            outputs.push(product(x, weight, bias, &shape, x.dtype())?);
         }
     }
     let save = || Linears {
@@ -110,19 +112,43 @@ fn product_on(
     Ok(y)
 }
 
-/// One linear layer outside the graph; `values` are `x`'s.
-fn product(x: &Tensor, values: &[f32], weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let shape = output_shape(x, weight, bias)?;
-    let (rows, width, out) = (x.leading(), x.last_dim(), weight.leading());
-    let mut y = Buffer::recycled(rows * out);
-    let stored = weight.to_f32s()?;
-    gemm::matmul(&mut y, plain(values), transposed(&stored), [rows, out, width], false)?;
-    if let Some(bias) = bias {
-        let product = y;
-        y = Buffer::recycled(rows * out);
-        elementwise::zip(&mut y, &product, &bias.to_f32s()?, |y, b| y + b)?;
-    }
-    Tensor::from_buffer(y, &shape, x.dtype())
+/// `x · weight + bias` outside the graph, in host memory: `shape` in `dtype`.
+pub(crate) fn product(
+    x: &Tensor,
+    weight: Operand<'_>,
+    bias: Option<&Tensor>,
+    shape: &[usize],
+    dtype: DType,
+) -> Result<Tensor> {
+    let (rows, width, out) = (x.leading(), x.last_dim(), shape.last().copied().unwrap_or(1));
+    let mut y = Storage::recycled(dtype, rows * out);
+    let bias = bias.map(Tensor::to_f32s).transpose()?;
+    let into = y.floats_mut().ok_or_else(|| Error::dtype(format!("a product in {dtype}")))?;
+    let x = Operand::new(x.floats()?, false);
+    gemm::matmul_into(into, x, weight, bias.as_deref(), [rows, out, width])?;
+    Tensor::new(y, shape)
+}
+
+/// Logits of hidden states in f32, whatever the types, outside the graph.
+///
+/// [`linear_logprob`](super::linear_logprob) computes its log-probs from these bits.
+///
+/// # Shapes
+/// `hidden [rows, width]`, `head [vocab, width]`; `[rows, vocab]`.
+///
+/// # Errors
+/// [`Error::is_shape`] when the width differs, [`Error::is_dtype`] for integers.
+pub fn logits(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
+    let shape = output_shape(hidden, head, None)?;
+    let Some(gpu) = Tensor::common_gpu("logits", &[hidden, head])? else {
+        return product(hidden, Operand::new(head.floats()?, true), None, &shape, DType::F32);
+    };
+    let mut logits = Tensor::recycled_on(&shape, DType::F32, gpu)?;
+    let (rows, width, vocab) = (hidden.leading(), hidden.last_dim(), head.leading());
+    let x = device::plain(hidden.device_slice()?);
+    let weight = device::transposed(head.device_slice()?);
+    device::product(logits.device_slice_mut()?, x, weight, [rows, vocab, width], 1, false)?;
+    Ok(logits)
 }
 
 struct Linears {
@@ -141,7 +167,7 @@ impl Backward for Linears {
             return self.on_device(gpu, grads, wanted);
         }
         let (rows, width) = (self.x.leading(), self.x.last_dim());
-        let x = self.x.to_f32s()?;
+        let x = Operand::new(self.x.floats()?, false);
         let mut dx: Option<Buffer<f32>> = None;
         let mut gradients = vec![None];
         for ((weight, bias), grad) in self.layers.iter().zip(grads) {
@@ -153,14 +179,14 @@ impl Backward for Linears {
             };
             let (g, out) = (grad.f32s()?, grad.last_dim());
             if wanted[0] {
-                let stored = weight.to_f32s()?;
+                let weight = Operand::new(weight.floats()?, false);
                 let accumulate = dx.is_some();
                 let sum = dx.get_or_insert_with(|| Buffer::recycled(rows * width));
-                gemm::matmul(sum, plain(g), plain(&stored), [rows, width, out], accumulate)?;
+                gemm::matmul(sum, plain(g), weight, [rows, width, out], accumulate)?;
             }
             gradients.push(if want_weight {
                 let mut dweight = Buffer::recycled(out * width);
-                gemm::matmul(&mut dweight, transposed(g), plain(&x), [out, width, rows], false)?;
+                gemm::matmul(&mut dweight, transposed(g), x, [out, width, rows], false)?;
                 Some(Tensor::from_buffer(dweight, &[out, width], DType::F32)?)
             } else {
                 None
@@ -252,10 +278,10 @@ pub fn matmul(a: &Tensor, b: &Tensor, transpose_a: bool, transpose_b: bool) -> R
         device::product(to, a_operand, b_operand, [m, n, k], batch, false)?;
         return Ok(record_one(&[a, b], output, save));
     }
-    let mut c = Buffer::recycled(batch * m * n);
-    products(&mut c, (&a.to_f32s()?, transpose_a), (&b.to_f32s()?, transpose_b), [m, n, k])?;
-    let output = Tensor::from_buffer(c, &shape, a.dtype())?;
-    Ok(record_one(&[a, b], output, save))
+    let mut c = Storage::recycled(a.dtype(), batch * m * n);
+    let into = c.floats_mut().ok_or_else(|| Error::dtype("matmul of integers"))?;
+    products(into, (a.floats()?, transpose_a), (b.floats()?, transpose_b), [m, n, k])?;
+    Ok(record_one(&[a, b], Tensor::new(c, &shape)?, save))
 }
 
 #[derive(Clone, Copy)]
@@ -288,25 +314,19 @@ impl Plan {
 
 /// One product for each batch entry: entries in parallel where there are several, threads inside where there is one.
 fn products(
-    c: &mut [f32],
-    (a, ta): (&[f32], bool),
-    (b, tb): (&[f32], bool),
+    c: FloatSliceMut<'_>,
+    (a, ta): (FloatSlice<'_>, bool),
+    (b, tb): (FloatSlice<'_>, bool),
     [m, n, k]: [usize; 3],
 ) -> Result<()> {
     if m * n == 0 {
         return Ok(());
     }
-    let operand = |data, t| if t { transposed(data) } else { plain(data) };
-    if c.len() == m * n {
-        return gemm::matmul(c, operand(a, ta), operand(b, tb), [m, n, k], false);
-    }
-    if k == 0 {
-        c.fill(0.0);
-        return Ok(());
-    }
-    let parts = c.chunks_mut(m * n).zip(a.chunks(m * k)).zip(b.chunks(k * n));
-    pool::try_each(parts, (1 << 16) / (m * n * k).max(1) + 1, |_, ((c, a), b)| {
-        gemm::matmul(c, operand(a, ta), operand(b, tb), [m, n, k], false)
+    let parts = c.chunks(m * n).into_iter();
+    pool::try_each(parts, (1 << 16) / (m * n * k).max(1) + 1, |i, c| {
+        let a = Operand::new(a.slice(i * m * k..(i + 1) * m * k)?, ta);
+        let b = Operand::new(b.slice(i * k * n..(i + 1) * k * n)?, tb);
+        gemm::matmul_into(c, a, b, None, [m, n, k])
     })
 }
 
@@ -329,16 +349,16 @@ impl Backward for Matmul {
         if let Some(gpu) = grad.gpu() {
             return self.on_device(gpu, &grad, wanted);
         }
-        let g = (grad.f32s()?, false);
-        let flipped = (grad.f32s()?, true);
+        let g = (FloatSlice::F32(grad.f32s()?), false);
+        let flipped = (g.0, true);
         let da = if wanted[0] {
             let mut da = Buffer::recycled(self.a.len());
-            let b = self.b.to_f32s()?;
+            let (b, into) = (self.b.floats()?, FloatSliceMut::F32(&mut da));
             if ta {
                 // aᵀ was used: da [k, m] = b · gᵀ
-                products(&mut da, (&b, tb), flipped, [k, m, n])?;
+                products(into, (b, tb), flipped, [k, m, n])?;
             } else {
-                products(&mut da, g, (&b, !tb), [m, k, n])?;
+                products(into, g, (b, !tb), [m, k, n])?;
             }
             Some(Tensor::from_buffer(da, self.a.shape(), DType::F32)?)
         } else {
@@ -346,11 +366,11 @@ impl Backward for Matmul {
         };
         let db = if wanted[1] {
             let mut db = Buffer::recycled(self.b.len());
-            let a = self.a.to_f32s()?;
+            let (a, into) = (self.a.floats()?, FloatSliceMut::F32(&mut db));
             if tb {
-                products(&mut db, flipped, (&a, ta), [n, k, m])?;
+                products(into, flipped, (a, ta), [n, k, m])?;
             } else {
-                products(&mut db, (&a, !ta), g, [k, n, m])?;
+                products(into, (a, !ta), g, [k, n, m])?;
             }
             Some(Tensor::from_buffer(db, self.b.shape(), DType::F32)?)
         } else {

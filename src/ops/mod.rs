@@ -27,7 +27,8 @@ pub use elementwise::{add, cast, div, exp, log, mul, neg, scale, shift, softcap,
 pub use linear_logprob::linear_logprob;
 pub use linear_policy_loss::linear_policy_loss;
 pub use logprob::{SoftmaxOptions, logprob};
-pub use matmul::{linear, linears, matmul};
+pub(crate) use matmul::product;
+pub use matmul::{linear, linears, logits, matmul};
 pub use norm::{layer_norm, rms_norm};
 pub use policy_loss::{Advantages, PolicyColumns, PolicyLoss, PolicyMetrics, policy_loss};
 pub use reduce::{mean, mean_last, sum, sum_last};

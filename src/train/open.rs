@@ -8,7 +8,7 @@ use super::world::World;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Causal, Decoder, DecoderConfig, Gpt, GptConfig};
+use crate::models::{Causal, Decoder, DecoderConfig, Gpt, GptConfig};
 use crate::rl::filling_policy::{Filling, FillingPolicy};
 use crate::rl::policy::Policy;
 use crate::tasks::environment::OneShot;
@@ -96,12 +96,8 @@ fn new_policy(
             let all: String =
                 own.chars().chain(alphabet.chars().filter(|c| !own.contains(*c))).collect();
             let tokenizer = Tokenizer::characters(&all)?;
-            let known = Architecture::ALL.into_iter().find(|one| one.model_type() == architecture);
-            let family = known.ok_or_else(|| {
-                Error::invalid(format!("model.architecture `{architecture}` is not known"))
-            })?;
             let mut config = DecoderConfig::small(
-                family,
+                architecture,
                 tokenizer.vocab_size(),
                 *hidden_size,
                 *layers,

@@ -29,7 +29,7 @@ pub fn run(directory: &Path) -> std::io::Result<Report> {
     let mut report = Report::default();
     for name in &names {
         let path = directory.join(name);
-        let outcome = if name.starts_with('.') || name.ends_with(".md") {
+        let outcome = if name.starts_with('.') || name.ends_with(".md") || name.ends_with(".py") {
             continue;
         } else if let Some(stem) = name.strip_suffix(".tokenizer.json") {
             // It belongs to the case beside it.

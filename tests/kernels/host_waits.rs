@@ -7,7 +7,7 @@ use gradstone::device::Device;
 use gradstone::device::gpu::Gpu;
 use gradstone::kernels::policy_loss::{Kl, KlEstimator, Objective};
 use gradstone::kernels::token_selection::Selection;
-use gradstone::models::{Architecture, Decoder};
+use gradstone::models::Decoder;
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::episode::{Episode, micro_batches};
 use gradstone::rl::generate::rollouts;
@@ -83,7 +83,7 @@ fn objectives() -> Vec<(&'static str, Objective)> {
 
 #[test]
 fn an_update_is_started_whole_whatever_the_objective() {
-    let model = crate::decoder::model(Architecture::Llama, DType::F32);
+    let model = crate::decoder::model("llama", DType::F32);
     let prompts = prompts(&[4, 6]);
     let drawn = drawn(&model, &prompts);
     let parts = micro_batches(&scored(&prompts, &drawn), 20).len() as u64;
@@ -134,7 +134,7 @@ fn an_update_is_started_whole_whatever_the_objective() {
 #[test]
 fn a_supervised_batch_is_started_whole() {
     let device = watched();
-    let model = on(&crate::decoder::model(Architecture::Qwen2, DType::Bf16), &device);
+    let model = on(&crate::decoder::model("qwen2", DType::Bf16), &device);
     let (prompts, answers) = (prompts(&[3, 5, 9, 2]), prompts(&[6, 7, 8, 9]));
     let batch: Vec<_> = prompts
         .iter()
@@ -154,7 +154,7 @@ fn a_supervised_batch_is_started_whole() {
 #[test]
 fn a_rollout_looks_at_the_drawn_ids_once_a_step() {
     let device = watched();
-    let host = crate::decoder::model(Architecture::Qwen3, DType::F32);
+    let host = crate::decoder::model("qwen3", DType::F32);
     let model = on(&host, &device);
     let prompts = prompts(&[3, 8]);
     for banned in [vec![], vec![5, 6]] {
@@ -177,7 +177,7 @@ fn a_rollout_looks_at_the_drawn_ids_once_a_step() {
 #[test]
 fn many_log_probs_find_their_completions() {
     let device = devices::emulated();
-    let model = on(&crate::decoder::model(Architecture::Llama, DType::F32), &device);
+    let model = on(&crate::decoder::model("llama", DType::F32), &device);
     let all = Sampling { max_new_tokens: 3, ..sampling(1.0) };
     let drawn = rollouts(&model, &prompts(&[2, 4, 3]), 2, &all).unwrap();
     let check = |drawn: &[Episode]| -> Result<(), Error> {

@@ -4,7 +4,7 @@ use crate::decoder::{batch, minimise, model, on, prompts, sampling};
 use crate::devices;
 use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Objective, PRESETS, ValueLoss};
-use gradstone::models::{Architecture, Decoder};
+use gradstone::models::Decoder;
 use gradstone::nn::Parameters;
 use gradstone::rl::batch::Batch;
 use gradstone::rl::episode::{Episode, Scored};
@@ -89,7 +89,7 @@ fn updated(policy: &dyn Policy, batch: &Batch, how: &Minimise<'_>) -> (Updated, 
 fn the_loss_from_hidden_states_has_the_bits_of_the_loss_from_log_probs() {
     for device in [Device::Cpu, devices::emulated()] {
         for dtype in [DType::F32, DType::Bf16] {
-            let decoder = model(Architecture::Llama, dtype);
+            let decoder = model("llama", dtype);
             let (prompts, mut drawn) = drawn(&decoder);
             drawn[1].mask[0] = 0;
             let open = on(&decoder, &device);
@@ -119,7 +119,7 @@ fn the_loss_from_hidden_states_has_the_bits_of_the_loss_from_log_probs() {
 #[test]
 fn on_the_policy_every_ratio_is_one() {
     for device in [Device::Cpu, devices::emulated()] {
-        let decoder = on(&model(Architecture::Qwen3, DType::F32), &device);
+        let decoder = on(&model("qwen3", DType::F32), &device);
         let prompts = prompts(&[4, 6]);
         let drawn = rollouts(&decoder, &prompts, 3, &sampling(1.0)).unwrap();
         let whole = batch(&prompts, &drawn, &device);
@@ -134,7 +134,7 @@ fn on_the_policy_every_ratio_is_one() {
 #[test]
 fn a_value_head_reads_the_hidden_states_of_the_loss() {
     for device in [Device::Cpu, devices::emulated()] {
-        let decoder = on(&model(Architecture::Llama, DType::F32), &device);
+        let decoder = on(&model("llama", DType::F32), &device);
         let (prompts, drawn) = drawn(&decoder);
         let mut whole = batch(&prompts, &drawn, &device);
         let count = |start: f32| (0..whole.tokens()).map(|i| start + i as f32 * 0.1).collect();

@@ -8,7 +8,7 @@ use super::settings::{DiffusionSettings, TokenizerSettings};
 use super::step::{self, Denoised};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Decoder, DecoderConfig, Diffusion};
+use crate::models::{Decoder, DecoderConfig, Diffusion};
 use crate::optim::{AdamW, Update};
 use crate::rl::episode::{Scored, micro_batches};
 use crate::rl::policy::Policy;
@@ -199,12 +199,6 @@ fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
             "model.kind = \"ids\" is for tasks that are made of ids; running text needs \"small\" or a folder",
         )),
         ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype } => {
-            let known = Architecture::ALL.into_iter().find(|a| a.model_type() == architecture);
-            let Some(family) = known else {
-                return Err(Error::invalid(format!(
-                    "model.architecture `{architecture}` is not known"
-                )));
-            };
             let tokenizer = match &settings.tokenizer {
                 TokenizerSettings::Characters if settings.text != TextSettings::Programs => {
                     return Err(Error::invalid(
@@ -220,7 +214,7 @@ fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
             // Characters have no mask among them: it is one id more.
             let vocab = tokenizer.vocab_size() + usize::from(tokenizer.mask().is_none());
             let mut config =
-                DecoderConfig::small(family, vocab, *hidden_size, *layers, *heads, *context)?;
+                DecoderConfig::small(architecture, vocab, *hidden_size, *layers, *heads, *context)?;
             config.set_eos(tokenizer.eos());
             if tokenizer.mask().is_none() {
                 config.set_diffusion(Diffusion::new(vocab as i32 - 1))?;

@@ -2,21 +2,19 @@
 //!
 //! A step of generation multiplies few rows by every weight. As they are stored (`[out, in]`), the matrix product first
 //! copies a weight into panels, which costs as much as some ten rows of arithmetic, in every step; the transpose is read
-//! where it lies. The sums are the same in the same order, so the bits are too. What does not live here: the forward
-//! pass, which is [`Decoder`](super::Decoder)'s.
+//! where it lies. The sums are the same in the same order, so the bits are too.
 
-use crate::device::cpu::gemm::{self, plain};
+use crate::device::cpu::convert::transpose;
+use crate::device::cpu::gemm::plain;
 use crate::device::cpu::memory::Buffer;
-use crate::device::cpu::pool;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::elementwise;
+use crate::ops;
 use crate::tensor::Tensor;
+use crate::with_float;
 
 /// Bytes of transposed weights that a rollout may hold; models with more are read as they are stored.
 pub const MOST_BYTES: usize = 1 << 30;
-
-/// Rows and columns that are transposed together: both sides of a block stay in the first-level cache.
-const BLOCK: usize = 32;
 
 /// Transposed weights, by the index of the parameter. Those of a device, and of a model that is too large, are none.
 #[derive(Default)]
@@ -32,9 +30,10 @@ impl std::fmt::Debug for Prepared {
 
 impl Prepared {
     /// Transposes the weights `[out, in]` with these indices, where all of them fit [`MOST_BYTES`] and lie in host memory.
-    pub(super) fn new<'a>(
-        weights: impl Iterator<Item = (usize, &'a Tensor)> + Clone,
-    ) -> Result<Prepared> {
+    ///
+    /// # Errors
+    /// [`Error::is_dtype`] for integers.
+    pub fn new<'a>(weights: impl Iterator<Item = (usize, &'a Tensor)> + Clone) -> Result<Prepared> {
         let elements =
             weights.clone().map(|(_, weight)| weight.len()).fold(0, usize::saturating_add);
         let on_host = weights.clone().all(|(_, weight)| weight.gpu().is_none());
@@ -47,7 +46,11 @@ impl Prepared {
                 prepared.weights.resize_with(index + 1, || None);
             }
             let width = weight.last_dim();
-            prepared.weights[index] = Some(transposed(&weight.to_f32s()?, width));
+            let mut transposed = Buffer::recycled(weight.len());
+            with_float!(FloatSlice, weight.floats()?, |weight| {
+                transpose(weight, width, &mut transposed)
+            });
+            prepared.weights[index] = Some(transposed);
         }
         Ok(prepared)
     }
@@ -63,41 +66,17 @@ impl Prepared {
     }
 }
 
-/// `x · weight + bias` in `x`'s dtype, of a weight `[in, out]` that has been transposed.
-pub(super) fn linear(x: &Tensor, weight: &[f32], bias: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, width) = (x.leading(), x.last_dim());
-    let out = weight.len() / width.max(1);
+/// `x · weight + bias` in `dtype`, of a weight `[in, out]` that has been transposed.
+pub(super) fn linear(
+    x: &Tensor,
+    weight: &[f32],
+    bias: Option<&Tensor>,
+    dtype: DType,
+) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
-    *shape.last_mut().ok_or_else(|| Error::shape("linear: a scalar"))? = out;
-    let mut y = Buffer::recycled(rows * out);
-    gemm::matmul(&mut y, plain(&x.to_f32s()?), plain(weight), [rows, out, width], false)?;
-    if let Some(bias) = bias {
-        let product = y;
-        y = Buffer::recycled(rows * out);
-        elementwise::zip(&mut y, &product, &bias.to_f32s()?, |y, b| y + b)?;
-    }
-    Tensor::from_buffer(y, &shape, x.dtype())
-}
-
-/// `[out, in]` as `[in, out]`.
-fn transposed(weight: &[f32], width: usize) -> Buffer<f32> {
-    let mut target = Buffer::recycled(weight.len());
-    let out = weight.len() / width.max(1);
-    if out == 0 {
-        return target;
-    }
-    pool::each(target.chunks_mut(BLOCK * out), 1, |block, target| {
-        let columns = block * BLOCK..(block * BLOCK + BLOCK).min(width);
-        for first in (0..out).step_by(BLOCK) {
-            for row in first..(first + BLOCK).min(out) {
-                let source = &weight[row * width..][columns.clone()];
-                for (target, value) in target.chunks_mut(out).zip(source) {
-                    target[row] = *value;
-                }
-            }
-        }
-    });
-    target
+    let out = shape.last_mut().ok_or_else(|| Error::shape("linear: a scalar"))?;
+    *out = weight.len() / (*out).max(1);
+    ops::product(x, plain(weight), bias, &shape, dtype)
 }
 
 #[cfg(test)]
@@ -117,7 +96,7 @@ mod tests {
                 let bias = crate::nn::normal(1, 2, &[out], 1.0, dtype).unwrap();
                 let prepared = Prepared::new(std::iter::once((3, &weight))).unwrap();
                 let given = prepared.weight(3).unwrap();
-                let ours = linear(&x, given, Some(&bias)).unwrap();
+                let ours = linear(&x, given, Some(&bias), dtype).unwrap();
                 let stored = ops::linear(&x, &weight, Some(&bias)).unwrap();
                 assert_eq!(
                     ours.bytes().unwrap(),

@@ -1,0 +1,251 @@
+//! The published families that the decoder covers, one row each: names, defaults, and how they differ from Llama.
+//!
+//! A family of the decoder's kind is added by a row here and a case in `tests/golden-data`.
+
+use super::llada;
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+/// A published family.
+#[derive(Debug)]
+pub struct Architecture {
+    /// The `model_type` in `config.json`, by which it is chosen too.
+    pub model_type: &'static str,
+    /// The class that its files name.
+    pub class: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    pub(super) norms: Norms,
+    pub(super) query_key_norm: Option<NormOver>,
+    /// The factor of a norm is `1 + weight`.
+    pub(super) unit_offset: bool,
+    /// The embedding is multiplied by the root of its width.
+    pub(super) scaled_embedding: bool,
+    pub(super) biases: Biases,
+    pub(super) windows: Windows,
+    /// Every token sees every other: where it fills masked blocks, its context is one block.
+    pub(super) one_block: bool,
+    pub(super) defaults: Defaults,
+    pub(super) names: Option<Names>,
+}
+
+/// Where the two halves of a block, attention and MLP, are normed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Norms {
+    /// What goes in.
+    Before,
+    /// What goes in and what comes out.
+    Around,
+    /// What comes out.
+    After,
+}
+
+/// What a norm on queries and keys goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NormOver {
+    /// Each head.
+    Head,
+    /// All heads together.
+    Projection,
+}
+
+/// Biases of the attention's projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Biases {
+    /// None.
+    Never,
+    /// On q, k, v and the output, where `attention_bias` says so.
+    Configured,
+    /// On q, k and v, where `attention_bias` says so.
+    ConfiguredInputs,
+    /// On q, k and v.
+    Inputs,
+}
+
+/// Which layers have a sliding window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// None: a config that names one is refused.
+    Never,
+    /// All.
+    Every,
+    /// Every other one, from the first, unless `layer_types` says otherwise.
+    Alternating,
+    /// Where `use_sliding_window` is set: those that `layer_types` names, or from `max_window_layers` on.
+    Configured,
+}
+
+/// What a field is taken to be where a file does not have it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    /// `None`: the width divided by the heads.
+    pub head_dim: Option<usize>,
+    /// `None`: as many as heads.
+    pub kv_heads: Option<usize>,
+    pub rms_norm_eps: f64,
+    pub context: usize,
+    pub tied: bool,
+    pub activation: &'static str,
+    /// `None`: the width of a head.
+    pub query_pre_attn_scalar: Option<f64>,
+    /// Of the attention's scores and of the logits; `None`: a config that names one is refused.
+    pub softcaps: Option<[f64; 2]>,
+    pub window: Option<usize>,
+}
+
+/// Names of its own, for fields and tensors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    /// A config under Llama's names.
+    pub read: fn(&Map<String, Value>) -> Result<Map<String, Value>>,
+    /// A config with its own names, from one with Llama's.
+    pub written: fn(Map<String, Value>) -> Map<String, Value>,
+    /// Its own name of a tensor.
+    pub tensor: fn(&str) -> Cow<'_, str>,
+}
+
+const LLAMA: Architecture = Architecture {
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    about: "Llama 1 to 3 and everything of its shape, with their RoPE scalings",
+    norms: Norms::Before,
+    query_key_norm: None,
+    unit_offset: false,
+    scaled_embedding: false,
+    biases: Biases::Configured,
+    windows: Windows::Never,
+    one_block: false,
+    defaults: Defaults {
+        head_dim: None,
+        kv_heads: None,
+        rms_norm_eps: 1e-6,
+        context: 2048,
+        tied: false,
+        activation: "silu",
+        query_pre_attn_scalar: None,
+        softcaps: None,
+        window: None,
+    },
+    names: None,
+};
+
+const QWEN3: Architecture = Architecture {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    about: "Qwen 3 (dense): RMSNorm on each query and key head",
+    query_key_norm: Some(NormOver::Head),
+    windows: Windows::Configured,
+    defaults: Defaults {
+        head_dim: Some(128),
+        kv_heads: Some(32),
+        context: 32_768,
+        window: Some(4096),
+        ..LLAMA.defaults
+    },
+    ..LLAMA
+};
+
+/// All of them.
+pub static ARCHITECTURES: [Architecture; 8] = [
+    LLAMA,
+    Architecture {
+        model_type: "mistral",
+        class: "MistralForCausalLM",
+        about: "Mistral: a sliding window in every layer, or none",
+        biases: Biases::Never,
+        windows: Windows::Every,
+        defaults: Defaults {
+            kv_heads: Some(8),
+            context: 131_072,
+            window: Some(4096),
+            ..LLAMA.defaults
+        },
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "qwen2",
+        class: "Qwen2ForCausalLM",
+        about: "Qwen 2 and 2.5: biases on q, k and v",
+        biases: Biases::Inputs,
+        windows: Windows::Configured,
+        defaults: Defaults {
+            kv_heads: Some(32),
+            context: 32_768,
+            window: Some(4096),
+            ..LLAMA.defaults
+        },
+        ..LLAMA
+    },
+    QWEN3,
+    Architecture {
+        model_type: "olmo2",
+        class: "Olmo2ForCausalLM",
+        about: "OLMo 2: norms after each half of a block, RMSNorm over all queries and all keys",
+        norms: Norms::After,
+        query_key_norm: Some(NormOver::Projection),
+        defaults: Defaults { rms_norm_eps: 1e-5, ..LLAMA.defaults },
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "gemma2",
+        class: "Gemma2ForCausalLM",
+        about: "Gemma 2: norms around each half of a block, softcaps, alternating windows, scaled embedding",
+        norms: Norms::Around,
+        unit_offset: true,
+        scaled_embedding: true,
+        windows: Windows::Alternating,
+        defaults: Defaults {
+            head_dim: Some(256),
+            kv_heads: Some(4),
+            context: 8192,
+            tied: true,
+            activation: "gelu_pytorch_tanh",
+            query_pre_attn_scalar: Some(256.0),
+            softcaps: Some([50.0, 30.0]),
+            window: Some(4096),
+            ..LLAMA.defaults
+        },
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "llada",
+        class: "LLaDAModelLM",
+        about: "LLaDA: Llama under other names that fills masked tokens, every token seeing every other",
+        biases: Biases::ConfiguredInputs,
+        one_block: true,
+        names: Some(Names {
+            read: llada::renamed,
+            written: llada::published,
+            tensor: llada::tensor_name,
+        }),
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "sdar",
+        class: "SDARForCausalLM",
+        about: "SDAR: Qwen 3 that fills masked blocks",
+        ..QWEN3
+    },
+];
+
+impl Architecture {
+    /// The family of this `model_type`.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] with the known ones.
+    pub fn named(model_type: &str) -> Result<&'static Architecture> {
+        ARCHITECTURES.iter().find(|known| known.model_type == model_type).ok_or_else(|| {
+            let known: Vec<_> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
+            Error::unsupported(format!("model_type `{model_type}` (known: {})", known.join(", ")))
+        })
+    }
+
+    /// What its files call the tensor that has this name in Llama's.
+    pub(super) fn tensor_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        match self.names {
+            Some(names) => (names.tensor)(name),
+            None => name.into(),
+        }
+    }
+}
