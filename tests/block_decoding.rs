@@ -4,6 +4,7 @@
 
 mod devices;
 
+use gradstone::device::Device;
 use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::Objective;
 use gradstone::models::{Decoder, DecoderConfig, Diffusion};
@@ -99,7 +100,7 @@ fn neighbours_and_threads_do_not_matter() {
         let one = Decoding { first_sequence: 40 + 4 * p as u64, ..decoding(1.0) };
         let alone = fill(&model, std::slice::from_ref(prompt), 4, &one).unwrap();
         for (a, b) in alone.iter().zip(&together[4 * p..]) {
-            assert_eq!((&a.tokens, &a.logprob, &a.step), (&b.tokens, &b.logprob, &b.step));
+            assert_eq!((&a.tokens, &a.logprob, &a.order), (&b.tokens, &b.logprob, &b.order));
         }
     }
     let groups = together.chunks(4);
@@ -129,7 +130,7 @@ fn rules_fill_as_many_as_they_say() {
     let between = run(Selection::Entropy { bound: 2.5 }).passes;
     assert!((5..=20).contains(&between));
     let sequential = run(Selection::Sequential { steps: 4 });
-    assert_eq!(sequential.step[..8], [0, 1, 2, 3, 0, 1, 2, 3]);
+    assert_eq!(sequential.order.step[..8], [0, 1, 2, 3, 0, 1, 2, 3]);
     for confidence in [Confidence::Margin, Confidence::NegativeEntropy, Confidence::Random] {
         let filled = fill(&model, &prompts, 1, &Decoding { confidence, ..decoding(0.0) }).unwrap();
         assert!(!filled[0].tokens.is_empty(), "{confidence:?}");
@@ -226,7 +227,7 @@ fn an_emulated_device_fills_the_same() {
         let want = fill(&cpu, &prompts(&[2, 9]), 1, &decoding).unwrap();
         let got = fill(&on_device, &prompts(&[2, 9]), 1, &decoding).unwrap();
         for (got, want) in got.iter().zip(&want) {
-            assert_eq!((&got.tokens, &got.step), (&want.tokens, &want.step));
+            assert_eq!((&got.tokens, &got.order), (&want.tokens, &want.order));
         }
         let plain = Decoding { cached: false, ..decoding };
         assert_eq!(fill(&on_device, &prompts(&[2, 9]), 1, &plain).unwrap(), got);

@@ -7,7 +7,7 @@ mod causal;
 
 use gradstone::DType;
 use gradstone::device::cpu::pool;
-use gradstone::models::{Decoder, DecoderConfig};
+use gradstone::models::{ARCHITECTURES, Decoder, DecoderConfig};
 use gradstone::rl::episode::Episode;
 use gradstone::rl::episode::Scored;
 use gradstone::rl::generate::rollouts;

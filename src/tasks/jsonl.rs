@@ -11,7 +11,7 @@ use super::task::{Language, Task};
 use super::verifier::Verifier;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 
