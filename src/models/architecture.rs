@@ -94,11 +94,14 @@ pub(super) struct Defaults {
     pub window: Option<usize>,
 }
 
+/// A config under other names.
+type Renamed = fn(&Map<String, Value>) -> Result<Map<String, Value>>;
+
 /// Names of its own, for fields and tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names {
     /// A config under Llama's names.
-    pub read: fn(&Map<String, Value>) -> Result<Map<String, Value>>,
+    pub read: Renamed,
     /// A config with its own names, from one with Llama's.
     pub written: fn(Map<String, Value>) -> Map<String, Value>,
     /// Its own name of a tensor.

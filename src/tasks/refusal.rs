@@ -83,7 +83,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,60}", phrase in "\\PC{0,8}") {
-            refuses(&text, &[phrase.clone()]);
+            refuses(&text, std::slice::from_ref(&phrase));
             refuses(&format!("{text}{phrase}#### {text}"), &[phrase]);
         }
     }

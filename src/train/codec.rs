@@ -9,7 +9,7 @@ use std::path::Path;
 /// How a policy reads and writes.
 pub enum Codec {
     /// Text.
-    Text(Tokenizer),
+    Text(Box<Tokenizer>),
     /// Ids as they are.
     Ids(Ids),
 }

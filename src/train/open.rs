@@ -78,7 +78,7 @@ fn of_decoder(
             ));
         }
     };
-    Ok(Opened { policy, codec: Codec::Text(tokenizer), stop })
+    Ok(Opened { policy, codec: Codec::Text(Box::new(tokenizer)), stop })
 }
 
 /// A new policy, as the settings describe it.

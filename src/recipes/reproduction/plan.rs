@@ -125,7 +125,8 @@ pub(crate) fn plan<E: Experiment>(request: &Request) -> Result<Plan<SettingsOf<E
     let lenient = |place: &str, over: &[Option<&Table>]| -> Result<SettingsOf<E>> {
         let mut settings = layers.settings(&defaults::<E>(), place, over, &[])?;
         for text in &request.overrides {
-            settings = config::layered(&settings, &[], &[text.clone()]).unwrap_or(settings);
+            settings =
+                config::layered(&settings, &[], std::slice::from_ref(text)).unwrap_or(settings);
         }
         Ok(settings)
     };
