@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::thread;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// The longest line of an answer, bytes.
@@ -62,7 +62,7 @@ impl Process {
         }
         Group::own(&mut command);
         let mut child = command.spawn()?;
-        let group = match Group::of(&child) {
+        let mut group = match Group::of(&child) {
             Ok(group) => group,
             Err(e) => {
                 let _ = child.kill();
@@ -70,39 +70,16 @@ impl Process {
                 return Err(e);
             }
         };
-        let (requests, to_write) = channel::<Vec<u8>>();
-        if let Some(mut stdin) = child.stdin.take() {
-            thread::spawn(move || {
-                // Fails when the program closes its input, which shows in what it answers.
-                to_write.into_iter().all(|line| stdin.write_all(&line).is_ok());
-            });
+        match streams(&mut child, notices) {
+            Ok((requests, events, errors_ended)) => {
+                Ok(Process { child, group, requests: Some(requests), events, errors_ended })
+            }
+            Err(e) => {
+                group.kill(&mut child);
+                let _ = child.wait();
+                Err(e)
+            }
         }
-        let (happened, events) = sync_channel(WAITING);
-        if let Some(stdout) = child.stdout.take() {
-            thread::spawn(move || {
-                each_line(stdout, LONGEST, |line| match line {
-                    Line::Whole(line) => happened.send(Event::Line(line)).is_ok(),
-                    Line::Cut(_) => {
-                        let _ = happened.send(Event::EndlessLine);
-                        false
-                    }
-                });
-                let _ = happened.send(Event::Ended);
-            });
-        }
-        let (ended, errors_ended) = channel();
-        if let Some(stderr) = child.stderr.take() {
-            let notices = Arc::clone(notices);
-            thread::spawn(move || {
-                each_line(stderr, LONGEST_OF_ERRORS, |line| {
-                    let (Line::Whole(line) | Line::Cut(line)) = line;
-                    notices.heard(&String::from_utf8_lossy(&line));
-                    true
-                });
-                drop(ended);
-            });
-        }
-        Ok(Process { child, group, requests: Some(requests), events, errors_ended })
     }
 
     /// Sends a line, its end included. What a program does not read is kept; what it cannot read any more is dropped.
@@ -143,6 +120,46 @@ impl Process {
         }
         let _ = self.kill();
     }
+}
+
+/// Starts the threads of a program's streams: what is sent to it, what it does, and the end of its standard error.
+fn streams(
+    child: &mut Child,
+    notices: &Arc<Notices>,
+) -> io::Result<(Sender<Vec<u8>>, Receiver<Event>, Receiver<()>)> {
+    let (requests, to_write) = channel::<Vec<u8>>();
+    if let Some(mut stdin) = child.stdin.take() {
+        Builder::new().name("judge requests".to_owned()).spawn(move || {
+            // Fails when the program closes its input, which shows in what it answers.
+            to_write.into_iter().all(|line| stdin.write_all(&line).is_ok());
+        })?;
+    }
+    let (happened, events) = sync_channel(WAITING);
+    if let Some(stdout) = child.stdout.take() {
+        Builder::new().name("judge answers".to_owned()).spawn(move || {
+            each_line(stdout, LONGEST, |line| match line {
+                Line::Whole(line) => happened.send(Event::Line(line)).is_ok(),
+                Line::Cut(_) => {
+                    let _ = happened.send(Event::EndlessLine);
+                    false
+                }
+            });
+            let _ = happened.send(Event::Ended);
+        })?;
+    }
+    let (ended, errors_ended) = channel();
+    if let Some(stderr) = child.stderr.take() {
+        let notices = Arc::clone(notices);
+        Builder::new().name("judge errors".to_owned()).spawn(move || {
+            each_line(stderr, LONGEST_OF_ERRORS, |line| {
+                let (Line::Whole(line) | Line::Cut(line)) = line;
+                notices.heard(&String::from_utf8_lossy(&line));
+                true
+            });
+            drop(ended);
+        })?;
+    }
+    Ok((requests, events, errors_ended))
 }
 
 /// The process group of a program: the program and what it started.
