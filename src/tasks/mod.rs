@@ -42,3 +42,8 @@ pub use problem::{Part, Problem};
 pub use settings::{OpenTask, TaskSettings};
 pub use task::{Ids, Language, Task};
 pub use verifier::{Attempt, Gives, RewardFn, Verifier, judged};
+
+/// The example of the page, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/data.md")]
+mod page {}

@@ -11,12 +11,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// What a line came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Came {
-    /// The verdict about an attempt.
-    Verdict,
-    /// An answer to an attempt that is no verdict, in words.
-    Refusal(String),
-    /// A line that answers no attempt, in words.
-    Stray(String),
+    /// An answer to an attempt, and in words why it is no verdict, where it is none.
+    Answer(Option<String>),
+    /// A line that answers no attempt, in words; an empty line needs none.
+    Stray(Option<String>),
 }
 
 /// The attempts of one call.
@@ -92,10 +90,13 @@ impl<'a> Batch<'a> {
 
     /// Takes a line of the program. Ids below `issued` were sent at some time.
     pub(super) fn take(&mut self, line: &[u8], issued: u64) -> Came {
+        if line.trim_ascii().is_empty() {
+            return Came::Stray(None);
+        }
         let mut stray = |fault, what: &str| {
             self.judged.faults.add(fault);
             let line = protocol::shortened(&String::from_utf8_lossy(line));
-            Came::Stray(format!("{what}: {line}"))
+            Came::Stray(Some(format!("{what}: {line}")))
         };
         let (id, answer) = match protocol::reply(line) {
             Ok(reply) => reply,
@@ -117,11 +118,11 @@ impl<'a> Batch<'a> {
         match protocol::judgement(&answer, &expected) {
             Ok(judgement) => {
                 self.judged.judgements[at] = Some(judgement);
-                Came::Verdict
+                Came::Answer(None)
             }
             Err((fault, what)) => {
                 self.judged.faults.add(fault);
-                Came::Refusal(format!("answer to id {id}: {what}"))
+                Came::Answer(Some(format!("answer to id {id}: {what}")))
             }
         }
     }
@@ -170,21 +171,21 @@ mod tests {
         let attempts = vec![(&problem, Attempt::one_shot("t", &[], false)); 5];
         let mut batch = Batch::new(&settings, &attempts);
         assert_eq!(ids(&mut batch, 0), [0, 1, 2]);
-        assert_eq!(batch.take(&answer(1), 3), Came::Verdict);
+        assert_eq!(batch.take(&answer(1), 3), Came::Answer(None));
         assert_eq!(ids(&mut batch, 3), [3]);
         assert!(!batch.failed(Fault::Crashed, 4) && batch.is_idle());
         // Attempts 0, 2 and 3 are sent again one at a time, then the last.
         assert_eq!(ids(&mut batch, 10), [10]);
-        assert_eq!(batch.take(&answer(10), 11), Came::Verdict);
+        assert_eq!(batch.take(&answer(10), 11), Came::Answer(None));
         assert_eq!(ids(&mut batch, 11), [11]);
         // Attempt 2 was alone, but the program had answered another before it.
         assert!(!batch.failed(Fault::TimedOut, 2));
         assert_eq!(ids(&mut batch, 20), [20]);
         assert!(batch.failed(Fault::TimedOut, 1));
         assert_eq!(ids(&mut batch, 12), [12]);
-        assert_eq!(batch.take(&answer(12), 13), Came::Verdict);
+        assert_eq!(batch.take(&answer(12), 13), Came::Answer(None));
         assert_eq!(ids(&mut batch, 13), [13]);
-        assert_eq!(batch.take(&answer(13), 14), Came::Verdict);
+        assert_eq!(batch.take(&answer(13), 14), Came::Answer(None));
         assert!(batch.is_done() && batch.next(14).is_none());
         let judged = batch.into_judged();
         let rewards: Vec<f32> = judged.totals();
@@ -202,11 +203,12 @@ mod tests {
         let mut batch = Batch::new(&settings, &attempts);
         assert_eq!(ids(&mut batch, 5), [5, 6]);
         for line in [&b"hello"[..], &answer(4), &answer(7), b"{\"reward\": 1}"] {
-            assert!(matches!(batch.take(line, 7), Came::Stray(_)));
+            assert!(matches!(batch.take(line, 7), Came::Stray(Some(_))));
         }
-        assert_eq!(batch.take(&answer(6), 7), Came::Verdict);
+        assert_eq!(batch.take(b" \r", 7), Came::Stray(None));
+        assert_eq!(batch.take(&answer(6), 7), Came::Answer(None));
         assert!(matches!(batch.take(&answer(6), 7), Came::Stray(_)));
-        assert!(matches!(batch.take(b"{\"id\": 5}", 7), Came::Refusal(_)));
+        assert!(matches!(batch.take(b"{\"id\": 5}", 7), Came::Answer(Some(_))));
         assert!(batch.is_done());
         let judged = batch.into_judged();
         assert!(judged.judgements[0].is_none() && judged.judgements[1].is_some());

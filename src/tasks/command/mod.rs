@@ -83,27 +83,25 @@ impl CommandVerifier {
             }
             let limit = self.settings.limit(!running.has_answered);
             let fault = match process.next(since + limit) {
-                Event::Line(line) if line.trim_ascii().is_empty() => continue,
-                Event::Line(line) => {
-                    let came = batch.take(&line, running.next_id);
-                    if let Came::Stray(what) = came {
-                        self.say(&what);
+                Event::Line(line) => match batch.take(&line, running.next_id) {
+                    Came::Stray(what) => {
+                        what.iter().for_each(|what| self.say(what));
                         strays += 1;
                         if strays <= MOST_STRAY {
                             continue;
                         }
                         Fault::Flooded
-                    } else {
+                    }
+                    Came::Answer(refused) => {
                         (running.failures, running.has_answered) = (0, true);
-                        strays = 0;
-                        since = Instant::now();
-                        if let Came::Refusal(what) = came {
+                        (strays, since) = (0, Instant::now());
+                        if let Some(what) = refused {
                             self.say(&what);
                             self.may_fail(&what)?;
                         }
                         continue;
                     }
-                }
+                },
                 Event::EndlessLine => Fault::Flooded,
                 Event::Ended => Fault::Crashed,
                 Event::Silent => Fault::TimedOut,
@@ -125,12 +123,12 @@ impl CommandVerifier {
                 None => "ended".to_owned(),
             },
         };
-        self.say(&format!("it {what} and is started again"));
+        self.say(&format!("it {what}"));
         running.failures += 1;
         let cost = batch.failed(fault, running.asked);
         if running.failures > self.settings.restarts {
-            let times = running.failures;
-            return Err(self.error(format!("{what}; {times} failures in a row without an answer")));
+            let number = running.failures;
+            return Err(self.error(format!("{what}; failure {number} in a row without an answer")));
         }
         if cost { self.may_fail(&what) } else { Ok(()) }
     }
@@ -222,7 +220,7 @@ impl Verifier for CommandVerifier {
         }
         let said = self.notices.take();
         let why = said.last().map(|line| line.trim_start_matches("judge: ")).unwrap_or_default();
-        Err(self.error(format!("gave no verdict on a first problem: {why}")))
+        Err(self.error(format!("no verdict on a first problem: {why}")))
     }
 
     fn notices(&self) -> Vec<String> {

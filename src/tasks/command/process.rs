@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::thread;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// The longest line of an answer, bytes.
@@ -40,6 +40,11 @@ pub(super) enum Event {
 pub(super) struct Process {
     child: Child,
     group: Group,
+    streams: Streams,
+}
+
+/// The ends of the threads of a program's streams.
+struct Streams {
     /// Dropping it closes the program's standard input.
     requests: Option<Sender<Vec<u8>>>,
     events: Receiver<Event>,
@@ -62,7 +67,7 @@ impl Process {
         }
         Group::own(&mut command);
         let mut child = command.spawn()?;
-        let group = match Group::of(&child) {
+        let mut group = match Group::of(&child) {
             Ok(group) => group,
             Err(e) => {
                 let _ = child.kill();
@@ -70,44 +75,19 @@ impl Process {
                 return Err(e);
             }
         };
-        let (requests, to_write) = channel::<Vec<u8>>();
-        if let Some(mut stdin) = child.stdin.take() {
-            thread::spawn(move || {
-                // Fails when the program closes its input, which shows in what it answers.
-                to_write.into_iter().all(|line| stdin.write_all(&line).is_ok());
-            });
+        match Streams::of(&mut child, notices) {
+            Ok(streams) => Ok(Process { child, group, streams }),
+            Err(e) => {
+                group.kill(&mut child);
+                let _ = child.wait();
+                Err(e)
+            }
         }
-        let (happened, events) = sync_channel(WAITING);
-        if let Some(stdout) = child.stdout.take() {
-            thread::spawn(move || {
-                each_line(stdout, LONGEST, |line| match line {
-                    Line::Whole(line) => happened.send(Event::Line(line)).is_ok(),
-                    Line::Cut(_) => {
-                        let _ = happened.send(Event::EndlessLine);
-                        false
-                    }
-                });
-                let _ = happened.send(Event::Ended);
-            });
-        }
-        let (ended, errors_ended) = channel();
-        if let Some(stderr) = child.stderr.take() {
-            let notices = Arc::clone(notices);
-            thread::spawn(move || {
-                each_line(stderr, LONGEST_OF_ERRORS, |line| {
-                    let (Line::Whole(line) | Line::Cut(line)) = line;
-                    notices.heard(&String::from_utf8_lossy(&line));
-                    true
-                });
-                drop(ended);
-            });
-        }
-        Ok(Process { child, group, requests: Some(requests), events, errors_ended })
     }
 
     /// Sends a line, its end included. What a program does not read is kept; what it cannot read any more is dropped.
     pub(super) fn send(&self, line: Vec<u8>) {
-        if let Some(requests) = &self.requests {
+        if let Some(requests) = &self.streams.requests {
             let _ = requests.send(line);
         }
     }
@@ -115,7 +95,7 @@ impl Process {
     /// What it does next, waited for until `deadline`.
     pub(super) fn next(&self, deadline: Instant) -> Event {
         let wait = deadline.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(wait) {
+        match self.streams.events.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => Event::Silent,
             Err(RecvTimeoutError::Disconnected) => Event::Ended,
@@ -124,17 +104,17 @@ impl Process {
 
     /// Ends it now, with everything that it started.
     pub(super) fn kill(mut self) -> io::Result<ExitStatus> {
-        self.requests = None;
+        self.streams.requests = None;
         // The group first: as long as the program has not been waited for, its number is nobody else's.
         self.group.kill(&mut self.child);
         let status = self.child.wait();
-        let _ = self.errors_ended.recv_timeout(LAST_WORDS);
+        let _ = self.streams.errors_ended.recv_timeout(LAST_WORDS);
         status
     }
 
     /// Closes its standard input, gives it a moment to end by itself, and then ends it.
     pub(super) fn close(mut self) {
-        self.requests = None;
+        self.streams.requests = None;
         let deadline = Instant::now() + GRACE;
         while !matches!(self.next(deadline), Event::Ended | Event::Silent | Event::EndlessLine) {
             if Instant::now() >= deadline {
@@ -142,6 +122,45 @@ impl Process {
             }
         }
         let _ = self.kill();
+    }
+}
+
+impl Streams {
+    /// Starts the threads: what is sent to the program, what it does, and what it says on its standard error.
+    fn of(child: &mut Child, notices: &Arc<Notices>) -> io::Result<Streams> {
+        let (requests, to_write) = channel::<Vec<u8>>();
+        if let Some(mut stdin) = child.stdin.take() {
+            Builder::new().name("judge requests".to_owned()).spawn(move || {
+                // Fails when the program closes its input, which shows in what it answers.
+                to_write.into_iter().all(|line| stdin.write_all(&line).is_ok());
+            })?;
+        }
+        let (happened, events) = sync_channel(WAITING);
+        if let Some(stdout) = child.stdout.take() {
+            Builder::new().name("judge answers".to_owned()).spawn(move || {
+                each_line(stdout, LONGEST, |line| match line {
+                    Line::Whole(line) => happened.send(Event::Line(line)).is_ok(),
+                    Line::Cut(_) => {
+                        let _ = happened.send(Event::EndlessLine);
+                        false
+                    }
+                });
+                let _ = happened.send(Event::Ended);
+            })?;
+        }
+        let (ended, errors_ended) = channel();
+        if let Some(stderr) = child.stderr.take() {
+            let notices = Arc::clone(notices);
+            Builder::new().name("judge errors".to_owned()).spawn(move || {
+                each_line(stderr, LONGEST_OF_ERRORS, |line| {
+                    let (Line::Whole(line) | Line::Cut(line)) = line;
+                    notices.heard(&String::from_utf8_lossy(&line));
+                    true
+                });
+                drop(ended);
+            })?;
+        }
+        Ok(Streams { requests: Some(requests), events, errors_ended })
     }
 }
 

@@ -136,8 +136,10 @@ fn steps(
     answer: &Map<String, Value>,
     parts: &Segmented,
 ) -> Result<Vec<StepVerdict>, (Fault, String)> {
-    let Some(Value::Array(verdicts)) = answer.get("steps") else {
-        return malformed("no list `steps`");
+    let verdicts: &[Value] = match answer.get("steps") {
+        Some(Value::Array(verdicts)) => verdicts,
+        None if parts.steps.is_empty() => &[],
+        _ => return malformed("no list `steps`"),
     };
     if verdicts.len() != parts.steps.len() {
         return malformed(format!("{} verdicts for {} steps", verdicts.len(), parts.steps.len()));
@@ -321,6 +323,9 @@ mod tests {
         assert_eq!(seen, [(Extent::Text(6..7), 1.0), (Extent::Text(34..35), -0.5)]);
         assert_eq!(one.steps[1].opening, Extent::Text(28..34));
         assert_eq!((one.markup.len(), one.answer), (3, Some(Extent::Text(42..44))));
+        let none = segment("4", Segmentation::Tags);
+        let bare = judged(r#"{"id": 3, "reward": 0}"#, &["r"], false, Some(&none)).unwrap();
+        assert!(bare.steps.is_empty());
         for (wrong, fault) in [
             (r#"{"id": 3, "reward": 0}"#, Fault::Malformed),
             (r#"{"id": 3, "reward": 0, "steps": [true]}"#, Fault::Malformed),

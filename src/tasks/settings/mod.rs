@@ -154,6 +154,20 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_of_the_page_are_read() {
+        let page = include_str!("../../../docs/data.md");
+        let blocks: Vec<&str> =
+            page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        for block in &blocks {
+            let mut whole: toml::Table = block.parse().unwrap();
+            let task = whole.remove("task").unwrap();
+            let settings: TaskSettings = task.try_into().unwrap();
+            assert!(whole.is_empty() && !settings.verifier.is_empty(), "{block}");
+        }
+        assert_eq!(blocks.len(), 3);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (rest, says) in [
             (
