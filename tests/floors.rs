@@ -232,6 +232,23 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(left.is_empty(), "files in a circle:\n{}", left.join("\n"));
 }
 
+/// What a newcomer reads in two days: the files that docs/spine.md lists.
+#[test]
+fn the_spine_is_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/spine.md")).unwrap();
+    let listed: Vec<&str> = text
+        .split("](../")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap_or_default())
+        .collect();
+    let once: BTreeSet<&str> = listed.iter().copied().collect();
+    assert_eq!(once.len(), listed.len(), "a file is listed twice");
+    let lines = |path: &str| fs::read_to_string(root.join(path)).unwrap().lines().count();
+    let total: usize = listed.iter().map(|path| lines(path)).sum();
+    assert!(listed.len() > 30 && total <= 12_000, "{} files, {total} lines", listed.len());
+}
+
 #[test]
 fn uses_are_written_out() {
     let text =

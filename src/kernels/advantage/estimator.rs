@@ -1,12 +1,8 @@
 //! The estimators as data: which there are, their options, what each needs to know.
 
-use super::preset;
 use crate::error::{Error, Result};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use std::str::FromStr;
 
 /// Over what the standard deviation that scales an advantage is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -432,39 +428,8 @@ impl Estimator {
     }
 }
 
-impl FromStr for Estimator {
-    type Err = Error;
-
-    /// Reads the name of a preset.
-    fn from_str(name: &str) -> Result<Estimator> {
-        preset::named(name)
-    }
-}
-
 impl Serialize for Estimator {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Estimator::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Estimator {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Estimator, D::Error> {
-        struct NameOrTable;
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = Estimator;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an estimator, or a table with its `kind`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Estimator, E> {
-                name.parse().map_err(E::custom)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Estimator, A::Error> {
-                Estimator::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-        deserializer.deserialize_any(NameOrTable)
     }
 }

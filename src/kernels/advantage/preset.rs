@@ -2,6 +2,11 @@
 
 use super::estimator::{Counted, Estimator, Gae, Positions, Scale, Singleton};
 use crate::error::{Error, Result};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::str::FromStr;
 
 /// A named estimator.
 #[derive(Clone, Copy, Debug)]
@@ -198,5 +203,36 @@ impl Estimator {
     /// [`Error::is_invalid`] with all names.
     pub fn preset(name: &str) -> Result<Estimator> {
         named(name)
+    }
+}
+
+impl FromStr for Estimator {
+    type Err = Error;
+
+    /// Reads the name of a preset.
+    fn from_str(name: &str) -> Result<Estimator> {
+        named(name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Estimator {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Estimator, D::Error> {
+        struct NameOrTable;
+        impl<'de> Visitor<'de> for NameOrTable {
+            type Value = Estimator;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an estimator, or a table with its `kind`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Estimator, E> {
+                name.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Estimator, A::Error> {
+                Estimator::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_any(NameOrTable)
     }
 }

@@ -18,6 +18,7 @@
 mod binomial;
 mod curve;
 mod draw;
+mod keys;
 pub mod launch;
 mod quads;
 mod rate;
@@ -27,7 +28,7 @@ pub use rate::level;
 
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
-use draw::Scratch;
+use keys::Scratch;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

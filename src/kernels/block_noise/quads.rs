@@ -5,20 +5,15 @@
 //! are turned round into the order of the tokens, and the mask is where they are not 0. The same bits as
 //! [`draw`](super::draw), which does all other cases.
 
-use super::draw::{Scratch, bounds, rates};
+use super::keys::{LANES, Scratch, Words, bounds, fill_words, forced_weight, rates};
 use super::rate::{Curve, LEVELS, stratified};
 use super::{Draw, Noise, Row, Weight};
 use crate::device::cpu::simd::simd_fn;
 use crate::rng::{Stream, philox_vectors};
 use std::ops::Range;
 
-/// Blocks side by side.
-const LANES: usize = 8;
 /// Tokens of eight blocks: what comes after the last whole such group is for the general way.
 pub(super) const GROUP: usize = 4 * LANES;
-
-/// The words of eight counters: `[word][counter]`.
-pub(super) type Words = [[u32; LANES]; 4];
 
 /// True where this way computes what is asked.
 pub(super) fn fits(noise: &Noise, row: &Row<'_>) -> bool {
@@ -106,7 +101,7 @@ impl Row<'_> {
         quads.resize(tokens.len() / GROUP, [[0; LANES]; 4]);
         let per_sequence = self.rate.len() as u64;
         let rate = &mut self.rate[blocks.clone()];
-        super::draw::fill_words(noise.seed, self.number, LEVELS, blocks.start, words);
+        fill_words(noise.seed, self.number, LEVELS, blocks.start, words);
         if noise.strata > 1 {
             let first = self.number.wrapping_mul(per_sequence);
             for (block, word) in blocks.clone().zip(words.iter_mut()) {
@@ -120,7 +115,7 @@ impl Row<'_> {
             worth.fill(1.0);
         } else if forced && noise.weight == Weight::Unbiased {
             let pairs = worth.iter_mut().zip(&*rate);
-            pairs.for_each(|(worth, rate)| *worth = super::draw::forced_weight(*rate, 4));
+            pairs.for_each(|(worth, rate)| *worth = forced_weight(*rate, 4));
         }
         fill(noise.seed, self.number, blocks.start as u32, quads);
         let weight = &mut self.weight[tokens.clone()];

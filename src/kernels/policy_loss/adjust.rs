@@ -2,8 +2,8 @@
 
 use super::formula::clamp;
 use super::lanes::{Counts, RunSums, add, add_each, raise};
-use super::pass::{Pick, Rule, Weighting};
 use super::replay::Replay;
+use super::steps::{Pick, Rule, Weighting};
 use super::tile::{TILE, Tile, Tokens};
 use crate::device::cpu::math::exp;
 

@@ -1,7 +1,7 @@
 //! Sums over a run of tokens, in lanes whose number is part of the result's bits.
 
 use super::metrics::Sums;
-use super::pass::Run;
+use super::run::Run;
 use super::tile::TILE;
 
 /// Lanes of a sum; part of the result's bits.

@@ -6,7 +6,7 @@
 //!
 //! Floor: 17 bytes read and 4 written a token without a reference and entropies. Algorithm: a sequence pass counts live
 //! tokens (1 byte a token) and turns the aggregation into one coefficient a sequence; a token pass walks fixed blocks
-//! of `pass::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
+//! of `steps::BLOCK` tokens, each cut where sequences end, and leaves one record of sums a block; the records are
 //! added in order. Blocks are a function of the token count alone, so bits do not depend on the thread count; a
 //! token's gradient depends on its own sequence's coefficient only. Objectives that need something of a whole sequence
 //! (GSPO, GMPO, VESPO, the off-policy mask) read it first: in the sequence pass where it lies in several blocks, and just
@@ -27,11 +27,14 @@ mod penalty;
 mod preset;
 mod replay;
 mod rule;
+mod run;
 mod sequence;
+mod steps;
 mod surrogate;
 mod tile;
 mod token;
 mod value;
+mod walk;
 
 pub use aggregation::{Aggregation, Rows, Totals};
 pub use kl::{Clamp, Estimator as KlEstimator, Kl};
@@ -141,7 +144,7 @@ pub fn forward_backward(
 ) -> Result<Metrics> {
     let weights = Weights::new(objective, inputs, Some(&gradients))?;
     let shared = sequence::shared(objective, inputs, &weights.offsets, &weights.live);
-    let rule = pass::Rule::of(objective);
+    let rule = steps::Rule::of(objective);
     let sums = pass::tokens(&rule, inputs, gradients, &weights.sequences(shared));
     let of_kl = objective.kl.as_ref().map_or(0.0, |kl| kl.coefficient);
     let of_drift = objective.drift.map_or(0.0, |drift| drift.coefficient);
@@ -189,8 +192,8 @@ impl Weights {
         Ok(Weights { of_loss: by(&objective.aggregation), of_kl, of_entropy, offsets, live })
     }
 
-    fn sequences<'a>(&'a self, shared: Option<sequence::Shared<'a>>) -> pass::Sequences<'a> {
-        pass::Sequences {
+    fn sequences<'a>(&'a self, shared: Option<sequence::Shared<'a>>) -> run::Sequences<'a> {
+        run::Sequences {
             offsets: &self.offsets,
             coefficients: &self.of_loss,
             kl_coefficients: self.of_kl.as_deref().unwrap_or(&self.of_loss),

@@ -1,7 +1,7 @@
 //! The divergence from a reference over a tile: its values, and its share of the gradient.
 
 use super::kl::{self, Estimate, Estimator};
-use super::pass::KlRule;
+use super::steps::KlRule;
 use super::tile::{TILE, Tile, Tokens};
 
 /// Puts the divergence from the reference into `tile.value` and adds its share to the gradient. `limit` is the bound of

@@ -4,8 +4,8 @@ use super::aggregation::{Aggregation, Rows};
 use super::formula::Bounds;
 use super::kl::Estimator;
 use super::objective::Objective;
-use super::pass::{Pick, Weighting, pick_of, weighting_of};
 use super::replay::{Replay, ReplayRatio, ReplayShape};
+use super::steps::{Pick, Weighting, pick_of, weighting_of};
 use super::surrogate::{ImportanceLevel, RatioShape, Surrogate};
 use super::value::ValueLoss;
 use crate::kernels::args::{

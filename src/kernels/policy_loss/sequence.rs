@@ -1,7 +1,7 @@
 //! The sequence pass: live tokens of each sequence, and what objectives need of a whole sequence before its tokens.
 
 use super::objective::Objective;
-use super::pass::BLOCK;
+use super::steps::BLOCK;
 use super::surrogate::{ImportanceLevel, Surrogate};
 use super::{Advantages, Inputs};
 use crate::device::cpu::pool;

@@ -1,7 +1,8 @@
 //! The gradient of one token, before the log-probs of the others are known.
 
 use super::objective::Objective;
-use super::pass::{self, Rule};
+use super::pass;
+use super::steps::Rule;
 use super::{Inputs, Weights};
 use crate::error::Result;
 

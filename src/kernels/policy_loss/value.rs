@@ -4,7 +4,9 @@ use super::aggregation::{Aggregation, Totals};
 use super::formula::Value;
 use super::metrics::Metrics;
 use super::objective::Objective;
-use super::pass::{self, Rule, SurrogateRule};
+use super::pass;
+use super::run::Sequences;
+use super::steps::{Rule, SurrogateRule};
 use super::{Advantages, Gradients, Inputs, check_lengths, sequence, within};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -120,7 +122,7 @@ pub fn value_loss(
     check_lengths(&base, Some(&gradients), tokens, offsets.len() - 1)?;
     let live = sequence::count_live(inputs.mask, &offsets);
     let coefficients = loss.aggregation.coefficients(&live, &inputs.totals);
-    let sequences = pass::Sequences {
+    let sequences = Sequences {
         offsets: &offsets,
         coefficients: &coefficients,
         kl_coefficients: &coefficients,

@@ -1,6 +1,6 @@
 //! A number for each token whose order is the order of picking: the smallest are picked.
 
-use super::select::Inputs;
+use super::inputs::Inputs;
 use crate::device::cpu::pool;
 use crate::device::cpu::simd::simd_fn;
 use crate::rng::{self, Stream};

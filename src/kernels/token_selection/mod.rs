@@ -6,12 +6,14 @@
 //!
 //! Not here: what the loss does with the picked tokens, which is `kernels::policy_loss`'s.
 
+mod inputs;
 mod keys;
 pub mod launch;
 mod rank;
 mod select;
 
-pub use select::{Inputs, Selected, select};
+pub use inputs::Inputs;
+pub use select::{Selected, select};
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
