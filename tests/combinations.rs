@@ -67,7 +67,7 @@ fn completed(settings: &Settings) -> Settings {
 
 #[test]
 fn every_objective_trains_with_every_advantage() {
-    let mut counts = [0; 2];
+    let mut counts = [0; 3];
     for objective in policy_loss::PRESETS {
         for estimator in advantage::PRESETS {
             let name = format!("{} with {}", objective.name, estimator.name);
@@ -78,13 +78,25 @@ fn every_objective_trains_with_every_advantage() {
                     &format!("advantage={}", estimator.name),
                 ],
             );
+            let whole = completed(&plain);
+            if let Some(error) = refusal(&whole) {
+                // A sequence's loss has one advantage: both parts are named.
+                counts[2] += 1;
+                let said = error.to_string();
+                let part = whole
+                    .objective
+                    .one_advantage_a_sequence()
+                    .unwrap_or_else(|| panic!("{name}: {said}"));
+                assert!(error.is_invalid() && said.contains(part), "{name}: {said}");
+                assert!(said.contains(&format!("`{}`", whole.advantage.kind())), "{name}: {said}");
+                continue;
+            }
             if let Some(error) = refusal(&plain) {
                 counts[1] += 1;
                 assert!(error.is_invalid(), "{name}: {error}");
                 let said = error.to_string();
                 assert!(said.contains("needs the column"), "{name}: {said}");
             }
-            let whole = completed(&plain);
             let steps = trained(&whole).unwrap_or_else(|error| panic!("{name}: {error}"));
             counts[0] += 1;
             let last = steps.last().unwrap();
@@ -92,8 +104,10 @@ fn every_objective_trains_with_every_advantage() {
             assert!(last.reward.is_some() && last.more["groups_drawn"] == 4.0, "{name}");
         }
     }
-    assert_eq!(counts[0], policy_loss::PRESETS.len() * advantage::PRESETS.len());
+    let all = policy_loss::PRESETS.len() * advantage::PRESETS.len();
+    assert_eq!(counts[0] + counts[2], all);
     assert!(counts[1] > 20, "{} are refused without what they need", counts[1]);
+    assert!((1..all / 5).contains(&counts[2]), "{} contradict each other", counts[2]);
 }
 
 #[test]

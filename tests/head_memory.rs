@@ -49,8 +49,8 @@ const VOCAB: usize = 151_936;
 const WIDTH: usize = 16;
 const TOKENS: usize = 256;
 
-/// The matrix products' own packing buffers and everything small.
-const PACKING: usize = 12 << 20;
+/// Packing buffers of the matrix products, which are kept for the next product, and everything small.
+const PACKING: usize = 32 << 20;
 
 /// One call, with its gradients by hidden states and head.
 fn compute(objective: &Objective, dtype: DType) {

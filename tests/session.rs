@@ -9,6 +9,7 @@ use gradstone::models::ARCHITECTURES;
 use gradstone::recipes;
 use gradstone::rl::dynamic_sampling::{Criterion, DynamicSampling};
 use gradstone::rl::length::OverlongShaping;
+use gradstone::rl::replay::ReplaySettings;
 use gradstone::train::settings::{ModelSettings, Settings};
 use gradstone::train::{Observer, RunDir, StepMetrics, config};
 use gradstone::train::{Outcome, Reinforcement, Trainee};
@@ -171,6 +172,7 @@ fn every_objective_trains_by_its_name() {
         let mut settings = tiny("llama", "f32");
         settings.steps = 2;
         settings.objective = preset.objective();
+        settings.replay = settings.objective.replay.map(|_| ReplaySettings::default());
         let steps = trained(&settings);
         let last = steps.last().unwrap();
         assert!(last.loss.unwrap().is_finite() && last.mismatch == Some(0.0), "{}", preset.name);

@@ -107,6 +107,8 @@ struct Field {
     name: &'static str,
     kind: &'static str,
     about: String,
+    /// Its keys stand among those of the struct.
+    flattened: bool,
 }
 
 #[derive(Debug)]
@@ -126,7 +128,12 @@ struct Listing<'a> {
 impl Listing<'_> {
     fn fields(&mut self, prefix: &str, of: &Declared, fields: &[Field], values: &Table) {
         for field in fields {
-            self.field(&format!("{prefix}{}", field.name), of, field, values.get(field.name));
+            if field.flattened {
+                let all = Value::Table(values.clone());
+                self.field(prefix.trim_end_matches('.'), of, field, Some(&all));
+            } else {
+                self.field(&format!("{prefix}{}", field.name), of, field, values.get(field.name));
+            }
         }
     }
 
@@ -194,7 +201,8 @@ fn written(value: &Value) -> String {
 fn find<'a>(declared: &'a [Declared], name: &str, of: &Declared) -> Option<&'a Declared> {
     let named = || declared.iter().filter(|one| one.name == name);
     let brought = || {
-        let mut uses = of.text.lines().filter_map(|line| line.strip_prefix("use crate::"));
+        let mut uses =
+            of.text.lines().filter_map(|line| line.strip_prefix("use crate")?.strip_prefix("::"));
         uses.find_map(|line| {
             let names = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
             let brings = names.clone().any(|word| word == name);
@@ -232,7 +240,7 @@ fn parse(path: &'static str, text: &'static str) -> Vec<Declared> {
 
 /// The fields up to the line that ends them.
 fn fields(lines: &mut std::str::Lines<'static>, end: &str) -> Vec<Field> {
-    let (mut found, mut about) = (Vec::new(), Vec::new());
+    let (mut found, mut about, mut flattened) = (Vec::new(), Vec::new(), false);
     for line in lines.by_ref().take_while(|line| *line != end) {
         let line = line.trim();
         if let Some(words) = line.strip_prefix("///") {
@@ -244,7 +252,10 @@ fn fields(lines: &mut std::str::Lines<'static>, end: &str) -> Vec<Field> {
             .filter(|_| !line.starts_with('#'))
         {
             let kind = kind.trim_end_matches(',');
-            found.push(Field { name, kind, about: plain(&std::mem::take(&mut about)) });
+            let about = plain(&std::mem::take(&mut about));
+            found.push(Field { name, kind, about, flattened: std::mem::take(&mut flattened) });
+        } else if line == "#[serde(flatten)]" {
+            flattened = true;
         }
     }
     found
@@ -344,7 +355,7 @@ mod tests {
         assert_eq!(rows[0].key, "seed");
         assert_eq!(rows[0].about, "The seed of every random draw.");
         assert_eq!(row("model.kind").value, "\"small\"");
-        assert!(row("model.kind").about.ends_with("One of small, folder."));
+        assert!(row("model.kind").about.ends_with("One of small, ids, folder."));
         assert_eq!(row("objective.surrogate.clip_high").value, "0.28");
         assert_eq!(row("rollout.overlong").value, "unset");
         assert_eq!(

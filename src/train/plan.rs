@@ -123,6 +123,19 @@ pub(super) fn stages(
         list.push(Box::new(SumSquares));
     }
     list.push(Box::new(Advantages::new(settings.advantage, &settings.reward, weights)?));
+    let of_tokens = if Advantages::are_of_tokens(&settings.advantage, token_rewards) {
+        Some(format!("advantage `{}`", settings.advantage.kind()))
+    } else {
+        settings.credit.map(|_| "credit".to_owned())
+    };
+    if let (Some(of_tokens), Some(part)) =
+        (of_tokens, settings.objective.one_advantage_a_sequence())
+    {
+        return Err(Error::invalid(format!(
+            "{of_tokens} gives every token an advantage of its own, and the objective's {part} takes one a sequence \
+             (importance_level `sequence-token` takes one a token)"
+        )));
+    }
     if let Some(settings) = settings.credit {
         list.push(Box::new(StepCredits { settings }));
     }

@@ -168,9 +168,17 @@ pub fn loss(case: &mut Case) -> Result<Outcome, String> {
     let given = Batch::read(case)?;
     let objective = objective(case, &given)?;
     let batch = given.recorded();
-    let (m, dlogprob) = batch.evaluate(&objective)?;
+    // The peer's `all_max_clip` is a mask: it leaves tokens out that are more probable than this.
+    let most = case.config.number("all_max_clip")?.unwrap_or(f64::INFINITY);
+    let mut counted = batch.clone();
+    for (live, logprob) in counted.mask.iter_mut().zip(&batch.logprob) {
+        *live &= u8::from(f64::from(*logprob).exp() <= most);
+    }
+    let (m, dlogprob) = counted.evaluate(&objective)?;
     case.compare("out.loss", &[m.loss])?;
     case.compare("out.dlogp", &dlogprob)?;
+    // What is reported beside the loss is of all tokens.
+    let m = batch.evaluate(&objective)?.0;
     case.compare("out.on_pg_loss", &[m.fresh_loss])?;
     case.compare("out.off_pg_loss", &[m.replay.loss])?;
     case.compare("out.on_ratio_mean", &[m.ratio_mean])?;

@@ -223,7 +223,13 @@ fn oracle(estimator: &Estimator, batch: &Batch) -> Vec<f64> {
 
 fn estimators() -> Vec<Estimator> {
     let mut all: Vec<Estimator> = PRESETS.iter().map(|preset| preset.estimator).collect();
-    all.retain(|e| !matches!(e, Estimator::Gae(_) | Estimator::OptimalTokenBaseline { .. }));
+    let of_tokens = |e: &Estimator| {
+        matches!(
+            e,
+            Estimator::Gae(_) | Estimator::OptimalTokenBaseline { .. } | Estimator::Prime { .. }
+        )
+    };
+    all.retain(|e| !of_tokens(e));
     let singleton = Singleton::Reward;
     all.extend([
         Estimator::Grpo {

@@ -32,6 +32,7 @@ pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
     ("block_noise", "tests/kernels/block_noise.rs"),
     ("cached_attention", "tests/decoder.rs"),
     ("cast", "tests/autograd.rs"),
+    ("linear_policy_loss", "tests/kernels/linear_policy_loss.rs"),
     ("vq_lookup", "tests/kernels/token_decode.rs"),
     ("vq_quantize", "tests/kernels/token_decode.rs"),
 ];

@@ -157,6 +157,12 @@ pub const PRESETS: &[Preset] = &[
         "arXiv 2504.05118",
     ),
     preset(
+        "prime",
+        Estimator::Prime { gamma: 1.0 },
+        "outcomes against the others' mean, and implicit process rewards",
+        "arXiv 2502.01456",
+    ),
+    preset(
         "optimal_token_baseline",
         Estimator::OptimalTokenBaseline {
             epsilon: 1e-8,

@@ -1,5 +1,5 @@
 //! The surrogates' arithmetic: value and exact derivative of one token, each the twin of a functor in
-//! `kernels/objective.cuh`. Branch-free, to be inlined into the loops of `tile`.
+//! `kernels/objective.cuh`. Branch-free, to be inlined into the loops of `walk`.
 
 use super::replay::{Replay, ReplayRatio, ReplayShape};
 use super::surrogate::{RatioShape, Surrogate};

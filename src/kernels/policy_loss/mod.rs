@@ -281,18 +281,16 @@ fn check_needs(objective: &Objective, given: &Given) -> Result<()> {
     if given.off_policy && objective.replay.is_none() {
         return Err(together("off_policy", "an objective without a replay term", NO_RULE));
     }
-    let of_sequences = match (&objective.surrogate, objective.importance_level) {
-        (Surrogate::Gmpo { .. }, _) => "surrogate `gmpo`",
-        (_, ImportanceLevel::Sequence) => "importance_level `sequence`",
-        _ => return Ok(()),
-    };
-    if given.per_token_advantage {
-        let why = "the loss of a sequence has one advantage (`sequence-token` takes one a token)";
-        return Err(together("an advantage a token", of_sequences, why));
+    match objective.one_advantage_a_sequence() {
+        Some(part) if given.per_token_advantage => {
+            Err(together("an advantage a token", part, ONE_ADVANTAGE))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
+const ONE_ADVANTAGE: &str =
+    "the loss of a sequence has one advantage (`sequence-token` takes one a token)";
 const NO_RULE: &str = "nothing says what happens to the marked tokens";
 
 /// A field of the objective in its range.

@@ -90,6 +90,15 @@ impl Objective {
         self.is_of_tokens() && self.off_policy_threshold.is_none()
     }
 
+    /// The part, as a message names it, that makes a sequence's loss have one advantage; `None`: it may have one a token.
+    pub fn one_advantage_a_sequence(&self) -> Option<&'static str> {
+        match (&self.surrogate, self.importance_level) {
+            (Surrogate::Gmpo { .. }, _) => Some("surrogate `gmpo`"),
+            (_, ImportanceLevel::Sequence) => Some("importance_level `sequence`"),
+            _ => None,
+        }
+    }
+
     /// The ratio is a token's own.
     fn is_of_tokens(&self) -> bool {
         self.importance_level == ImportanceLevel::Token && !self.surrogate.is_of_sequences()

@@ -3,7 +3,7 @@
 use super::settings::ExGrpoSettings;
 use super::training::objective;
 use crate::kernels::advantage::{Estimator, Singleton};
-use crate::kernels::policy_loss::{Objective, ReplayShape};
+use crate::kernels::policy_loss::{Aggregation, Objective, ReplayShape, Rows};
 use crate::optim::{AdamWSettings, Schedule};
 use crate::recipes::jsonl;
 use crate::rl::replay::{BucketLaw, ReplaySettings};
@@ -23,7 +23,10 @@ pub fn exgrpo() -> Settings {
         replay: super::ReplaySettings { gain: 1.0, ..small.replay },
         ..small.clone()
     });
-    let mut objective = Objective { entropy_coefficient: 1e-3, ..shaped };
+    // Dr.GRPO's constant length: that of the longest response.
+    let length = base.rollout.max_new_tokens as f32;
+    let aggregation = Aggregation::SequenceMeanTokenSum { rows: Rows::All, length };
+    let mut objective = Objective { entropy_coefficient: 1e-3, aggregation, ..shaped };
     if let Some(replay) = &mut objective.replay {
         replay.shape = RELEASED;
     }

@@ -88,16 +88,7 @@ impl Stage for Advantages {
     }
 
     fn run(&mut self, batch: &mut Batch, step: &mut Step<'_>) -> Result<()> {
-        let per_token = match self.estimator {
-            Estimator::Gae(_)
-            | Estimator::OptimalTokenBaseline { .. }
-            | Estimator::Prime { .. } => true,
-            Estimator::ReinforcePlusPlus { gamma, .. } => {
-                gamma != 1.0 || batch.token_reward.is_some()
-            }
-            _ => false,
-        };
-        let counts = if per_token {
+        let counts = if Self::are_of_tokens(&self.estimator, batch.token_reward.is_some()) {
             self.of_tokens(batch)?;
             counted(batch)
         } else {
@@ -111,6 +102,17 @@ impl Stage for Advantages {
 }
 
 impl Advantages {
+    /// The estimator gives an advantage per token. `rewarded`: tokens have rewards of their own.
+    pub fn are_of_tokens(estimator: &Estimator, rewarded: bool) -> bool {
+        match estimator {
+            Estimator::Gae(_)
+            | Estimator::OptimalTokenBaseline { .. }
+            | Estimator::Prime { .. } => true,
+            Estimator::ReinforcePlusPlus { gamma, .. } => *gamma != 1.0 || rewarded,
+            _ => false,
+        }
+    }
+
     fn of_episodes(&self, batch: &mut Batch) -> Result<Counts> {
         let mut all = vec![0f32; batch.episodes.len()];
         let outputs = Outputs { advantage: &mut all, mean: None, std: None, flags: None };
