@@ -67,7 +67,6 @@ fn wrong_usage_is_status_two() {
         (&["list", "settings", "nobody"], "no recipe `nobody`"),
         (&["list", "models", "exgrpo"], "only settings are those of a recipe"),
         (&["train", "nobody"], "no recipe `nobody`"),
-        (&["train", "exgrpo"], "gradstone reproduce exgrpo"),
         (&["report"], "<DIRS>"),
     ] {
         refused(args, 2, says);

@@ -120,6 +120,12 @@ struct Variant {
     inner: Option<&'static str>,
 }
 
+impl Declared {
+    fn names(&self, kind: &str) -> bool {
+        self.variants.iter().any(|variant| variant.name == kind)
+    }
+}
+
 struct Listing<'a> {
     declared: &'a [Declared],
     rows: Vec<Row>,
@@ -148,13 +154,15 @@ impl Listing<'_> {
             }
             (Some(found), Some(Value::Table(values))) => {
                 let name = values.get("kind").and_then(Value::as_str).unwrap_or_default();
-                let chosen = found.variants.iter().find(|variant| variant.name == name);
-                let names = one_of(&found.variants);
+                let holders = holders(declared, found);
+                let holder = holders.iter().find(|holder| holder.names(name)).unwrap_or(&found);
+                let chosen = holder.variants.iter().find(|variant| variant.name == name);
+                let names = one_of(holders.iter().flat_map(|holder| &holder.variants));
                 self.push(&format!("{key}.kind"), format!("{name:?}"), format!("{about} {names}"));
                 let Some(chosen) = chosen else { return };
                 let prefix = format!("{key}.");
-                self.fields(&prefix, found, &chosen.fields, values);
-                if let Some(inner) = chosen.inner.and_then(|inner| find(declared, inner, found)) {
+                self.fields(&prefix, holder, &chosen.fields, values);
+                if let Some(inner) = chosen.inner.and_then(|inner| find(declared, inner, holder)) {
                     self.fields(&prefix, inner, &inner.fields, values);
                 }
             }
@@ -177,8 +185,8 @@ fn inside<'a>(kind: &'a str, wrapper: &str) -> &'a str {
     inner.and_then(|rest| rest.strip_suffix('>')).unwrap_or(kind)
 }
 
-fn one_of(variants: &[Variant]) -> String {
-    let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
+fn one_of<'a>(variants: impl IntoIterator<Item = &'a Variant>) -> String {
+    let names: Vec<&str> = variants.into_iter().map(|variant| variant.name.as_str()).collect();
     if names.is_empty() { String::new() } else { format!("One of {}.", names.join(", ")) }
 }
 
@@ -213,6 +221,14 @@ fn find<'a>(declared: &'a [Declared], name: &str, of: &Declared) -> Option<&'a D
     };
     let here = named().find(|one| one.path == of.path);
     here.or_else(brought).or_else(|| named().next().filter(|_| named().count() == 1))
+}
+
+/// The enums whose variants a `kind` chooses from: the one itself, or those that it joins without a name of its own.
+fn holders<'a>(declared: &'a [Declared], of: &'a Declared) -> Vec<&'a Declared> {
+    let inner = |variant: &Variant| find(declared, variant.inner?, of);
+    let joined: Vec<&Declared> =
+        of.variants.iter().filter_map(inner).filter(|inner| !inner.variants.is_empty()).collect();
+    if joined.len() == of.variants.len() { joined } else { vec![of] }
 }
 
 /// The types that a source declares before its tests.

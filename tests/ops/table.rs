@@ -33,6 +33,7 @@ pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
     ("cached_attention", "tests/decoder.rs"),
     ("cast", "tests/autograd.rs"),
     ("linear_policy_loss", "tests/kernels/linear_policy_loss.rs"),
+    ("logits", "tests/golden/causal_lm.rs"),
     ("vq_lookup", "tests/kernels/token_decode.rs"),
     ("vq_quantize", "tests/kernels/token_decode.rs"),
 ];
