@@ -34,6 +34,7 @@ pub const TESTED_ELSEWHERE: &[(&str, &str)] = &[
     ("cast", "tests/autograd.rs"),
     ("linear_policy_loss", "tests/kernels/linear_policy_loss.rs"),
     ("logits", "tests/golden/causal_lm.rs"),
+    ("policy_loss", "tests/kernels/learner.rs"),
     ("vq_lookup", "tests/kernels/token_decode.rs"),
     ("vq_quantize", "tests/kernels/token_decode.rs"),
 ];
