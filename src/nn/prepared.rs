@@ -29,7 +29,7 @@ impl std::fmt::Debug for Prepared {
 }
 
 impl Prepared {
-    /// Transposes the weights `[out, in]` with these indices, where all of them fit [`MOST_BYTES`] and lie in host memory.
+    /// Transposes the weights `[out, in]` with these indices, where all of them fit `MOST_BYTES` and lie in host memory.
     ///
     /// # Errors
     /// [`Error::is_dtype`] for integers.

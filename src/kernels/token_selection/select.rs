@@ -28,7 +28,8 @@ const PART: usize = 64 * 1024;
 /// The same tokens are picked on every device. Among equal keys the first token goes first. A NaN is never picked.
 ///
 /// # Errors
-/// [`Error::is_shape`] for a length that does not fit, [`Error::is_invalid`] for a selection out of range.
+/// [`Error::is_shape`](crate::Error::is_shape) for a length that does not fit,
+/// [`Error::is_invalid`](crate::Error::is_invalid) for a selection out of range.
 ///
 /// # Source
 /// verl `compute_policy_loss_clip_cov`, `compute_policy_loss_kl_cov` (their random permutation is replaced by Philox

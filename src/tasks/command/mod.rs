@@ -3,7 +3,7 @@
 //! The program reads one JSON object per line on its standard input and writes one per line on its standard output, in any
 //! order; `docs/data.md` has the format. It runs as long as the verifier lives, with several attempts waiting at one time.
 //! Whatever it does, a call ends: silence has a time limit, output has a bound, and a program that fails is started again,
-//! but not endlessly. Which attempt a failure costs is [`batch`]'s to say, what ends with the trainer [`process`]'s.
+//! but not endlessly. Which attempt a failure costs is `batch`'s to say, what ends with the trainer `process`'s.
 
 mod batch;
 mod lines;
