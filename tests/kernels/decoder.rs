@@ -4,7 +4,7 @@
 use crate::devices;
 use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Clamp, Kl, KlEstimator, Objective};
-use gradstone::models::{ARCHITECTURES, Decoder, DecoderConfig};
+use gradstone::models::{ARCHITECTURES, Causal, Decoder, DecoderConfig, Gpt, GptConfig};
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::batch::{Advantage, Batch};
 use gradstone::rl::episode::{Episode, Scored};
@@ -163,6 +163,46 @@ fn greedy_tokens_are_the_cpus() {
         for (got, want) in got.iter().zip(&want) {
             assert_eq!(got.tokens, want.tokens, "{architecture:?}");
         }
+    }
+}
+
+/// The small GPT of problems made in code, by the interface of a causal model.
+#[test]
+fn the_small_gpt_runs_on_a_device() {
+    let config = GptConfig { vocab: VOCAB, width: 32, layers: 2, heads: 2, context: 16, ngram: 3 };
+    let model = Gpt::random(config, 5).unwrap();
+    let sequences: [&[i32]; 2] = [&[1, 2, 3, 4, 5, 6], &[9, 8, 7]];
+    let run = |device: &Device| {
+        let mut model = model.copy().unwrap();
+        model.move_to(device).unwrap();
+        let hidden = model.hidden_at(&sequences, &[1, 4, 7]).unwrap();
+        let softmax = ops::SoftmaxOptions::default();
+        let logprob = ops::linear_logprob(&hidden, &model.head(), None, &[3, 6, 7], &softmax);
+        let logprob = logprob.unwrap().0;
+        let mut gradients = Gradients::new();
+        autograd::backward(&ops::sum(&logprob).unwrap(), &mut gradients).unwrap();
+        let of = |p: &gradstone::nn::Parameter| host(gradients.get(p.id()).unwrap());
+        let all: Vec<Vec<f32>> = model.parameters().iter().map(of).collect();
+
+        // The hidden state of a token that continues a cache has the bits of the whole sequence's.
+        let prepared = model.prepared().unwrap();
+        let mut cache = model.cache(2, 6).unwrap();
+        let prompts = sequences.map(|tokens| (&tokens[..2], 0));
+        let first = Causal::continued(&model, Some(&prepared), &prompts, &mut cache).unwrap();
+        let grown = [(&sequences[0][..5], 2), (sequences[1], 2)];
+        let then = Causal::continued(&model, Some(&prepared), &grown, &mut cache).unwrap();
+        let continued = [&host(&first)[32..64], &host(&then)[64..96], &host(&then)[96..128]];
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let whole = model.hidden_at(&sequences, &[1, 4, 8]).unwrap();
+        assert_eq!(bits(&continued.concat()), bits(&host(&whole)));
+        let logits = Causal::raw_logits(&model, Some(&prepared), &whole).unwrap();
+        (host(&logprob), host(&logits), all)
+    };
+    let (want, got) = (run(&Device::Cpu), run(&devices::emulated()));
+    close(&got.0, &want.0, 2e-4, "log-prob");
+    close(&got.1, &want.1, 2e-4, "logits");
+    for ((got, want), parameter) in got.2.iter().zip(&want.2).zip(model.parameters().iter()) {
+        close(got, want, 2e-4, parameter.name());
     }
 }
 
