@@ -186,7 +186,7 @@ fn the_small_gpt_runs_on_a_device() {
 
         // The hidden state of a token that continues a cache has the bits of the whole sequence's.
         let prepared = model.prepared().unwrap();
-        let mut cache = model.cache(2, 6).unwrap();
+        let mut cache = Causal::cache(&model, 2, 6).unwrap();
         let prompts = sequences.map(|tokens| (&tokens[..2], 0));
         let first = Causal::continued(&model, Some(&prepared), &prompts, &mut cache).unwrap();
         let grown = [(&sequences[0][..5], 2), (sequences[1], 2)];
