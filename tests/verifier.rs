@@ -534,6 +534,24 @@ fn a_run_with_a_judge() {
 }
 
 #[test]
+fn what_a_judge_writes_on_its_standard_error_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talks.py");
+    let body = "import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    print('looking at it', file=sys.stderr, flush=True)
+    print(json.dumps({'id': asked['id'], 'reward': 1.0}), flush=True)
+";
+    fs::write(&path, body).unwrap();
+    let settings = [command_of(&path), "steps=1".to_owned()];
+    let output = train(&folder.path().join("run"), &settings).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.contains("looking at it"), "{said}");
+}
+
+#[test]
 fn a_judge_that_does_not_work_is_refused_before_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let mute = folder.path().join("mute.py");

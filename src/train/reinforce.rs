@@ -670,6 +670,10 @@ impl Trainee for Reinforcement {
         Ok(())
     }
 
+    fn notices(&self) -> Vec<String> {
+        self.world.verifier.notices()
+    }
+
     fn checkpoint(&self) -> &CheckpointSettings {
         &self.settings.checkpoint
     }

@@ -53,6 +53,11 @@ pub trait Trainee: Send {
     /// Whatever it reports.
     fn measure(&mut self, metrics: &mut StepMetrics, logs: &mut Logs) -> Result<()>;
 
+    /// Lines that the step left for the user, e.g. what a program that judges wrote on its standard error.
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is kept on the disk.
     fn checkpoint(&self) -> &CheckpointSettings;
 
@@ -98,6 +103,9 @@ pub fn run(
         metrics.tokens_per_second = (tokens as f64 / metrics.seconds.max(1e-9)) as f32;
         logs.metrics.write(&metrics)?;
         observer.step(&metrics);
+        for line in trainee.notices() {
+            observer.message(&line);
+        }
         let interrupted = observer.interrupted() && done < total;
         let every = trainee.checkpoint().every;
         if interrupted || done == total || (every > 0 && done.is_multiple_of(every)) {
