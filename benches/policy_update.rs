@@ -7,8 +7,12 @@
 //! of rows.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../tests/closed_policy/mod.rs"]
+mod closed_policy;
 mod timing;
 
+use closed_policy::Closed;
+use gradstone::DType;
 use gradstone::device::Device;
 use gradstone::device::cpu::pool;
 use gradstone::kernels::policy_loss::Objective;
@@ -17,62 +21,12 @@ use gradstone::nn::Parameters;
 use gradstone::optim::{AdamW, AdamWSettings};
 use gradstone::rl::batch::{Advantage, Batch};
 use gradstone::rl::episode::{Episode, Scored};
-use gradstone::rl::policy::{Policy, Replies, Rows, Scores};
-use gradstone::rl::sampling::{Distribution, Sampling};
+use gradstone::rl::policy::Policy;
+use gradstone::rl::sampling::Distribution;
 use gradstone::tensor::Gradients;
 use gradstone::tensor::autograd::no_grad;
 use gradstone::train::learner::{self, Minimise};
-use gradstone::{DType, Result};
-use std::path::Path;
 use timing::{Options, Work};
-
-/// A decoder that tells log-probs and no hidden states.
-struct Apart(Decoder);
-
-impl Policy for Apart {
-    fn parameters(&self) -> &Parameters {
-        self.0.parameters()
-    }
-    fn parameters_mut(&mut self) -> &mut Parameters {
-        self.0.parameters_mut()
-    }
-    fn device(&self) -> Device {
-        Policy::device(&self.0)
-    }
-    fn vocab(&self) -> usize {
-        Policy::vocab(&self.0)
-    }
-    fn context(&self) -> usize {
-        Policy::context(&self.0)
-    }
-    fn generate(
-        &self,
-        prompts: &[Vec<i32>],
-        counts: &[usize],
-        sampling: &Sampling,
-        replies: Option<&dyn Replies>,
-    ) -> Result<Vec<Episode>> {
-        self.0.generate(prompts, counts, sampling, replies)
-    }
-    fn score(&self, batch: &[Scored<'_>], drawn: &Distribution) -> Result<Scores> {
-        self.0.score(batch, drawn)
-    }
-    fn rows(&self, _: &[Scored<'_>]) -> Result<Option<Rows>> {
-        Ok(None)
-    }
-    fn width(&self) -> usize {
-        self.0.width()
-    }
-    fn copy(&self) -> Result<Box<dyn Policy>> {
-        Policy::copy(&self.0)
-    }
-    fn save(&self, folder: &Path) -> Result<()> {
-        Policy::save(&self.0, folder)
-    }
-    fn loaded(&self, folder: &Path) -> Result<Box<dyn Policy>> {
-        self.0.loaded(folder)
-    }
-}
 
 /// A decoder, and completions of equal length after prompts of 8 tokens.
 struct Shape {
@@ -150,7 +104,7 @@ fn main() {
         Shape { vocab: 32, width: 128, layers: 4, completions: 64, length: 16 },
     ] {
         let mut open = shape.model();
-        let mut apart = Apart(Causal::copy(&open).unwrap());
+        let mut apart = Closed(Causal::copy(&open).unwrap());
         let batch = shape.batch(&open);
         // Weights that hardly move: every token keeps a ratio within the clip, and so a gradient.
         let settings = AdamWSettings { learning_rate: 1e-9, ..AdamWSettings::default() };

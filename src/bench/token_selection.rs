@@ -109,7 +109,7 @@ impl Problem {
                 let entropy = host(&self.entropy)?;
                 let mut sorted: Vec<f32> = live.iter().map(|token| entropy[*token]).collect();
                 sorted.sort_unstable_by(f32::total_cmp);
-                let place = (1.0 - f64::from(*fraction)) * (sorted.len() - 1) as f64;
+                let place = (1.0 - fraction) * (sorted.len() - 1) as f64;
                 let below = place as usize;
                 let (low, next) = (sorted[below], sorted[(below + 1).min(sorted.len() - 1)]);
                 let threshold = f64::from(low) + (f64::from(next) - f64::from(low)) * place.fract();
@@ -177,6 +177,6 @@ impl Problem {
     }
 }
 
-fn count(ratio: f32, live: usize) -> usize {
-    ((f64::from(ratio) * live as f64) as usize).max(1)
+fn count(ratio: f64, live: usize) -> usize {
+    ((ratio * live as f64) as usize).max(1)
 }

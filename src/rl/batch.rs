@@ -6,11 +6,11 @@
 //! batch into micro-batches.
 
 use super::episode::{Episode, Scored};
-use super::faithful::Outcome;
 use super::sampling::Distribution;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::tasks::Label;
 use crate::tensor::autograd::no_grad;
 use crate::tensor::{Storage, Tensor};
 use std::fmt;
@@ -116,7 +116,7 @@ pub struct Batch {
     /// `[episodes]` the reward that the estimator sees: less what length and cost take off.
     pub shaped_reward: Vec<f32>,
     /// `[episodes]`; `None`: not judged.
-    pub label: Option<Vec<Option<Outcome>>>,
+    pub label: Option<Vec<Option<Label>>>,
     /// `[episodes]`; `None`: nobody judged the steps of that episode.
     pub verdicts: Option<Vec<Option<Verdicts>>>,
     /// `[episodes]` the reward of a greedy answer to the same prompt; NaN: not scored.

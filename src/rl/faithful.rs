@@ -1,45 +1,11 @@
-//! Rewards by the label of an outcome: correct, refused, hallucinated. The geometric reward of FaithRL and its rivals.
+//! Rewards by the label of an outcome: right, refused, wrong (hallucinated). The geometric reward of FaithRL and its rivals.
 //!
 //! A verifier gives labels; what a label is worth is decided here, on the host, one number a response. Step-level credit
 //! is a kernel family: [`step_credit`](crate::kernels::step_credit).
 
 use crate::error::{Error, Result};
+use crate::tasks::Label;
 use serde::{Deserialize, Serialize};
-
-/// What became of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The right answer.
-    Correct,
-    /// No answer, in words that say so.
-    Refused,
-    /// A wrong answer, or any answer to a question that has none.
-    Hallucinated,
-}
-
-impl Outcome {
-    /// All of them.
-    pub const ALL: [Outcome; 3] = [Outcome::Correct, Outcome::Refused, Outcome::Hallucinated];
-
-    /// `correct`, `refused` or `hallucinated`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Correct => "correct",
-            Outcome::Refused => "refused",
-            Outcome::Hallucinated => "hallucinated",
-        }
-    }
-
-    /// 1, 0 or -1.
-    pub fn score(self) -> f64 {
-        match self {
-            Outcome::Correct => 1.0,
-            Outcome::Refused => 0.0,
-            Outcome::Hallucinated => -1.0,
-        }
-    }
-}
 
 /// How often a policy is right and how often it hallucinates, measured before training.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,16 +22,13 @@ impl Baseline {
     ///
     /// # Errors
     /// [`Error::is_invalid`] when there is none.
-    pub fn measured(outcomes: &[Outcome]) -> Result<Baseline> {
+    pub fn measured(outcomes: &[Label]) -> Result<Baseline> {
         if outcomes.is_empty() {
             return Err(Error::invalid("faithful: a baseline of no outcomes"));
         }
         let share =
             |label| outcomes.iter().filter(|o| **o == label).count() as f64 / outcomes.len() as f64;
-        Ok(Baseline {
-            correct: share(Outcome::Correct),
-            hallucinated: share(Outcome::Hallucinated),
-        })
+        Ok(Baseline { correct: share(Label::Right), hallucinated: share(Label::Wrong) })
     }
 
     /// The same with both rates at least `floor`: a baseline without hallucinations would make a correct answer worth
@@ -138,10 +101,10 @@ pub enum Mapping {
 
 impl OutcomeReward {
     /// The reward of one response.
-    pub fn reward(&self, outcome: Outcome, length_penalty: f64, mapping: Mapping) -> f64 {
+    pub fn reward(&self, label: Label, length_penalty: f64, mapping: Mapping) -> f64 {
         match mapping {
-            Mapping::ByLabel => self.worth(outcome) - length_penalty,
-            Mapping::Thresholded => self.of_total(outcome.score() - length_penalty),
+            Mapping::ByLabel => self.worth(label) - length_penalty,
+            Mapping::Thresholded => self.of_total(label.score() - length_penalty),
         }
     }
 
@@ -151,19 +114,19 @@ impl OutcomeReward {
     pub fn of_total(&self, total: f64) -> f64 {
         match self {
             OutcomeReward::Score {} => total,
-            _ if total >= 0.999 => self.worth(Outcome::Correct),
-            _ if total <= -0.999 => self.worth(Outcome::Hallucinated),
+            _ if total >= 0.999 => self.worth(Label::Right),
+            _ if total <= -0.999 => self.worth(Label::Wrong),
             OutcomeReward::Geometric { .. } => total,
-            _ => self.worth(Outcome::Refused),
+            _ => self.worth(Label::Refused),
         }
     }
 
-    fn worth(&self, outcome: Outcome) -> f64 {
-        match (self, outcome) {
-            (_, Outcome::Refused) | (OutcomeReward::Binary {}, Outcome::Hallucinated) => 0.0,
-            (OutcomeReward::Geometric { baseline }, Outcome::Correct) => baseline.hallucinated,
-            (OutcomeReward::Geometric { baseline }, Outcome::Hallucinated) => -baseline.correct,
-            _ => outcome.score(),
+    fn worth(&self, label: Label) -> f64 {
+        match (self, label) {
+            (_, Label::Refused) | (OutcomeReward::Binary {}, Label::Wrong) => 0.0,
+            (OutcomeReward::Geometric { baseline }, Label::Right) => baseline.hallucinated,
+            (OutcomeReward::Geometric { baseline }, Label::Wrong) => -baseline.correct,
+            _ => label.score(),
         }
     }
 }
@@ -176,12 +139,12 @@ pub fn length_penalty(tokens: usize) -> f64 {
 /// KnowRL's score as FaithRL's released code adds it up: 1 for a response of the form that was asked for and -1 for any other,
 /// 2 for a correct answer, 1 for a refusal and -1 for a hallucination, and the share of the steps that the documents support.
 /// [`OutcomeReward::Score`] passes it through.
-pub fn knowledge_score(outcome: Outcome, well_formed: bool, supported: f64) -> f64 {
+pub fn knowledge_score(label: Label, well_formed: bool, supported: f64) -> f64 {
     let form = if well_formed { 1.0 } else { -1.0 };
-    let answer = match outcome {
-        Outcome::Correct => 2.0,
-        Outcome::Refused => 1.0,
-        Outcome::Hallucinated => -1.0,
+    let answer = match label {
+        Label::Right => 2.0,
+        Label::Refused => 1.0,
+        Label::Wrong => -1.0,
     };
     form + answer + supported
 }
@@ -200,12 +163,12 @@ mod tests {
     #[test]
     fn a_label_has_its_worth() {
         let geometric = OutcomeReward::Geometric { baseline: BASELINE };
-        let all = [Outcome::Correct, Outcome::Refused, Outcome::Hallucinated];
+        let all = [Label::Right, Label::Refused, Label::Wrong];
         let worth = |rule: OutcomeReward| all.map(|o| rule.reward(o, 0.0, Mapping::ByLabel));
         assert_eq!(worth(geometric), [0.2, 0.0, -0.6]);
         assert_eq!(worth(OutcomeReward::Ternary {}), [1.0, 0.0, -1.0]);
         assert_eq!(worth(OutcomeReward::Binary {}), [1.0, 0.0, 0.0]);
-        let long = |mapping| geometric.reward(Outcome::Correct, length_penalty(501), mapping);
+        let long = |mapping| geometric.reward(Label::Right, length_penalty(501), mapping);
         assert_eq!((long(Mapping::ByLabel), long(Mapping::Thresholded)), (0.0, 0.8));
     }
 
@@ -222,10 +185,10 @@ mod tests {
         assert_eq!(mapped(0.35), [0.0, 0.0, 0.35, 0.35]);
         assert_eq!(mapped(-0.2), [0.0, 0.0, -0.2, -0.2]);
         assert_eq!(mapped(-1.4), [0.0, -1.0, -0.6, -1.4]);
-        let passed = OutcomeReward::Score {}.reward(Outcome::Correct, 0.4, Mapping::Thresholded);
+        let passed = OutcomeReward::Score {}.reward(Label::Right, 0.4, Mapping::Thresholded);
         assert_eq!(passed, 0.6);
-        assert_eq!(knowledge_score(Outcome::Correct, true, 0.5), 3.5);
-        assert_eq!(knowledge_score(Outcome::Hallucinated, false, 0.0), -2.0);
+        assert_eq!(knowledge_score(Label::Right, true, 0.5), 3.5);
+        assert_eq!(knowledge_score(Label::Wrong, false, 0.0), -2.0);
     }
 
     #[test]
@@ -239,8 +202,7 @@ mod tests {
         assert_eq!(BASELINE.threshold(), 0.6 / 0.8);
         let geometric = OutcomeReward::Geometric { baseline: BASELINE };
         let value = |o| geometric.reward(o, 0.0, Mapping::ByLabel);
-        let expected =
-            |p: f64| p * value(Outcome::Correct) + (1.0 - p) * value(Outcome::Hallucinated);
+        let expected = |p: f64| p * value(Label::Right) + (1.0 - p) * value(Label::Wrong);
         assert!(expected(0.76) > 0.0 && expected(0.74) < 0.0);
         let never = Baseline { correct: 0.0, hallucinated: 0.0 };
         assert_eq!((never.threshold(), never.truthful_helpfulness(0.5, 0.1)), (0.0, 0.0));
@@ -250,8 +212,7 @@ mod tests {
     fn the_score_of_the_baseline_itself_is_zero() {
         assert!((BASELINE.truthful_helpfulness(0.7, 0.1) - 0.4).abs() < 1e-12);
         assert!(BASELINE.truthful_helpfulness(0.6, 0.2).abs() < 1e-12);
-        let outcomes =
-            [Outcome::Correct, Outcome::Refused, Outcome::Correct, Outcome::Hallucinated];
+        let outcomes = [Label::Right, Label::Refused, Label::Right, Label::Wrong];
         let measured = Baseline::measured(&outcomes).unwrap();
         assert_eq!(measured, Baseline { correct: 0.5, hallucinated: 0.25 });
         assert!(Baseline::measured(&[]).is_err_and(|e| e.is_invalid()));

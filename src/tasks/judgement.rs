@@ -15,6 +15,29 @@ pub enum Label {
     Refused,
 }
 
+impl Label {
+    /// All of them.
+    pub const ALL: [Label; 3] = [Label::Right, Label::Wrong, Label::Refused];
+
+    /// `right`, `wrong` or `refused`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Label::Right => "right",
+            Label::Wrong => "wrong",
+            Label::Refused => "refused",
+        }
+    }
+
+    /// 1 for right, 0 for refused, -1 for wrong.
+    pub fn score(self) -> f64 {
+        match self {
+            Label::Right => 1.0,
+            Label::Refused => 0.0,
+            Label::Wrong => -1.0,
+        }
+    }
+}
+
 /// A stretch of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {

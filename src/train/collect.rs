@@ -2,16 +2,15 @@
 
 use super::questions::{Asked, Questions};
 use super::settings::RolloutSettings;
-use super::world::{World, outcome};
+use super::world::World;
 use crate::error::{Error, Result};
 use crate::rl::batch::{Batch, Verdicts};
 use crate::rl::dynamic_sampling::{Next, Refill};
 use crate::rl::episode::Episode;
-use crate::rl::faithful::Outcome;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
-use crate::tasks::{Faults, Gives, Judgement, Problem};
+use crate::tasks::{Faults, Gives, Judgement, Label, Problem};
 
 /// A step's batch with what the logs want of it.
 pub(super) struct Collected {
@@ -234,7 +233,7 @@ impl Collector<'_> {
         let gives: Gives = self.world.verifier.gives();
         let (mut problems, mut prompts, mut episodes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut texts, mut replayed, mut named) = (Vec::new(), Vec::new(), Vec::new());
-        let mut labels: Vec<Option<Outcome>> = Vec::new();
+        let mut labels: Vec<Option<Label>> = Vec::new();
         let mut verdicts: Vec<Option<Verdicts>> = Vec::new();
         let mut greedy = Vec::new();
         let mut offsets = vec![0i64];
@@ -250,7 +249,7 @@ impl Collector<'_> {
                     Some(judgement) => named.extend_from_slice(&judgement.rewards),
                     None => named.resize(named.len() + self.weights.len(), f32::NAN),
                 }
-                labels.push(judgement.as_ref().and_then(|one| one.label).map(outcome));
+                labels.push(judgement.as_ref().and_then(|one| one.label));
                 let judged = judgement.as_ref().filter(|_| gives.steps);
                 verdicts.push(judged.map(|one| self.world.verdicts(episode, one)).transpose()?);
                 greedy.push(group.greedy.unwrap_or(f32::NAN));

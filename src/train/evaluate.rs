@@ -1,14 +1,13 @@
 //! Accuracy on held-out problems by greedy decoding.
 
 use super::metrics::Rollout;
-use super::world::{World, outcome};
+use super::world::World;
 use crate::error::Result;
 use crate::rl::episode::Episode;
-use crate::rl::faithful::Outcome;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
-use crate::tasks::{Judgement, Problem};
+use crate::tasks::{Judgement, Label, Problem};
 
 /// What an evaluation is done with.
 pub struct Evaluation<'a> {
@@ -73,7 +72,7 @@ impl Evaluation<'_> {
 
     fn worth(&self, judgement: &Judgement) -> f32 {
         if self.by_label {
-            let right = judgement.label.map(outcome) == Some(Outcome::Correct);
+            let right = judgement.label == Some(Label::Right);
             return f32::from(u8::from(right));
         }
         match self.weights[..] {

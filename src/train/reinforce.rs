@@ -23,10 +23,10 @@ use crate::optim::{AdamW, Update};
 use crate::rl::batch::{Advantage, Batch, host};
 use crate::rl::entropy_control::EntropyState;
 use crate::rl::episode::{Episode, Scored};
-use crate::rl::faithful::{Baseline, Outcome};
+use crate::rl::faithful::Baseline;
 use crate::rl::policy::Policy;
 use crate::rl::stage::{self, Stage, Step};
-use crate::tasks::{Author, Example, Faults, Problem};
+use crate::tasks::{Author, Example, Faults, Label, Problem};
 use crate::tensor::Gradients;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -293,14 +293,9 @@ impl Reinforcement {
             let drawn = self.policy.generate(&prompts, &counts, &sampling, replies)?;
             let drawn: Vec<&Episode> = drawn.iter().collect();
             let judged = self.world.judge(&of, &drawn)?;
-            labels.extend(
-                judged
-                    .judgements
-                    .into_iter()
-                    .map(|one| one.and_then(|one| one.label).map(super::world::outcome)),
-            );
+            labels.extend(judged.judgements.into_iter().map(|one| one.and_then(|one| one.label)));
         }
-        let labelled: Vec<Outcome> = labels.into_iter().flatten().collect();
+        let labelled: Vec<Label> = labels.into_iter().flatten().collect();
         Ok(Baseline::measured(&labelled)?.at_least(0.01))
     }
 

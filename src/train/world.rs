@@ -5,10 +5,9 @@ use crate::error::{Error, Result};
 use crate::kernels::step_credit::Part as Credited;
 use crate::rl::batch::Verdicts;
 use crate::rl::episode::Episode;
-use crate::rl::faithful::Outcome;
 use crate::rl::policy::Replies;
 use crate::tasks::{
-    Attempt, Environment, Faults, Judgement, Label, Part, Problem, Task, Turn, Verifier, judged,
+    Attempt, Environment, Faults, Judgement, Part, Problem, Task, Turn, Verifier, judged,
 };
 
 /// Everything around a policy.
@@ -94,15 +93,6 @@ impl World {
     /// The environment's side of some episodes, of which episode i answers `problems[i]`.
     pub fn replies_to<'a>(&'a self, problems: &'a [&'a Problem]) -> Conversation<'a> {
         Conversation { world: self, problems }
-    }
-}
-
-/// The label of an outcome as rewards take it.
-pub fn outcome(label: Label) -> Outcome {
-    match label {
-        Label::Right => Outcome::Correct,
-        Label::Wrong => Outcome::Hallucinated,
-        Label::Refused => Outcome::Refused,
     }
 }
 

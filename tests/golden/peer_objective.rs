@@ -142,7 +142,7 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
         "clip_cov" => {
             counts = Counts::Dropped;
             let selection = Selection::ClipCov {
-                ratio: case.config.need("clip_cov_ratio")? as f32,
+                ratio: case.config.need("clip_cov_ratio")?,
                 least: case.config.need("clip_cov_lb")? as f32,
                 most: case.config.need("clip_cov_ub")? as f32,
             };
@@ -151,7 +151,7 @@ pub fn verl(case: &mut Case, surrogate: &str, batch: &mut Batch) -> Result<Ask, 
         }
         "kl_cov" => {
             let selection = Some(Selection::KlCov {
-                ratio: case.config.need("kl_cov_ratio")? as f32,
+                ratio: case.config.need("kl_cov_ratio")?,
                 coefficient: case.config.need("ppo_kl_coef")? as f32,
             });
             let surrogate = Surrogate::Ratio {};
@@ -219,7 +219,7 @@ pub fn trl(case: &mut Case, peer: &str, loss: &str, batch: usize) -> Result<Ask,
     for name in ["clip_low", "clip_high"] {
         case.config.number(name)?;
     }
-    let fraction = case.config.number("top_entropy_quantile")?.unwrap_or(1.0) as f32;
+    let fraction = case.config.number("top_entropy_quantile")?.unwrap_or(1.0);
     let threshold = case.config.number("off_policy_mask_threshold")?;
     let objective = Objective {
         surrogate,

@@ -1,69 +1,19 @@
 //! The learner's loss straight from hidden states against log-probs first and gradients then: one set of bits.
 
+use crate::closed_policy::Closed;
 use crate::decoder::{batch, minimise, model, on, prompts, sampling};
 use crate::devices;
+use gradstone::DType;
 use gradstone::device::Device;
 use gradstone::kernels::policy_loss::{Objective, PRESETS, ValueLoss};
 use gradstone::models::Decoder;
-use gradstone::nn::Parameters;
 use gradstone::rl::batch::Batch;
-use gradstone::rl::episode::{Episode, Scored};
+use gradstone::rl::episode::Episode;
 use gradstone::rl::generate::rollouts;
-use gradstone::rl::policy::{Policy, Replies, Rows, Scores};
-use gradstone::rl::sampling::{Distribution, Sampling};
+use gradstone::rl::policy::Policy;
 use gradstone::rl::value_head::ValueHead;
 use gradstone::tensor::Gradients;
 use gradstone::train::learner::{self, Minimise, Updated};
-use gradstone::{DType, Result};
-use std::path::Path;
-
-/// A decoder that tells log-probs and no hidden states.
-struct Closed(Decoder);
-
-impl Policy for Closed {
-    fn parameters(&self) -> &Parameters {
-        self.0.parameters()
-    }
-    fn parameters_mut(&mut self) -> &mut Parameters {
-        self.0.parameters_mut()
-    }
-    fn device(&self) -> Device {
-        Policy::device(&self.0)
-    }
-    fn vocab(&self) -> usize {
-        Policy::vocab(&self.0)
-    }
-    fn context(&self) -> usize {
-        Policy::context(&self.0)
-    }
-    fn generate(
-        &self,
-        prompts: &[Vec<i32>],
-        counts: &[usize],
-        sampling: &Sampling,
-        replies: Option<&dyn Replies>,
-    ) -> Result<Vec<Episode>> {
-        self.0.generate(prompts, counts, sampling, replies)
-    }
-    fn score(&self, batch: &[Scored<'_>], drawn: &Distribution) -> Result<Scores> {
-        self.0.score(batch, drawn)
-    }
-    fn rows(&self, _: &[Scored<'_>]) -> Result<Option<Rows>> {
-        Ok(None)
-    }
-    fn width(&self) -> usize {
-        self.0.width()
-    }
-    fn copy(&self) -> Result<Box<dyn Policy>> {
-        Policy::copy(&self.0)
-    }
-    fn save(&self, folder: &Path) -> Result<()> {
-        Policy::save(&self.0, folder)
-    }
-    fn loaded(&self, folder: &Path) -> Result<Box<dyn Policy>> {
-        self.0.loaded(folder)
-    }
-}
 
 /// Prompts, and completions whose policy has moved on since they were drawn.
 fn drawn(model: &Decoder) -> (Vec<Vec<i32>>, Vec<Episode>) {

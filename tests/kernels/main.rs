@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "../closed_policy/mod.rs"]
+mod closed_policy;
 #[path = "../devices/mod.rs"]
 mod devices;
 #[path = "../softmax_oracle/mod.rs"]

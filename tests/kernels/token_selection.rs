@@ -151,7 +151,7 @@ proptest! {
         let (picked, found) = tokens.on_cpu(&Selection::KlCov { ratio: 0.2, coefficient: 1.0 }, (1, 2));
         let mut by_cov = tokens.covariances();
         by_cov.sort_by(|x, y| y.1.total_cmp(&x.1));
-        let wanted = ((0.2f32 as f64 * live.len() as f64) as usize).max(1).min(live.len());
+        let wanted = ((0.2 * live.len() as f64) as usize).max(1).min(live.len());
         prop_assert_eq!(found.picked as usize, wanted);
         // Of covariances that differ by less than f32 rounds, either may go first: those of two tokens are equal.
         let last = by_cov[..wanted].last().map_or(0.0, |(_, cov)| *cov);
@@ -164,7 +164,7 @@ proptest! {
         let mut sorted: Vec<f64> = live.iter().map(|t| f64::from(tokens.entropy[*t])).collect();
         sorted.sort_by(f64::total_cmp);
         if !sorted.is_empty() {
-            let place = (1.0 - f64::from(0.3f32)) * (sorted.len() - 1) as f64;
+            let place = 0.7 * (sorted.len() - 1) as f64;
             let (low, next) = (sorted[place as usize], sorted[(place as usize + 1).min(sorted.len() - 1)]);
             let threshold = low + (next - low) * place.fract();
             prop_assert!((f64::from(found.threshold) - threshold).abs() <= 1e-6 * threshold.abs());
@@ -207,6 +207,27 @@ fn the_random_subset_is_of_its_draw_alone_and_even() {
     let taken = counts.iter().filter(|count| **count > 0.0);
     assert_eq!(taken.clone().count() as f64, candidates);
     assert!(taken.clone().all(|count| (count - expected).abs() < spread), "{expected} {counts:?}");
+}
+
+/// A share is the number that a settings file has, not the f32 next to it: 0.35 of 40 tokens are 14.
+#[test]
+fn shares_are_not_rounded_before_they_are_counted() {
+    let device = gpu();
+    for (ratio, count, picked) in [(0.35, 40, 14), (0.7, 10, 7), (0.3, 10, 3), (2e-4, 10_000, 2)] {
+        let tokens = Tokens::new(7, count, 2.0, false);
+        let selection = Selection::KlCov { ratio, coefficient: 1.0 };
+        let found =
+            [tokens.on_cpu(&selection, (1, 1)), tokens.on_device(&device, &selection, (1, 1))];
+        assert!(found.iter().all(|(_, found)| found.picked == picked), "{ratio} of {count}");
+    }
+    // The token on the quantile counts: of 11 tokens the fourth smallest is the quantile 0.3, of 31 the tenth.
+    for (count, picked) in [(11, 8), (31, 22)] {
+        let tokens = Tokens::new(8, count, 2.0, false);
+        let selection = Selection::TopEntropy { fraction: 0.7 };
+        let found =
+            [tokens.on_cpu(&selection, (1, 1)), tokens.on_device(&device, &selection, (1, 1))];
+        assert!(found.iter().all(|(_, found)| found.picked == picked), "{count}: {found:?}");
+    }
 }
 
 #[test]

@@ -96,13 +96,9 @@ pub fn select(
     let mut keys = DeviceBuffer::recycled(gpu, I32, tokens)?;
     let mut report = DeviceBuffer::recycled(gpu, I64, WORDS)?;
     let (kind, share, least, most) = match *selection {
-        Selection::ClipCov { ratio, least, most } => {
-            (args::SELECT_CLIP_COV, f64::from(ratio), least, most)
-        }
-        Selection::KlCov { ratio, .. } => (args::SELECT_KL_COV, f64::from(ratio), 0.0, 0.0),
-        Selection::TopEntropy { fraction } => {
-            (args::SELECT_TOP_ENTROPY, 1.0 - f64::from(fraction), 0.0, 0.0)
-        }
+        Selection::ClipCov { ratio, least, most } => (args::SELECT_CLIP_COV, ratio, least, most),
+        Selection::KlCov { ratio, .. } => (args::SELECT_KL_COV, ratio, 0.0, 0.0),
+        Selection::TopEntropy { fraction } => (args::SELECT_TOP_ENTROPY, 1.0 - fraction, 0.0, 0.0),
     };
     let args = TokenSelectionArgs {
         logprob: read("logprob", inputs.logprob, of_cov)?,

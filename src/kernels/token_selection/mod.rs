@@ -29,7 +29,7 @@ pub enum Selection {
     /// `cov = (A - mean A) (logprob - mean logprob)`, means over live tokens.
     ClipCov {
         /// Picked tokens for each live one.
-        ratio: f32,
+        ratio: f64,
         /// Candidates have more.
         least: f32,
         /// Candidates have less.
@@ -39,7 +39,7 @@ pub enum Selection {
     /// `coefficient · |log ratio|` to each.
     KlCov {
         /// Picked tokens for each live one.
-        ratio: f32,
+        ratio: f64,
         /// Of the penalty (verl's code says 1, its settings file 0.1).
         coefficient: f32,
     },
@@ -47,7 +47,7 @@ pub enum Selection {
     /// the loss leaves out the surrogate of all others (arXiv 2506.01939, TRL `top_entropy_quantile`).
     TopEntropy {
         /// Share of the tokens that keep their surrogate.
-        fraction: f32,
+        fraction: f64,
     },
 }
 
@@ -66,7 +66,7 @@ impl Selection {
     /// # Errors
     /// [`Error::is_invalid`] for one out of range.
     pub fn check(&self) -> Result<()> {
-        let within = |field: &str, value: f32, least: f32, most: f32| {
+        let within = |field: &str, value: f64, least: f64, most: f64| {
             if value >= least && value <= most {
                 return Ok(());
             }
@@ -75,15 +75,16 @@ impl Selection {
                 "token_selection: {field} of `{name}` is {value}; it must be in {least}..={most}"
             )))
         };
+        let largest = f64::from(f32::MAX);
         match self {
             Selection::ClipCov { ratio, least, most } => {
-                within("ratio", *ratio, f32::MIN_POSITIVE, 1.0)?;
-                within("most", *most, -f32::MAX, f32::MAX)?;
-                within("least", *least, -f32::MAX, *most)
+                within("ratio", *ratio, f64::MIN_POSITIVE, 1.0)?;
+                within("most", (*most).into(), -largest, largest)?;
+                within("least", (*least).into(), -largest, (*most).into())
             }
             Selection::KlCov { ratio, coefficient } => {
-                within("ratio", *ratio, f32::MIN_POSITIVE, 1.0)?;
-                within("coefficient", *coefficient, 0.0, f32::MAX)
+                within("ratio", *ratio, f64::MIN_POSITIVE, 1.0)?;
+                within("coefficient", (*coefficient).into(), 0.0, largest)
             }
             Selection::TopEntropy { fraction } => within("fraction", *fraction, 0.0, 1.0),
         }

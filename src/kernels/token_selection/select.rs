@@ -70,17 +70,17 @@ impl Selection {
     pub(super) fn count(&self, live: usize) -> usize {
         match self {
             Selection::ClipCov { ratio, .. } | Selection::KlCov { ratio, .. } => {
-                ((f64::from(*ratio) * live as f64) as usize).clamp(1, live.max(1))
+                ((ratio * live as f64) as usize).clamp(1, live.max(1))
             }
             Selection::TopEntropy { .. } => 0,
         }
     }
 }
 
-fn top_entropy(inputs: &Inputs<'_>, fraction: f32, live: usize, selected: &mut [u8]) -> Selected {
+fn top_entropy(inputs: &Inputs<'_>, fraction: f64, live: usize, selected: &mut [u8]) -> Selected {
     let keys = keys::entropies(inputs);
     let candidates = keys::candidates(&keys);
-    let Some(threshold) = quantile(&keys, candidates, 1.0 - f64::from(fraction)) else {
+    let Some(threshold) = quantile(&keys, candidates, 1.0 - fraction) else {
         selected.fill(0);
         return Selected { live: live as u64, ..Selected::default() };
     };

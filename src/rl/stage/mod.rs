@@ -114,9 +114,11 @@ pub trait Stage: Send {
 fn giver(column: Column) -> &'static str {
     match column {
         Column::NamedRewards | Column::Reward => "a verifier gives it",
-        Column::Label => "a verifier that labels outcomes gives it (task.verifier)",
+        Column::Label => {
+            "a verifier that labels outcomes gives it (task.verifier, a command with `label = true` among them)"
+        }
         Column::Verdicts => {
-            "a verifier that judges steps gives it (task.verifier, a command or the two-hop task)"
+            "a verifier that judges steps gives it (task.verifier, a command with `steps`, or the two-hop task)"
         }
         Column::GreedyReward => "rollout.greedy = true gives it",
         Column::SamplerLogprob | Column::OldLogprob => "sampling gives it",

@@ -8,6 +8,7 @@ use crate::kernels::step_credit::Shaping;
 use crate::rl::batch::{Batch, Column, missing};
 use crate::rl::faithful::{self, Baseline, Mapping, OutcomeReward};
 use crate::rl::length::OverlongShaping;
+use crate::tasks::Label;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -251,7 +252,7 @@ impl Stage for Outcomes {
         batch.reward = labels.iter().zip(&batch.episodes).map(of).collect();
         batch.shaped_reward = batch.reward.clone();
         let labelled: Vec<_> = labels.iter().flatten().collect();
-        for label in faithful::Outcome::ALL {
+        for label in Label::ALL {
             let count = labelled.iter().filter(|one| ***one == label).count();
             step.note(label.name(), count as f64 / labelled.len().max(1) as f64);
         }
