@@ -221,7 +221,7 @@ fn broken_folders_are_errors_that_name_the_file() {
         ("\"qwen2\"", "\"rwkv\"", "rwkv"),
         ("\"qwen2\"", "\"llama\"", "no place"),
         ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2"),
-        ("\"hidden_size\"", "\"hidden_sizes\"", "hidden_sizes"),
+        ("\"hidden_size\"", "\"hidden_sizes\"", "hidden_size is missing"),
     ] {
         assert!(text.contains(from), "{from} in {text}");
         std::fs::write(&config, text.replacen(from, to, 1)).unwrap();

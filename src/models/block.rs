@@ -1,11 +1,13 @@
-//! One block of the decoder: attention and a gated MLP, each with norms before it, after it, or both.
+//! One block of the decoder: attention, and a gated MLP or a mixture of them, each with norms before it, after it, or both.
 
 use super::architecture::{NormOver, Norms};
-use super::config::{Activation, DecoderConfig};
+use super::config::DecoderConfig;
 use crate::error::Result;
 use crate::kernels::attention::{Attention, Mask};
 use crate::kernels::rope::Angles;
-use crate::nn::{Builder, Keys, Linear, QueryKeyNorm, RmsNorm, SelfAttention, Weights, linears};
+use crate::nn::{
+    Builder, Experts, GatedMlp, Keys, Linear, QueryKeyNorm, RmsNorm, SelfAttention, Weights,
+};
 use crate::ops;
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -14,11 +16,23 @@ use std::sync::Arc;
 pub(super) struct Block {
     attention: SelfAttention,
     attention_norms: HalfNorms,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    mlp: Mlp,
     mlp_norms: HalfNorms,
-    activation: Activation,
+    residual_multiplier: f32,
+}
+
+enum Mlp {
+    One(GatedMlp),
+    Mixture(Experts),
+}
+
+impl Mlp {
+    fn linears(&self) -> Vec<Linear> {
+        match self {
+            Mlp::One(mlp) => mlp.linears().to_vec(),
+            Mlp::Mixture(experts) => experts.linears().collect(),
+        }
+    }
 }
 
 /// The norms of one half of a block.
@@ -41,11 +55,11 @@ impl HalfNorms {
         }
     }
 
-    /// The residual stream after what came out of the half.
-    fn leave(self, weights: Weights<'_>, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    /// What came out of the half, as it joins the residual stream.
+    fn leave(self, weights: Weights<'_>, y: Tensor) -> Result<Tensor> {
         match self.after {
-            Some(norm) => ops::add(x, &norm.forward(weights, y)?),
-            None => ops::add(x, y),
+            Some(norm) => norm.forward(weights, &y),
+            None => Ok(y),
         }
     }
 }
@@ -65,6 +79,7 @@ impl Block {
     /// Adds the parameters of block `i`, in the order of a forward pass.
     pub fn new(builder: &mut Builder<'_>, i: usize, c: &DecoderConfig) -> Result<Block> {
         let at = format!("model.layers.{i}");
+        let mlp = format!("{at}.mlp");
         let (h, m, d) = (c.hidden_size, c.intermediate_size, c.head_dim);
         let (query_width, key_width) = (c.heads * d, c.kv_heads * d);
         let norms = c.architecture.norms;
@@ -112,24 +127,33 @@ impl Block {
         Ok(Block {
             attention: SelfAttention { query, key, value, out, norm: query_key_norm, heads },
             attention_norms: HalfNorms { before: before_attention, after: after_attention },
-            gate: linear(builder, "mlp.gate", [m, h], c.mlp_bias)?,
-            up: linear(builder, "mlp.up", [m, h], c.mlp_bias)?,
-            down: linear(builder, "mlp.down", [h, m], c.mlp_bias)?,
+            mlp: match c.experts.get(i).copied().flatten() {
+                Some(sizes) => Mlp::Mixture(Experts::new(builder, &mlp, h, sizes, c.activation)?),
+                None => Mlp::One(GatedMlp::new(builder, &mlp, [h, m], c.mlp_bias, c.activation)?),
+            },
             mlp_norms: HalfNorms { before: before_mlp, after: after_mlp },
-            activation: c.activation,
+            residual_multiplier: c.residual_multiplier,
         })
     }
 
     /// Its linear layers.
     pub fn linears(&self) -> impl Iterator<Item = Linear> {
-        self.attention.linears().into_iter().chain([self.gate, self.up, self.down])
+        self.attention.linears().into_iter().chain(self.mlp.linears())
     }
 
     /// The indices of its parameters.
     pub fn indices(&self) -> Vec<usize> {
         let norms = self.attention_norms.indices().chain(self.mlp_norms.indices());
-        let mlp = [self.gate, self.up, self.down].into_iter().flat_map(Linear::indices);
+        let mlp = self.mlp.linears().into_iter().flat_map(Linear::indices);
         self.attention.indices().chain(mlp).chain(norms).collect()
+    }
+
+    /// The residual stream with what a half adds to it.
+    fn add(&self, x: &Tensor, half: &Tensor) -> Result<Tensor> {
+        match self.residual_multiplier {
+            1.0 => ops::add(x, half),
+            factor => ops::add(x, &ops::scale(half, factor)?),
+        }
     }
 
     /// The residual stream after the block, from that before it, both `[T, hidden]`.
@@ -138,23 +162,20 @@ impl Block {
         weights: Weights<'_>,
         x: &Tensor,
         segments: &[usize],
-        angles: &Arc<Angles>,
+        angles: Option<&Arc<Angles>>,
         mask: Mask,
         keys: &mut Keys<'_>,
     ) -> Result<Tensor> {
         let normed = self.attention_norms.enter(weights, x)?;
-        let attended =
-            self.attention.attended(weights, normed, segments, Some(angles), mask, keys)?;
+        let attended = self.attention.attended(weights, normed, segments, angles, mask, keys)?;
         let attended = self.attention.out.forward(weights, &attended)?;
-        let x = self.attention_norms.leave(weights, x, &attended)?;
+        let x = self.add(x, &self.attention_norms.leave(weights, attended)?)?;
         let normed = self.mlp_norms.enter(weights, &x)?;
-        let [gate, up] = linears(weights, &normed, [self.gate, self.up])?;
-        let gated = match self.activation {
-            Activation::Silu => ops::silu_mul(&gate, &up)?,
-            Activation::GeluTanh => ops::gelu_tanh_mul(&gate, &up)?,
-            Activation::Gelu => ops::mul(&ops::gelu(&gate)?, &up)?,
+        let changed = match &self.mlp {
+            Mlp::One(mlp) => mlp.forward(weights, &normed)?,
+            Mlp::Mixture(experts) => experts.forward(weights, &normed)?,
         };
-        let down = self.down.forward(weights, &gated)?;
-        self.mlp_norms.leave(weights, &x, &down)
+        drop(normed);
+        self.add(&x, &self.mlp_norms.leave(weights, changed)?)
     }
 }

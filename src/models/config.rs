@@ -1,27 +1,19 @@
 //! What a decoder is, read from the `config.json` that published models come with.
 //!
 //! A [table](super::ARCHITECTURES) says which families there are and how they differ; everything else is read from the file.
-//! A field that is neither used nor known to be harmless is an error that names it: a model that loads is the model that
-//! was published.
+//! What the family's class in transformers reads is implemented or refused ([`super::config_fields`]): a model that loads is
+//! the model that was published.
 
-use super::architecture::{Architecture, Biases, Windows};
+use super::architecture::{Architecture, Biases};
+use super::config_fields::Deciding;
 use super::diffusion::Diffusion;
 use super::fields::Fields;
+use super::layer_kinds;
 use super::rope_scaling::Rope;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::nn::{Activation, ExpertSizes};
 use serde_json::{Map, Value, json};
-
-/// The gate's activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x · sigmoid(x)`
-    Silu,
-    /// GELU in its tanh form.
-    GeluTanh,
-    /// GELU with the error function.
-    Gelu,
-}
 
 /// The shape of a decoder.
 #[derive(Clone, Debug)]
@@ -46,8 +38,12 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f32,
     /// The longest sequence.
     pub max_position_embeddings: usize,
-    /// Rotary frequencies.
-    pub rope: Rope,
+    /// Rotary embeddings, of which each layer has one or none.
+    pub ropes: Vec<Rope>,
+    /// Which of `ropes` each layer has.
+    pub rotary: Vec<Option<usize>>,
+    /// The first dimensions of a head, which are rotated; the others pass.
+    pub rotary_dim: usize,
     /// The head is the embedding.
     pub tied: bool,
     /// Biases on q, k and v.
@@ -66,6 +62,16 @@ pub struct DecoderConfig {
     pub final_softcap: Option<f32>,
     /// The sliding window of each layer, in tokens.
     pub windows: Vec<Option<usize>>,
+    /// The mixture of experts that a layer has in place of its MLP.
+    pub experts: Vec<Option<ExpertSizes>>,
+    /// What the embedding is multiplied by.
+    pub embedding_multiplier: f32,
+    /// What comes out of each half of a block is multiplied by this before it joins the residual stream.
+    pub residual_multiplier: f32,
+    /// What logits are divided by.
+    pub logits_scaling: f32,
+    /// Fields of the file that the family's class does not read: they change nothing.
+    pub ignored: Vec<String>,
     /// Ids that end a sequence.
     pub eos: Vec<i32>,
     /// The element type named in the file.
@@ -74,72 +80,6 @@ pub struct DecoderConfig {
     pub diffusion: Option<Diffusion>,
     raw: Map<String, Value>,
 }
-
-/// Fields that change nothing here, whatever their value.
-const HARMLESS: &[&str] = &[
-    "architectures",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "_name_or_path",
-    "use_cache",
-    "initializer_range",
-    "pretraining_tp",
-    "bos_token_id",
-    "pad_token_id",
-    "eos_token_id",
-    "return_dict",
-    "output_attentions",
-    "output_hidden_states",
-    "_attn_implementation",
-    "cache_implementation",
-    "is_decoder",
-    "name",
-    "max_window_layers",
-    "id2label",
-    "label2id",
-    "unk_token_id",
-    "attn_implementation",
-    "_attn_implementation_autoset",
-    // Names Python files that compute what is computed here: the tensors must fit all the same.
-    "auto_map",
-    "fuse_cross_entropy",
-];
-
-/// Fields that are used, or checked, below.
-const USED: &[&str] = &[
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "max_position_embeddings",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "tie_word_embeddings",
-    "attention_bias",
-    "mlp_bias",
-    "hidden_act",
-    "hidden_activation",
-    "query_pre_attn_scalar",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "sliding_window",
-    "use_sliding_window",
-    "layer_types",
-    "attention_dropout",
-    "mask_token_id",
-    "block_size",
-    "logit_shift",
-];
-
-/// Fields that are taken only at the value that changes nothing.
-const NEUTRAL: &[(&str, Value)] = &[("use_bidirectional_attention", Value::Bool(false))];
 
 impl DecoderConfig {
     /// Reads the parsed `config.json`.
@@ -154,26 +94,15 @@ impl DecoderConfig {
         };
         let architecture = Architecture::named(model_type).map_err(|e| e.at("config.json"))?;
         // What follows reads one set of names.
-        let raw = match architecture.names {
+        let renamed = match architecture.names {
             Some(names) => (names.read)(&original)?,
             None => original.clone(),
         };
-        for (name, value) in &raw {
-            let name = name.as_str();
-            let neutral = NEUTRAL.iter().any(|(field, at)| *field == name && at == value);
-            if !(value.is_null() || neutral || HARMLESS.contains(&name) || USED.contains(&name)) {
-                return Err(Error::unsupported(format!(
-                    "config.json: {name} = {value} of a {model_type} model"
-                )));
-            }
-        }
+        let Deciding { fields: raw, ignored } = Deciding::of(&renamed, architecture)?;
         let fields = Fields(&raw);
         let defaults = &architecture.defaults;
-        if fields.number("attention_dropout")?.unwrap_or(0.0) != 0.0 {
-            return Err(Error::unsupported("config.json: attention_dropout other than 0"));
-        }
         let hidden_size = fields.size("hidden_size")?;
-        let layers = fields.size("num_hidden_layers")?;
+        let layers = layer_kinds::layers(&fields)?;
         let heads = fields.size("num_attention_heads")?;
         let kv_heads = match raw.get("num_key_value_heads") {
             None => defaults.kv_heads,
@@ -191,22 +120,22 @@ impl DecoderConfig {
         let scalar = fields.number("query_pre_attn_scalar")?;
         let scalar = scalar.or(defaults.query_pre_attn_scalar).unwrap_or(head_dim as f64);
         let softcap = |name: &str, which: usize| -> Result<Option<f32>> {
-            match (raw.get(name), defaults.softcaps) {
-                (None, Some(softcaps)) => Ok(Some(softcaps[which] as f32)),
-                (None | Some(Value::Null), _) => Ok(None),
-                (Some(_), Some(_)) => Ok(fields.number(name)?.map(|cap| cap as f32)),
-                (Some(_), None) => {
-                    Err(Error::unsupported(format!("config.json: {name} of a {model_type} model")))
-                }
+            match raw.get(name) {
+                None => Ok(defaults.softcaps.map(|softcaps| softcaps[which] as f32)),
+                Some(_) => Ok(fields.number(name)?.map(|cap| cap as f32)),
             }
         };
+        let multiplier = |name: &str| Ok::<_, Error>(fields.number(name)?.unwrap_or(1.0) as f32);
+        let attention_scale = match architecture.multipliers {
+            true => multiplier("attention_multiplier")?,
+            false => scalar.powf(-0.5) as f32,
+        };
+        let logits_scaling = multiplier("logits_scaling")?;
+        if !(logits_scaling > 0.0 && logits_scaling.is_finite()) {
+            return Err(Error::invalid(format!("config.json: logits_scaling is {logits_scaling}")));
+        }
         let bias = fields.flag("attention_bias")?.unwrap_or(false);
         let (qkv_bias, output_bias) = match architecture.biases {
-            Biases::Never if bias => {
-                return Err(Error::unsupported(format!(
-                    "config.json: attention_bias of a {model_type} model"
-                )));
-            }
             Biases::Never => (false, false),
             Biases::Configured => (bias, bias),
             Biases::ConfiguredInputs => (bias, false),
@@ -214,6 +143,22 @@ impl DecoderConfig {
         };
         let max_position_embeddings =
             fields.optional_size("max_position_embeddings")?.unwrap_or(defaults.context);
+        let windows = layer_kinds::windows(architecture, &fields, layers)?;
+        let (ropes, rotary) = layer_kinds::rotary(architecture, &fields, &windows)?;
+        let longest = ropes.iter().filter_map(Rope::longest).min();
+        let max_position_embeddings =
+            longest.map_or(max_position_embeddings, |longest| longest.min(max_position_embeddings));
+        let partial = fields.number("partial_rotary_factor")?;
+        let partial = ropes.iter().find_map(|rope| rope.partial).or(partial).unwrap_or(1.0);
+        let rotary_dim = (head_dim as f64 * partial) as usize;
+        if !(2..=head_dim).contains(&rotary_dim) || !rotary_dim.is_multiple_of(2) {
+            return Err(Error::invalid(format!(
+                "config.json: partial_rotary_factor {partial} of heads of width {head_dim}"
+            )));
+        }
+        for rope in &ropes {
+            rope.check(rotary_dim)?;
+        }
         let one_block = architecture.one_block.then_some(max_position_embeddings);
         Ok(DecoderConfig {
             architecture,
@@ -226,16 +171,23 @@ impl DecoderConfig {
             head_dim,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
             max_position_embeddings,
-            rope: Rope::from_config(&raw)?,
+            ropes,
+            rotary,
+            rotary_dim,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             qkv_bias,
             output_bias,
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             activation: activation(architecture, &fields)?,
-            attention_scale: scalar.powf(-0.5) as f32,
+            attention_scale,
             attention_softcap: softcap("attn_logit_softcapping", 0)?,
             final_softcap: softcap("final_logit_softcapping", 1)?,
-            windows: windows(architecture, &fields, layers)?,
+            windows,
+            experts: layer_kinds::experts(architecture, &fields, layers)?,
+            embedding_multiplier: multiplier("embedding_multiplier")?,
+            residual_multiplier: multiplier("residual_multiplier")?,
+            logits_scaling,
+            ignored,
             eos: fields.ids("eos_token_id")?,
             dtype: match fields.text("dtype")?.or(fields.text("torch_dtype")?) {
                 Some(name) => Some(name.parse().map_err(|e: Error| e.at("config.json"))?),
@@ -276,6 +228,16 @@ impl DecoderConfig {
             "rope_theta": 10000.0,
             "tie_word_embeddings": true,
         });
+        let mut value = value;
+        if architecture.experts {
+            value["num_experts"] = json!(4);
+            value["num_experts_per_tok"] = json!(2);
+            value["moe_intermediate_size"] = json!((hidden_size * 4 / 3).div_ceil(32) * 32);
+            value["norm_topk_prob"] = json!(true);
+        }
+        if architecture.multipliers {
+            value["attention_multiplier"] = json!(((hidden_size / heads.max(1)) as f64).powf(-0.5));
+        }
         match (value, architecture.names) {
             (Value::Object(raw), Some(names)) => DecoderConfig::from_json((names.written)(raw)),
             (Value::Object(raw), None) => DecoderConfig::from_json(raw),
@@ -319,74 +281,17 @@ impl DecoderConfig {
 
 fn activation(architecture: &Architecture, fields: &Fields<'_>) -> Result<Activation> {
     let usual = architecture.defaults.activation;
-    let newer = fields.text("hidden_activation")?;
-    Ok(match newer.or(fields.text("hidden_act")?).unwrap_or(usual) {
+    let named = fields.text("hidden_activation")?.or(fields.text("hidden_act")?);
+    Ok(match named.unwrap_or(usual) {
         "silu" | "swish" => Activation::Silu,
         "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
-        // Gemma's first configs said `gelu` for what the models were trained with: the tanh form.
-        "gelu" if usual == "gelu_pytorch_tanh" && newer.is_none() => Activation::GeluTanh,
         "gelu" => Activation::Gelu,
-        other => return Err(Error::unsupported(format!("config.json: hidden_act `{other}`"))),
+        other => {
+            return Err(Error::unsupported(format!(
+                "config.json: hidden_act `{other}` is no activation of this decoder's gate (silu, gelu, gelu_pytorch_tanh are)"
+            )));
+        }
     })
-}
-
-/// The sliding window of each layer.
-fn windows(
-    architecture: &Architecture,
-    fields: &Fields<'_>,
-    layers: usize,
-) -> Result<Vec<Option<usize>>> {
-    let named = fields.optional_size("sliding_window")?;
-    let window = match fields.0.get("sliding_window") {
-        None => architecture.defaults.window,
-        Some(_) => named,
-    };
-    let sliding = |usual: &dyn Fn(usize) -> bool| -> Result<Vec<bool>> {
-        match fields.0.get("layer_types") {
-            None | Some(Value::Null) => Ok((0..layers).map(usual).collect()),
-            Some(Value::Array(types)) if types.len() == layers => types
-                .iter()
-                .map(|kind| match kind.as_str() {
-                    Some("sliding_attention") => Ok(true),
-                    Some("full_attention") => Ok(false),
-                    _ => Err(Error::unsupported(format!("config.json: layer_types entry {kind}"))),
-                })
-                .collect(),
-            Some(other) => {
-                Err(Error::format(format!("config.json: layer_types {other} for {layers} layers")))
-            }
-        }
-    };
-    let used = match architecture.windows {
-        Windows::Never => {
-            let none = sliding(&|_| false)?;
-            if named.is_some() || none.contains(&true) {
-                return Err(Error::unsupported(format!(
-                    "config.json: sliding_window of a {} model",
-                    architecture.model_type
-                )));
-            }
-            none
-        }
-        Windows::Every => {
-            let all = sliding(&|_| window.is_some())?;
-            if all.contains(&window.is_none()) {
-                return Err(Error::unsupported(format!(
-                    "config.json: layer_types other than its one sliding_window in a {} model",
-                    architecture.model_type
-                )));
-            }
-            all
-        }
-        Windows::Alternating => sliding(&|layer| layer.is_multiple_of(2))?,
-        Windows::Configured => {
-            let used = fields.flag("use_sliding_window")?.unwrap_or(false);
-            let from = fields.optional_size("max_window_layers")?.unwrap_or(28);
-            let all = sliding(&|layer| layer >= from)?;
-            all.into_iter().map(|sliding| sliding && used).collect()
-        }
-    };
-    Ok(used.into_iter().map(|sliding| window.filter(|_| sliding)).collect())
 }
 
 #[cfg(test)]
@@ -400,32 +305,64 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_named() {
+    fn what_a_class_reads_and_is_not_implemented_is_refused() {
         for (name, value) in [
             ("quantization_config", json!({"bits": 4})),
-            ("sliding_window", json!(128)),
             ("attention_dropout", json!(0.1)),
-            ("final_logit_softcapping", json!(30.0)),
             ("hidden_act", json!("relu")),
-            ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0})),
-            ("rope_scaling", json!({"rope_type": "linear", "factor": 2.0, "odd_factor": 3})),
+            ("use_mrope", json!(true)),
+            ("rope_interleaved", json!(true)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("is_encoder_decoder", json!(true)),
+            ("rope_scaling", json!({"rope_type": "dynamic", "factor": 2.0})),
+            ("rope_scaling", json!({"rope_type": "default", "mrope_section": [1, 1, 2]})),
+            ("rope_scaling", json!({"rope_type": "linear", "factor": 2.0, "long_mscale": 3})),
             ("model_type", json!("mamba")),
         ] {
             let error = llama(|raw| drop(raw.insert(name.into(), value.clone()))).unwrap_err();
-            assert!(error.is_unsupported(), "{name}: {error}");
-            let told = value.get("odd_factor").map_or(name, |_| "odd_factor");
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.is_unsupported() && error.to_string().contains(name), "{name}: {error}");
+            // It says more than the name.
+            assert!(error.to_string().len() > name.len() + 40, "{error}");
         }
         assert!(llama(|raw| drop(raw.remove("vocab_size"))).unwrap_err().is_format());
         assert!(
             llama(|raw| drop(raw.insert("hidden_size".into(), json!(-4)))).unwrap_err().is_format()
         );
-        assert!(
-            llama(|raw| drop(raw.insert("num_key_value_heads".into(), json!(3))))
-                .unwrap_err()
-                .is_invalid()
-        );
+        for (name, value) in [("num_key_value_heads", 3), ("num_hidden_layers", 150_000_000)] {
+            assert!(
+                llama(|raw| drop(raw.insert(name.into(), json!(value)))).unwrap_err().is_invalid()
+            );
+        }
         assert!(llama(|raw| drop(raw.insert("num_attention_heads".into(), json!(0)))).is_err());
+    }
+
+    #[test]
+    fn what_no_class_reads_changes_nothing_and_is_named() {
+        let plain = llama(|_| {}).unwrap();
+        for (name, value) in [
+            ("unsloth_fixed", json!(true)),
+            ("temperature", json!(0.6)),
+            ("sliding_window", json!(128)),
+            ("final_logit_softcapping", json!(30.0)),
+            ("layer_types", json!(["sliding_attention"])),
+            ("use_deepep", json!({"a": 1})),
+        ] {
+            let config = llama(|raw| drop(raw.insert(name.into(), value))).unwrap();
+            assert_eq!(config.ignored, [name]);
+            assert_eq!((config.windows, config.final_softcap), (plain.windows.clone(), None));
+        }
+        // What says that a thing is not there is not worth a word.
+        for (name, value) in [
+            ("use_mrope", json!(false)),
+            ("rope_interleaved", json!(false)),
+            ("pruned_heads", json!({})),
+            ("cross_attention_hidden_size", json!(null)),
+            ("partial_rotary_factor", json!(1)),
+            ("auto_map", json!({})),
+        ] {
+            let config = llama(|raw| drop(raw.insert(name.into(), value))).unwrap();
+            assert!(config.ignored.is_empty(), "{name}");
+        }
     }
 
     #[test]
@@ -459,6 +396,11 @@ mod tests {
             ("qwen3", 32, 128, 1e-6, 32_768, false),
             ("olmo2", 32, 4, 1e-5, 2048, false),
             ("gemma2", 4, 256, 1e-6, 8192, true),
+            ("gemma3_text", 4, 256, 1e-6, 131_072, true),
+            ("qwen3_moe", 4, 4, 1e-6, 32_768, false),
+            ("phi3", 32, 4, 1e-5, 4096, false),
+            ("smollm3", 4, 4, 1e-6, 32_768, true),
+            ("granite", 32, 4, 1e-6, 2048, false),
         ] {
             let c = read(model_type, absent.clone()).unwrap();
             assert_eq!((c.kv_heads, c.head_dim), (kv_heads, head_dim), "{model_type}");
@@ -477,15 +419,24 @@ mod tests {
         assert_eq!(windows("mistral", json!({"sliding_window": 7})).unwrap(), [some; 3]);
         assert_eq!(windows("mistral", json!({"sliding_window": null})).unwrap(), [none; 3]);
         let mixed = json!(["sliding_attention", "full_attention", "sliding_attention"]);
-        let refused = windows("mistral", json!({"sliding_window": 7, "layer_types": mixed}));
-        assert!(refused.unwrap_err().is_unsupported());
+        // Mistral's class does not read the list.
+        let given = windows("mistral", json!({"sliding_window": 7, "layer_types": mixed}));
+        assert_eq!(given.unwrap(), [some; 3]);
         assert_eq!(windows("qwen2", json!({"sliding_window": 7})).unwrap(), [none; 3]);
         let from_1 =
             json!({"sliding_window": 7, "use_sliding_window": true, "max_window_layers": 1});
         assert_eq!(windows("qwen3", from_1).unwrap(), [none, some, some]);
         let layers = json!({"sliding_window": 7, "use_sliding_window": true, "layer_types": mixed});
         assert_eq!(windows("qwen2", layers).unwrap(), [some, none, some]);
-        assert!(windows("olmo2", json!({"sliding_window": 7})).unwrap_err().is_unsupported());
+        assert_eq!(windows("olmo2", json!({"sliding_window": 7})).unwrap(), [none; 3]);
+        let pattern = json!({"sliding_window": 7, "sliding_window_pattern": 2});
+        assert_eq!(windows("gemma3_text", pattern).unwrap(), [some, none, some]);
+        assert_eq!(windows("qwen3_moe", json!({"sliding_window": 7})).unwrap(), [none; 3]);
+        let used = json!({"sliding_window": 7, "use_sliding_window": true});
+        assert_eq!(windows("qwen3_moe", used).unwrap(), [some; 3]);
+        let used =
+            json!({"sliding_window": 7, "use_sliding_window": true, "no_rope_layers": [1, 0, 1]});
+        assert_eq!(windows("smollm3", used).unwrap(), [none, some, none]);
         assert!(windows("llama", json!({"layer_types": null})).is_ok());
         let odd = json!({"layer_types": vec!["chunked_attention"; 3]});
         assert!(windows("gemma2", odd).unwrap_err().is_unsupported());
@@ -503,7 +454,7 @@ mod tests {
         assert_eq!(biases("llada").unwrap(), (true, false));
         assert_eq!(biases("qwen2").unwrap(), (true, false));
         assert!(read("qwen2", json!({})).unwrap().qkv_bias);
-        assert!(biases("mistral").unwrap_err().is_unsupported());
+        assert_eq!(biases("mistral").unwrap(), (false, false));
     }
 
     #[test]

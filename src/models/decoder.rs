@@ -25,9 +25,8 @@ use std::sync::Arc;
 /// A language model: causal, or one that fills masked blocks.
 pub struct Decoder {
     config: DecoderConfig,
-    frequencies: Vec<f32>,
-    /// The factor on cos and sin.
-    rope_factor: f32,
+    /// The frequencies of each rotary embedding, and the factor on its cos and sin.
+    frequencies: Vec<(Vec<f32>, f32)>,
     parameters: Parameters,
     embedding: Embedding,
     blocks: Vec<Arc<Block>>,
@@ -53,11 +52,11 @@ impl Decoder {
             true => embedding.index(),
             false => builder.tensor("lm_head.weight", &table)?,
         };
-        let (frequencies, rope_factor) = config.rope.frequencies(config.head_dim);
+        let frequencies =
+            config.ropes.iter().map(|rope| rope.frequencies(config.rotary_dim)).collect();
         Ok(Decoder {
             config,
             frequencies,
-            rope_factor,
             parameters: builder.finish(),
             embedding,
             blocks,
@@ -171,22 +170,25 @@ impl Decoder {
     pub fn hidden_under(&self, tokens: Tokens<'_>, mask: Mask) -> Result<Tensor> {
         let mut x = self.embed(tokens)?;
         let angles = self.angles(tokens);
-        for block in &self.blocks {
-            x = self.block(block, &x, &angles, tokens.segments, mask)?;
+        for (block, rotary) in self.blocks.iter().zip(&self.config.rotary) {
+            let angles = rotary.map(|which| &angles[which]);
+            x = self.block(block, &x, angles, tokens.segments, mask)?;
         }
-        self.norm.forward(self.weights(), &x)
+        self.for_head(&self.norm.forward(self.weights(), &x)?)
     }
 
-    /// The residual stream before each block, and after the last norm: `layers + 1` tensors `[T, hidden]`.
+    /// The residual stream before each block, and after the last norm (before a division of the logits, if there is one):
+    /// `layers + 1` tensors `[T, hidden]`.
     ///
     /// # Errors
     /// As [`Decoder::hidden`].
     pub fn hidden_states(&self, tokens: Tokens<'_>) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(tokens)?];
         let angles = self.angles(tokens);
-        for block in &self.blocks {
+        for (block, rotary) in self.blocks.iter().zip(&self.config.rotary) {
+            let angles = rotary.map(|which| &angles[which]);
             let last = &states[states.len() - 1];
-            let next = self.block(block, last, &angles, tokens.segments, Mask::Causal)?;
+            let next = self.block(block, last, angles, tokens.segments, Mask::Causal)?;
             states.push(next);
         }
         if let Some(last) = states.last_mut() {
@@ -264,9 +266,10 @@ impl Decoder {
             let weights = self.weights().with(prepared);
             for (layer, block) in self.blocks.iter().enumerate() {
                 let mut keys = Keys::Cached(cache, layer);
-                x = block.forward(weights, &x, tokens.segments, &angles, mask, &mut keys)?;
+                let angles = self.config.rotary[layer].map(|which| &angles[which]);
+                x = block.forward(weights, &x, tokens.segments, angles, mask, &mut keys)?;
             }
-            self.norm.forward(self.weights(), &x)
+            self.for_head(&self.norm.forward(self.weights(), &x)?)
         })
     }
 
@@ -327,15 +330,31 @@ impl Decoder {
                 Tensor::from_buffer(vec![(c.hidden_size as f32).sqrt()].into(), &[], self.dtype())?;
             return ops::scale(&x, normalizer.item()?);
         }
-        Ok(x)
+        match c.embedding_multiplier {
+            1.0 => Ok(x),
+            factor => ops::scale(&x, factor),
+        }
+    }
+
+    /// Hidden states as the head multiplies them: where logits are divided, the division is made here, on `[T, hidden]` and not
+    /// on `[T, vocab]`.
+    fn for_head(&self, hidden: &Tensor) -> Result<Tensor> {
+        match self.config.logits_scaling {
+            1.0 => Ok(hidden.clone()),
+            divisor => ops::scale(hidden, 1.0 / divisor),
+        }
     }
 
     fn weights(&self) -> Weights<'_> {
         Weights::of(&self.parameters)
     }
 
-    fn angles(&self, tokens: Tokens<'_>) -> Arc<Angles> {
-        Arc::new(Angles::new(tokens.positions, &self.frequencies, self.rope_factor))
+    /// The angles of every rotary embedding.
+    fn angles(&self, tokens: Tokens<'_>) -> Vec<Arc<Angles>> {
+        let of = |(frequencies, factor): &(Vec<f32>, f32)| {
+            Arc::new(Angles::new(tokens.positions, frequencies, *factor))
+        };
+        self.frequencies.iter().map(of).collect()
     }
 
     /// One block over whole sequences.
@@ -343,16 +362,16 @@ impl Decoder {
         &self,
         block: &Arc<Block>,
         x: &Tensor,
-        angles: &Arc<Angles>,
+        angles: Option<&Arc<Angles>>,
         segments: &[usize],
         mask: Mask,
     ) -> Result<Tensor> {
         if !self.checkpointed {
             return block.forward(self.weights(), x, segments, angles, mask, &mut Keys::Own);
         }
-        let (own, angles, segments) = (Arc::clone(block), Arc::clone(angles), segments.to_vec());
+        let (own, angles, segments) = (Arc::clone(block), angles.cloned(), segments.to_vec());
         recomputed(&self.parameters, block.indices(), x, move |weights, x| {
-            own.forward(weights, x, &segments, &angles, mask, &mut Keys::Own)
+            own.forward(weights, x, &segments, angles.as_ref(), mask, &mut Keys::Own)
         })
     }
 }

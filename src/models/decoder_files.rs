@@ -3,6 +3,7 @@
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::folder::{self, Weights, read_json};
+use super::stacked::{Unstacking, stack_of, stacked};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -26,11 +27,17 @@ impl Decoder {
     /// As [`Decoder::load`], and [`Error::is_state`] when the device has no memory.
     pub fn load_on(dir: &Path, dtype: Option<DType>, device: &Device) -> Result<Decoder> {
         let load = || {
+            folder::check(dir)?;
             let config = DecoderConfig::from_json(read_json(&dir.join("config.json"))?)?;
             let mut weights = Weights::open(dir)?;
             let (tied, architecture) = (config.tied, config.architecture);
-            let mut value = |name: &str, _: &[usize]| {
-                weights.take(&architecture.tensor_name(name), dtype, device)
+            let mut stacks = Unstacking::default();
+            let mut value = |name: &str, shape: &[usize]| match stack_of(architecture.stacked, name)
+            {
+                Some(stack) => {
+                    stacks.take(stack, shape, |tensor| weights.take(tensor, dtype, device))
+                }
+                None => weights.take(&architecture.tensor_name(name), dtype, device),
             };
             let decoder = Decoder::build(config, &mut value)?;
             // A tied model may carry the head again, and old exports carry rotary buffers.
@@ -59,6 +66,9 @@ impl Decoder {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let architecture = self.config().architecture;
         let config = self.config().to_json(self.dtype());
-        folder::write(dir, &config, self.parameters(), |name| architecture.tensor_name(name))
+        let own = self.parameters().iter().map(|p| (p.name(), p.value()));
+        let tensors =
+            stacked(architecture.stacked, own, |name| architecture.tensor_name(name).into_owned())?;
+        folder::write(dir, &config, tensors.iter().map(|(name, value)| (&**name, value)))
     }
 }

@@ -4,12 +4,10 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::files::safetensors::SafetensorsFile;
-use crate::nn::Parameters;
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::file;
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +19,83 @@ pub fn read_json(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::io(format_args!("reading {}", path.display()), e))?;
     serde_json::from_str(&text).map_err(|e| Error::format(format!("{}: {e}", path.display())))
+}
+
+/// Refuses a path that is no folder of a model in the layout that is read here, with what it is and what to do.
+///
+/// # Errors
+/// [`Error::is_io`] when there is nothing, [`Error::is_unsupported`] for adapters and weights in another format.
+pub fn check(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Err(absent(dir));
+    }
+    if dir.is_file() {
+        return Err(Error::invalid(
+            "this is a file; a model is a folder with config.json, tokenizer.json and *.safetensors",
+        ));
+    }
+    let has = |name: &str| dir.join(name).exists();
+    let any = |ending: &str| {
+        std::fs::read_dir(dir).ok().and_then(|entries| {
+            let mut names: Vec<String> =
+                entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+            names.sort_unstable();
+            names.into_iter().find(|name| name.ends_with(ending))
+        })
+    };
+    if has("adapter_config.json") && !has("config.json") {
+        let base = read_json(&dir.join("adapter_config.json")).ok();
+        let base = base.as_ref().and_then(|fields| fields.get("base_model_name_or_path")?.as_str());
+        return Err(Error::unsupported(format!(
+            "this is an adapter of {}, no whole model: merge it into that model first (peft's merge_and_unload, then \
+             save_pretrained) and give the folder of the result",
+            base.unwrap_or("another model")
+        )));
+    }
+    if has("model.safetensors") || has("model.safetensors.index.json") {
+        return Ok(());
+    }
+    let pickled =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|n| has(n));
+    if let Some(name) = pickled.map(String::from).or_else(|| any(".pth")).or_else(|| any(".pt")) {
+        return Err(Error::unsupported(format!(
+            "its weights are in `{name}`, a pickle, which can run code when it is read and is not read here: load it with \
+             transformers and save it again (save_pretrained writes model.safetensors)"
+        )));
+    }
+    if let Some(name) = any(".gguf") {
+        return Err(Error::unsupported(format!(
+            "its weights are in `{name}`, in the format of llama.cpp, most of them quantized: take the folder that it was \
+             made from, with config.json and *.safetensors"
+        )));
+    }
+    if let Some(name) = any(".safetensors") {
+        return Err(Error::unsupported(format!(
+            "it has `{name}`, but neither model.safetensors nor model.safetensors.index.json: files under other names hold \
+             tensors under other names. Take the folder as transformers saves it (save_pretrained)"
+        )));
+    }
+    Ok(())
+}
+
+fn absent(dir: &Path) -> Error {
+    let name = dir.to_string_lossy();
+    let parts: Vec<&str> = name.split('/').collect();
+    let plain = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    match parts[..] {
+        [owner, model] if plain(&owner) && plain(&model) => Error::io(
+            format!(
+                "there is no such folder; if it is the name of a model on a hub, download it first (`hf download {name} \
+                 --local-dir {model}`) and give the folder"
+            ),
+            std::io::ErrorKind::NotFound.into(),
+        ),
+        _ => Error::io("there is no such folder", std::io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// Which open file holds which tensor.
@@ -113,21 +188,18 @@ impl Weights {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` into an existing folder, each parameter under its name there.
+/// Writes `config.json` and `model.safetensors` into an existing folder.
 ///
 /// # Errors
 /// [`Error::is_io`] when they cannot be written.
-pub(super) fn write(
+pub(super) fn write<'a>(
     dir: &Path,
     config: &Value,
-    parameters: &Parameters,
-    name: impl Fn(&str) -> Cow<'_, str>,
+    tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<()> {
     let path: PathBuf = dir.join("config.json");
     std::fs::write(&path, format!("{config:#}\n"))
         .and_then(|()| std::fs::File::open(&path)?.sync_all())
         .map_err(|e| Error::io(format_args!("writing {}", path.display()), e))?;
-    let names: Vec<_> = parameters.iter().map(|parameter| name(parameter.name())).collect();
-    let tensors = names.iter().zip(parameters.iter()).map(|(n, p)| (&**n, p.value()));
     file::write(&dir.join("model.safetensors"), tensors, &[("format", "pt")])
 }

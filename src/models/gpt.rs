@@ -392,7 +392,7 @@ impl Causal for Gpt {
             "model_type": MODEL_TYPE, "vocab": vocab, "width": width, "layers": layers, "heads": heads,
             "context": context, "ngram": ngram,
         });
-        folder::write(dir, &config, &self.parameters, |name| name.into())
+        folder::write(dir, &config, self.parameters.iter().map(|p| (p.name(), p.value())))
     }
 
     /// The weights are f32: any other `dtype` is an error.

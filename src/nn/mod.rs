@@ -7,6 +7,8 @@
 mod attention;
 mod builder;
 mod embedding;
+mod experts;
+mod gated_mlp;
 mod linear;
 mod norm;
 mod parameters;
@@ -16,6 +18,8 @@ mod weights;
 pub use attention::{Keys, QueryKeyNorm, SelfAttention};
 pub use builder::Builder;
 pub use embedding::Embedding;
+pub use experts::{ExpertSizes, Experts};
+pub use gated_mlp::{Activation, GatedMlp};
 pub use linear::{Linear, linears, logits};
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use parameters::normal;

@@ -32,7 +32,7 @@ pub use matmul::{linear, linears, logits, matmul};
 pub use norm::{layer_norm, rms_norm};
 pub use policy_loss::{Advantages, PolicyColumns, PolicyLoss, PolicyMetrics, policy_loss};
 pub use reduce::{mean, mean_last, sum, sum_last};
-pub use rows::{concat, gather, reshape, rows};
+pub use rows::{concat, gather, reshape, rows, split};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{embedding, rope, rope_with};
 pub use vq::{vq_lookup, vq_quantize};

@@ -1,11 +1,12 @@
 //! Moving rows about: slices, joins, gathers, reshapes. The leading dimension counts rows.
 
 use crate::DType;
+use crate::device::Device;
 use crate::device::cpu::memory::Buffer;
 use crate::device::gpu::DeviceBuffer;
 use crate::error::{Error, Result};
 use crate::kernels::rows::launch;
-use crate::tensor::autograd::{Backward, Grads, record_one};
+use crate::tensor::autograd::{Backward, Grads, record, record_one};
 use crate::tensor::{Storage, Tensor};
 use std::ops::Range;
 
@@ -65,6 +66,49 @@ impl Backward for Rows {
         let mut out = Buffer::zeroed(self.shape.iter().product());
         out[self.first * width..self.first * width + grad.len()].copy_from_slice(grad.f32s()?);
         Ok(vec![Some(Tensor::from_buffer(out, &self.shape, DType::F32)?)])
+    }
+}
+
+/// Cuts `x` into its first `sizes[0]` rows, the next `sizes[1]`, and so on: views, whose gradients are joined once.
+///
+/// # Errors
+/// [`Error::is_shape`] when the sizes do not sum to the rows of `x`.
+pub fn split(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
+    if x.shape().is_empty() || sizes.iter().sum::<usize>() != x.leading() {
+        return Err(Error::shape(format!("split: {x:?} into rows of {sizes:?}")));
+    }
+    let mut start = 0;
+    let mut outputs = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        outputs.push(x.rows(start..start + size)?);
+        start += size;
+    }
+    let row = x.shape()[1..].to_vec();
+    Ok(record(&[x], outputs, || Split { row, sizes: sizes.to_vec(), device: x.device() }))
+}
+
+struct Split {
+    /// The shape of a row.
+    row: Vec<usize>,
+    sizes: Vec<usize>,
+    device: Device,
+}
+
+impl Backward for Split {
+    fn name(&self) -> &'static str {
+        "split"
+    }
+
+    fn backward(self: Box<Self>, grads: Grads, _wanted: &[bool]) -> Result<Grads> {
+        let parts = grads.into_iter().zip(&self.sizes).map(|(grad, size)| match grad {
+            Some(grad) => Ok(grad),
+            None => {
+                let shape: Vec<usize> = std::iter::once(*size).chain(self.row.clone()).collect();
+                Tensor::zeros_on(&shape, DType::F32, &self.device)
+            }
+        });
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        Ok(vec![Some(concat(&parts.iter().collect::<Vec<_>>())?)])
     }
 }
 

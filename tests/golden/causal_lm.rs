@@ -89,7 +89,7 @@ fn check(case: &mut Case, model: &Decoder) -> Result<(), String> {
     case.compare("out.hidden_states", &every)?;
     let last = &states[states.len() - 1];
     case.compare("out.last_hidden", &spread(&last.to_f32s().map_err(text)?, hidden))?;
-    let logits = model.logits(last).map_err(text)?;
+    let logits = model.logits(&model.hidden(tokens).map_err(text)?).map_err(text)?;
     let vocab = model.config().vocab_size;
     case.compare("out.logits", &spread(&logits.to_f32s().map_err(text)?, vocab))?;
 

@@ -145,6 +145,21 @@ fn plain() -> Vec<Case> {
             },
         ),
         case(
+            "split",
+            |draws| vec![vec![size(draws, 3, 7), size(draws, 1, 9)]],
+            PLAIN,
+            |x| {
+                // The second part is not used: its gradient is 0.
+                let parts = ops::split(&x[0], &[1, 1, x[0].shape()[0] - 2])?;
+                ops::concat(&[&parts[2], &parts[0]])
+            },
+            |x| {
+                let width = x[0].last();
+                let data = [&x[0].data[2 * width..], &x[0].data[..width]].concat();
+                Array::new(&[x[0].shape[0] - 1, width], data)
+            },
+        ),
+        case(
             "concat",
             |draws| {
                 let width = size(draws, 1, 9);
