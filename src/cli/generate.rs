@@ -111,6 +111,7 @@ fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<
         seed: args.seed,
         stream: Stream::Generate,
         first_sequence: 0,
+        activity: Default::default(),
     };
     if let [prompt] = ids.as_slice() {
         let mut printer =

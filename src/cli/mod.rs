@@ -9,6 +9,7 @@ mod devices;
 mod generate;
 mod list;
 mod progress;
+mod remaining;
 mod reproduce;
 mod setting_docs;
 mod terminal;
@@ -123,6 +124,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has had enough.
         Err(failure) if terminal::is_closed_pipe(&failure.error) => ExitCode::SUCCESS,
+        // Who asked a run to end did not make an error.
+        Err(failure) if failure.error.is_interrupted() => {
+            terminal::note(&failure.error.to_string());
+            ExitCode::from(failure.status)
+        }
         Err(failure) => {
             terminal::complain(&failure.error.to_string());
             ExitCode::from(failure.status)

@@ -84,6 +84,6 @@ pub fn arithmetic() -> Settings {
         optimizer: AdamWSettings { learning_rate: 5e-4, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },
         evaluation: EvaluationSettings { every: 20, problems: 400 },
-        checkpoint: CheckpointSettings { every: 100, keep: 2 },
+        checkpoint: CheckpointSettings { every: 100, keep: 2, best: false },
     }
 }

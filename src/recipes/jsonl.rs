@@ -68,6 +68,6 @@ pub fn jsonl() -> Settings {
         optimizer: AdamWSettings { learning_rate: 1e-6, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },
         evaluation: EvaluationSettings { every: 20, problems: 100 },
-        checkpoint: CheckpointSettings { every: 50, keep: 2 },
+        checkpoint: CheckpointSettings { every: 50, keep: 2, best: true },
     }
 }

@@ -231,6 +231,7 @@ impl<M: Causal> Batch<'_, M> {
             }
             let ended = live.len() - kept.len();
             if ended > 0 {
+                sampling.activity.advance(ended);
                 cache.keep(&kept)?;
                 let mut row = 0;
                 done.extend(live.extract_if(.., |_| {

@@ -1,5 +1,6 @@
 //! How completions are drawn, and what their log-probs are log-probs of.
 
+use super::activity::Activity;
 use crate::kernels::sample::Truncation;
 use crate::ops::SoftmaxOptions;
 use crate::rng::Stream;
@@ -23,6 +24,8 @@ pub struct Sampling {
     pub stream: Stream,
     /// The number of the first completion: completion i is sequence `first_sequence + i`.
     pub first_sequence: u64,
+    /// Told of every completion that has ended.
+    pub activity: Activity,
 }
 
 impl Sampling {

@@ -50,6 +50,46 @@ impl RunSettings {
         })
     }
 
+    /// Settings over those of a run that is there, as `key=value`: a resumed run may change what is done from now on.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] for a key that says what the run is made of (its seed, its model), and as [`config::load`].
+    pub fn changed(self, overrides: &[String]) -> Result<RunSettings> {
+        const FIXED: [&str; 2] = ["seed", "model"];
+        for setting in overrides {
+            let key = setting.split('=').next().unwrap_or_default().trim();
+            if let Some(fixed) = FIXED.iter().find(|fixed| key.split('.').next() == Some(**fixed)) {
+                return Err(Error::invalid(format!(
+                    "--set {setting}: {fixed} cannot change in a run that goes on; begin another run for it"
+                )));
+            }
+        }
+        Ok(match self {
+            RunSettings::Reinforcement(settings) => {
+                RunSettings::Reinforcement(Box::new(config::load(&*settings, None, overrides)?))
+            }
+            RunSettings::Diffusion(settings) => {
+                RunSettings::Diffusion(Box::new(config::load(&*settings, None, overrides)?))
+            }
+        })
+    }
+
+    /// The key that counts the steps of the run's last phase.
+    pub fn steps_key(&self) -> &'static str {
+        match self {
+            RunSettings::Reinforcement(_) => "steps",
+            RunSettings::Diffusion(_) => "diffusion.steps",
+        }
+    }
+
+    /// Steps of all phases.
+    pub fn total_steps(&self) -> u64 {
+        match self {
+            RunSettings::Reinforcement(settings) => settings.total_steps(),
+            RunSettings::Diffusion(settings) => settings.total_steps(),
+        }
+    }
+
     /// Reads what [`RunSettings::to_toml`] wrote.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! and no arithmetic depends on the number of threads. Only the clock's fields in `metrics.jsonl` (`seconds`,
 //! `tokens_per_second`) differ.
 
+mod advice;
+pub mod best;
 pub mod chart;
 pub mod checkpoint;
 pub mod codec;
@@ -27,6 +29,7 @@ pub mod report;
 pub mod run;
 pub mod run_dir;
 pub mod settings;
+pub mod summary;
 pub mod supervised;
 pub mod world;
 

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::files::atomic;
 use crate::train::checkpoint::Checkpoints;
-use crate::train::metrics::{JsonlWriter, complete_lines};
+use crate::train::metrics::{self, JsonlWriter, Record, complete_lines};
 use serde::Deserialize;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -90,6 +90,14 @@ impl RunDir {
         fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))
     }
 
+    /// Replaces `config.toml`: a run that goes on with other settings.
+    ///
+    /// # Errors
+    /// [`Error::is_io`].
+    pub fn replace_config(&self, config: &str) -> Result<()> {
+        atomic::write_file(&self.config_path(), config.as_bytes())
+    }
+
     /// `metrics.jsonl`
     pub fn metrics_path(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
@@ -129,6 +137,15 @@ impl RunDir {
         }
         rewind_log(&self.rollouts_path(), step)?;
         Ok(())
+    }
+
+    /// The lines of `metrics.jsonl`; none where there is no file yet.
+    ///
+    /// # Errors
+    /// As [`metrics::read`](crate::train::metrics::read).
+    pub fn metrics(&self) -> Result<Vec<Record>> {
+        let path = self.metrics_path();
+        if path.exists() { metrics::read(&path) } else { Ok(Vec::new()) }
     }
 
     /// Both logs, opened for appending.

@@ -232,6 +232,9 @@ pub struct CheckpointSettings {
     pub every: u64,
     /// How many of the newest are kept; 0: all.
     pub keep: usize,
+    /// The step that was the best on held-out data is saved and kept beside the newest.
+    #[serde(default)]
+    pub best: bool,
 }
 
 impl Settings {
@@ -256,6 +259,14 @@ impl Settings {
             return Err(Error::invalid(format!(
                 "rollout.temperature is {}; it must be positive (greedy rollouts have no gradient)",
                 self.rollout.temperature
+            )));
+        }
+        if self.rollout.group == 1 && self.steps > 0 && self.advantage.compares_within_groups() {
+            return Err(Error::invalid(format!(
+                "rollout.group = 1 with advantage `{}`: each completion is compared with the others of its group, so that alone it \
+                 has advantage 0 and nothing is learned. Set rollout.group to 2 or more (8 is usual), or take an advantage that \
+                 does not compare (reinforce_plus_plus, remax, gae with a critic)",
+                self.advantage.kind()
             )));
         }
         if !self.rollout.prompts.is_multiple_of(self.update.minibatches) {
