@@ -17,6 +17,7 @@ pub mod comparison;
 pub mod config;
 pub mod diffusion;
 pub mod evaluate;
+pub mod export;
 pub mod kind;
 pub mod learner;
 pub mod metrics;
