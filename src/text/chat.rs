@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 /// gibibyte; published templates take some thousands.
 const FUEL: u64 = 1 << 22;
 
+/// The file of a model folder that has a template and nothing else.
+pub(super) const FILE: &str = "chat_template.jinja";
+
 /// The name under which the environment knows the template.
 const NAME: &str = "chat";
 
@@ -79,23 +82,22 @@ impl ChatTemplate {
         Ok(ChatTemplate { jinja, place, tokens, tells_time })
     }
 
-    /// The template of a model folder's files, by name; `None` where there is none.
+    /// The template of a model folder's files, or of what `tokenizer_config.json` says of templates; `None` where there is none.
     ///
     /// # Errors
     /// [`Error::is_format`] for a template that is no text, a list without a `default`, and wrong syntax.
-    pub(super) fn of_files(
-        file: impl Fn(&str) -> Option<Vec<u8>>,
-        config: &Json,
+    pub(super) fn of_files<'a>(
+        file: impl Fn(&str) -> Option<&'a [u8]>,
+        templates: &Json,
         tokens: BTreeMap<String, String>,
     ) -> Result<Option<ChatTemplate>> {
-        const FILE: &str = "chat_template.jinja";
         const KEY: &str = "tokenizer_config.json, chat_template";
         if let Some(bytes) = file(FILE) {
-            let source = String::from_utf8(bytes)
+            let source = std::str::from_utf8(bytes)
                 .map_err(|_| Error::format(format!("{FILE}: it is not UTF-8")))?;
-            return ChatTemplate::new(&source, FILE, tokens).map(Some);
+            return ChatTemplate::new(source, FILE, tokens).map(Some);
         }
-        let source = match &config["chat_template"] {
+        let source = match templates {
             Json::Null => return Ok(None),
             Json::String(source) => Some(source.as_str()),
             Json::Array(named) => {

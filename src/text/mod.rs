@@ -4,7 +4,9 @@ pub mod chat;
 mod decoding;
 mod guard;
 mod jinja;
+mod limits;
 mod python;
+mod special;
 pub mod tokenizer;
 mod training;
 

@@ -23,9 +23,8 @@ use std::path::Path;
 /// vocabulary.
 pub fn folder(path: &Path, dtype: Option<DType>, device: &Device) -> Result<(Decoder, Tokenizer)> {
     let decoder = Decoder::load_on(path, dtype, device)?;
-    let tokenizer = Tokenizer::load(path)?;
-    tokenizer.fits(decoder.config().vocab_size).map_err(|e| e.at(path.display()))?;
-    Ok((decoder, tokenizer))
+    let tokenizer = Tokenizer::load(path)?.fitted(decoder.config().vocab_size);
+    Ok((decoder, tokenizer.map_err(|e| e.at(path.display()))?))
 }
 
 /// The ids that end a completion: the tokenizer's and the model's.
@@ -158,7 +157,8 @@ fn loaded_policy(
         return Ok(Opened { policy, codec, stop });
     }
     let model = Decoder::load_on(folder, dtype(&settings.model)?, device)?;
-    of_decoder(model, Tokenizer::load(folder)?, settings, device)
+    let tokenizer = Tokenizer::load(folder)?.fitted(model.config().vocab_size)?;
+    of_decoder(model, tokenizer, settings, device)
 }
 
 impl Reinforcement {
