@@ -5,6 +5,7 @@
 
 use super::guard::guarded;
 use super::jinja::{environment, without_generation};
+use super::special;
 use crate::error::{Error, Result};
 use jiff::civil::DateTime;
 use minijinja::value::Serde;
@@ -12,6 +13,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What a rendering may cost: instructions, and 64 bytes that it makes, one each. A second of work or a quarter of a
 /// gibibyte; published templates take some thousands.
@@ -50,6 +52,33 @@ impl ChatTemplate {
         ChatTemplate::with_time(source, place.into(), tokens, None)
     }
 
+    /// The template of a model folder; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::is_io`] for a file that cannot be read, [`Error::is_format`] for a template that cannot be understood.
+    pub fn load(folder: &Path) -> Result<Option<ChatTemplate>> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            match path.exists() {
+                true => std::fs::read(&path)
+                    .map(Some)
+                    .map_err(|e| Error::io(format!("reading {}", path.display()), e)),
+                false => Ok(None),
+            }
+        };
+        let json = |name: &str| match read(name)? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| Error::format(format!("{}/{name}: {e}", folder.display()))),
+            None => Ok(Json::Null),
+        };
+        let (tokenizer_config, special_tokens_map) =
+            (json("tokenizer_config.json")?, json("special_tokens_map.json")?);
+        let names = special::names(&tokenizer_config, &special_tokens_map);
+        let file = read(FILE)?;
+        let found = ChatTemplate::of_files(file.as_deref(), &tokenizer_config["chat_template"], names);
+        found.map_err(|e| e.at(folder.display()))
+    }
+
     /// The same template that takes `date` (`2026-11-29`, or with a time, `2026-11-29T18:30:00`) for the time at which it is
     /// rendered. Without, that is the moment of the rendering, in the time zone of the machine.
     ///
@@ -86,13 +115,13 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::is_format`] for a template that is no text, a list without a `default`, and wrong syntax.
-    pub(super) fn of_files<'a>(
-        file: impl Fn(&str) -> Option<&'a [u8]>,
+    pub(super) fn of_files(
+        file: Option<&[u8]>,
         templates: &Json,
         tokens: BTreeMap<String, String>,
     ) -> Result<Option<ChatTemplate>> {
         const KEY: &str = "tokenizer_config.json, chat_template";
-        if let Some(bytes) = file(FILE) {
+        if let Some(bytes) = file {
             let source = std::str::from_utf8(bytes)
                 .map_err(|_| Error::format(format!("{FILE}: it is not UTF-8")))?;
             return ChatTemplate::new(source, FILE, tokens).map(Some);
@@ -142,6 +171,11 @@ impl ChatTemplate {
         let rendered = guarded(&self.place, || self.jinja.get_template(NAME)?.render(context))?;
         rendered.map_err(|e| error(&self.place, &e))
     }
+}
+
+/// The day, in the time zone of the machine, in the form that [`ChatTemplate::dated`] takes.
+pub fn today() -> String {
+    jiff::ZonedDateTime::now().date().to_string()
 }
 
 fn error(place: &str, error: &minijinja::Error) -> Error {

@@ -25,20 +25,6 @@ pub(super) struct Ids {
 }
 
 impl Files {
-    /// The names of special tokens and their texts: what a chat template may write.
-    pub fn names(&self) -> BTreeMap<String, String> {
-        let extra = &self.tokenizer_config["extra_special_tokens"];
-        let mut names = BTreeMap::new();
-        for file in [extra, &self.special_tokens_map, &self.tokenizer_config] {
-            for (name, token) in file.as_object().into_iter().flatten() {
-                if let Some(text) = content(token).filter(|_| name.ends_with("_token")) {
-                    names.insert(name.clone(), text.to_owned());
-                }
-            }
-        }
-        names
-    }
-
     /// Adds the tokens of `added_tokens_decoder` that `tokenizer.json` does not have, or not as tokens that are found whole in
     /// a text.
     ///
@@ -127,6 +113,19 @@ impl Files {
             eos,
         })
     }
+}
+
+/// The names of special tokens and their texts: what a chat template may write.
+pub(super) fn names(tokenizer_config: &Value, special_tokens_map: &Value) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    for file in [&tokenizer_config["extra_special_tokens"], special_tokens_map, tokenizer_config] {
+        for (name, token) in file.as_object().into_iter().flatten() {
+            if let Some(text) = content(token).filter(|_| name.ends_with("_token")) {
+                names.insert(name.clone(), text.to_owned());
+            }
+        }
+    }
+    names
 }
 
 /// A token given as text or as `{"content": text}`.

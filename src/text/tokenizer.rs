@@ -161,7 +161,8 @@ impl Tokenizer {
         }
         Limits::check_ids(ids, all.len()).map_err(|e| e.at(FILE))?;
         let special::Ids { bos, eos, pad, mask } = special.ids(&inner, ids)?;
-        let (names, table) = (special.names(), Arc::default());
+        let names = special::names(&special.tokenizer_config, &special.special_tokens_map);
+        let table = Arc::default();
         let templates = special.tokenizer_config["chat_template"].clone();
         Ok(Tokenizer { inner, limits, bos, eos, pad, mask, names, templates, vocab_size: ids, rows: ids, table, files })
     }
@@ -218,9 +219,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::is_format`] for a template that cannot be read, with its file and line.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let file = |name: &str| {
-            self.files.iter().find(|(one, _)| one == name).map(|(_, bytes)| bytes.as_slice())
-        };
+        let file = self.files.iter().find(|(name, _)| name == chat::FILE);
+        let file = file.map(|(_, bytes)| bytes.as_slice());
         ChatTemplate::of_files(file, &self.templates, self.names.clone())
     }
 
