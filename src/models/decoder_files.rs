@@ -32,9 +32,8 @@ impl Decoder {
             let (tied, architecture) = (config.tied, config.architecture);
             // A tied model may carry the head again, and old exports carry rotary buffers.
             let head = architecture.tensor_name("lm_head.weight");
-            let ignorable = |name: &str| {
-                (tied && name == head) || name.ends_with("rotary_emb.inv_freq")
-            };
+            let ignorable =
+                |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
             let dtype = match (dtype, &weights.float_types(ignorable)[..]) {
                 (None, [first, others @ ..]) if others.iter().any(|other| other != first) => {
                     // The widest holds every value of the others; of bf16 and f16 neither does.

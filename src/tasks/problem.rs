@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(problem.prompt(), "what is 5 -1?");
         let ids = Problem::new(0, Part::Tokens(vec![1, 2]), "");
         assert_eq!((ids.prompt(), ids.tokens()), ("1 2".into(), Some(&[1, 2][..])));
-        let says = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let says =
+            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
         let messages = vec![says("system", "Be brief."), says("user", "2+2?")];
         let chat = Problem::new(0, Part::Messages(messages), "4");
         assert_eq!((chat.prompt(), chat.tokens()), ("Be brief.\n2+2?".into(), None));

@@ -107,7 +107,10 @@ mod tests {
             assert_eq!(String::from(template), text);
         }
         let error = "Q: prompt".parse::<Template>().unwrap_err();
-        assert!(error.is_invalid() && error.to_string().contains("a text with {prompt}"), "{error}");
+        assert!(
+            error.is_invalid() && error.to_string().contains("a text with {prompt}"),
+            "{error}"
+        );
         assert_eq!(Template::Around("Q: {prompt} {prompt}".into()).around("x"), "Q: x x");
     }
 }

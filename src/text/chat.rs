@@ -4,7 +4,7 @@
 //! list of named ones of which `default` is taken. A file wins. [`jinja`](super::jinja) is the language.
 
 use super::guard::guarded;
-use super::jinja::{environment, without_generation};
+use super::jinja::{environment, prepared};
 use super::special;
 use crate::error::{Error, Result};
 use jiff::civil::DateTime;
@@ -75,7 +75,8 @@ impl ChatTemplate {
             (json("tokenizer_config.json")?, json("special_tokens_map.json")?);
         let names = special::names(&tokenizer_config, &special_tokens_map);
         let file = read(FILE)?;
-        let found = ChatTemplate::of_files(file.as_deref(), &tokenizer_config["chat_template"], names);
+        let found =
+            ChatTemplate::of_files(file.as_deref(), &tokenizer_config["chat_template"], names);
         found.map_err(|e| e.at(folder.display()))
     }
 
@@ -99,7 +100,7 @@ impl ChatTemplate {
         tokens: BTreeMap<String, String>,
         now: Option<DateTime>,
     ) -> Result<ChatTemplate> {
-        let source = without_generation(source).into_owned();
+        let source = prepared(source);
         let made = guarded(&place, || -> Result<_, minijinja::Error> {
             let mut jinja = environment(now)?;
             jinja.set_fuel(Some(FUEL));
@@ -160,7 +161,8 @@ impl ChatTemplate {
         messages: &[M],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let tokens = self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str())));
+        let tokens =
+            self.tokens.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str())));
         let own = [
             ("messages".to_owned(), Value::from(Serde(messages))),
             ("tools".to_owned(), Value::from(())),
@@ -182,12 +184,15 @@ fn error(place: &str, error: &minijinja::Error) -> Error {
     let kind = error.kind();
     let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
     let what = match (kind, error.detail()) {
-        (ErrorKind::OutOfFuel, _) => "the template does more work than a template may do".to_owned(),
+        (ErrorKind::OutOfFuel, _) => {
+            "the template does more work than a template may do".to_owned()
+        }
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };
-    let what: String = what.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
+    let what: String =
+        what.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
     let message = format!("{place}{line}: {what}");
     match kind {
         ErrorKind::UnknownFilter
@@ -197,5 +202,111 @@ fn error(place: &str, error: &minijinja::Error) -> Error {
         | ErrorKind::TemplateNotFound
         | ErrorKind::OutOfFuel => Error::unsupported(message),
         _ => Error::format(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(source: &str) -> Result<ChatTemplate> {
+        ChatTemplate::new(source, "chat_template.jinja", BTreeMap::new())
+    }
+
+    fn render(source: &str) -> Result<String> {
+        template(source)?.render(&[json!({"role": "user", "content": "hi"})], true)
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_line() {
+        for (source, unsupported, says) in [
+            ("a\n{% if %}", false, "chat_template.jinja line 2: syntax error"),
+            (
+                "{{ raise_exception('no\n system') }}",
+                false,
+                "chat_template.jinja line 1: no system",
+            ),
+            ("\n\n{{ messages.a.b }}", false, "chat_template.jinja line 3: undefined value"),
+            (
+                "{{ messages[0].content.nope() }}",
+                true,
+                "line 1: unknown method: string has no method named nope",
+            ),
+            ("{{ 'a' | nope }}", true, "line 1: unknown filter"),
+            ("{{ nope() }}", true, "line 1: unknown function"),
+            ("{% include 'x' %}", true, "line 1: "),
+            ("{{ strftime_now('%') }}", false, "line 1: strftime_now"),
+        ] {
+            let error = render(source).unwrap_err();
+            assert!(
+                error.is_unsupported() == unsupported && error.to_string().contains(says),
+                "{error:?}"
+            );
+            assert!(error.is_unsupported() || error.is_format(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_cannot_work_for_ever_or_make_endless_text() {
+        let started = std::time::Instant::now();
+        for source in [
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+            "{% set n = namespace(t='ab') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+            "{% set n = namespace(t='ab') %}{% for i in range(60) %}{% set n.t = n.t.replace('a', 'aa') %}{% endfor %}",
+            "{% set n = namespace(t=[1]) %}{% for i in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}",
+            "{{ 'a' * 100000000000 }}",
+            "{{ 'a'.ljust(100000000000) }}",
+            "{% for i in range(99999) %}{{ 'a' * 100000 }}{% endfor %}",
+        ] {
+            assert!(render(source).is_err(), "{source}");
+        }
+        let deep = format!("{}1{}", "(".repeat(100_000), ")".repeat(100_000));
+        assert!(render(&format!("{{{{ {deep} }}}}")).is_err());
+        let nested = "{% if true %}".repeat(100_000);
+        assert!(render(&nested).is_err());
+        assert!(started.elapsed().as_secs() < 120, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn the_folder_says_which_template() {
+        let chosen = |file: Option<&str>, config: Json| {
+            let found = ChatTemplate::of_files(file.map(str::as_bytes), &config, BTreeMap::new())?;
+            found.map(|template| template.render(&[json!({"role": "user"})], false)).transpose()
+        };
+        let named =
+            json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
+        assert_eq!(chosen(None, Json::Null).unwrap(), None);
+        assert_eq!(chosen(None, json!("c")).unwrap(), Some("c".to_owned()));
+        assert_eq!(chosen(None, named.clone()).unwrap(), Some("d".to_owned()));
+        assert_eq!(chosen(None, json!({"default": "o"})).unwrap(), Some("o".to_owned()));
+        assert_eq!(chosen(Some("f"), named).unwrap(), Some("f".to_owned()));
+        for wrong in
+            [json!([]), json!([{"name": "rag", "template": "t"}]), json!(5), json!({"x": "y"})]
+        {
+            assert!(chosen(None, wrong).unwrap_err().is_format());
+        }
+        assert!(
+            ChatTemplate::of_files(Some(b"\xff"), &Json::Null, BTreeMap::new())
+                .unwrap_err()
+                .is_format()
+        );
+    }
+
+    #[test]
+    fn a_date_stays() {
+        let source = "{% if true %}{{ strftime_now('%Y-%m-%d %H') }}{% endif %}";
+        let template = template(source).unwrap();
+        assert!(
+            template.tells_time() && !super::tests::template("strftime_now").unwrap().tells_time()
+        );
+        let rendered = template.render(&[json!({})], false).unwrap();
+        assert!(rendered.starts_with("20") && rendered.len() == 13, "{rendered}");
+        let dated = template.dated("2001-02-03").unwrap();
+        assert_eq!(dated.render(&[json!({})], false).unwrap(), "2001-02-03 00");
+        assert!(dated.dated("tomorrow").unwrap_err().is_invalid());
+        assert_eq!(today().len(), 10);
     }
 }

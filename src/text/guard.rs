@@ -29,5 +29,9 @@ pub(super) fn guarded<T>(place: &str, work: impl FnOnce() -> T) -> Result<T> {
     let outer = GUARDED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(outer);
-    done.map_err(|_| Error::format(format!("{place}: it cannot be used: what it asks for is contradictory or out of range")))
+    done.map_err(|_| {
+        Error::format(format!(
+            "{place}: it cannot be used: what it asks for is contradictory or out of range"
+        ))
+    })
 }

@@ -10,7 +10,6 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::Value as Json;
-use std::borrow::Cow;
 
 /// How deep macros and blocks may nest: more than any schema of a tool does, and little enough for the stack of a thread.
 const DEEPEST: usize = 200;
@@ -25,7 +24,10 @@ pub(super) fn environment(now: Option<DateTime>) -> Result<Environment<'static>,
     jinja.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     jinja.set_recursion_limit(DEEPEST);
     jinja.set_unknown_method_callback(method);
+    minijinja_contrib::add_to_environment(&mut jinja);
     jinja.add_filter("tojson", to_json);
+    jinja.add_filter("int", to_int);
+    jinja.add_filter("float", to_float);
     // To Jinja2 everything that has a length and elements is a sequence, a string or a dictionary as well.
     jinja.add_test("sequence", |value: &Value| value.is_undefined() || value.len().is_some());
     jinja.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
@@ -38,16 +40,19 @@ pub(super) fn environment(now: Option<DateTime>) -> Result<Environment<'static>,
     Ok(jinja)
 }
 
-/// A template in which `{% generation %}` and `{% endgeneration %}` are blocks that the engine knows: they mark what the
-/// model wrote, have a scope of their own, and print what is in them.
-pub(super) fn without_generation(source: &str) -> Cow<'_, str> {
-    let mut out = String::new();
-    let mut rest = source;
+/// A template as the engine takes it. `{% generation %}` and `{% endgeneration %}`, which mark what the model wrote, become
+/// blocks that it knows: they have a scope of their own and print what is in them. Lines end in one way, as in Jinja2.
+pub(super) fn prepared(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         let inside = tag[2..].trim_start_matches(['-', '+']).trim_start();
-        let name: &str = inside.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        let ends = inside[name.len()..].trim_start().trim_start_matches(['-', '+']).starts_with("%}");
+        let name: &str =
+            inside.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        let ends =
+            inside[name.len()..].trim_start().trim_start_matches(['-', '+']).starts_with("%}");
         let known = match name {
             "generation" if ends => "with",
             "endgeneration" if ends => "endwith",
@@ -63,10 +68,7 @@ pub(super) fn without_generation(source: &str) -> Cow<'_, str> {
         out += known;
         rest = &tag[name_at + name.len()..];
     }
-    if out.is_empty() {
-        return Cow::Borrowed(source);
-    }
-    Cow::Owned(out + rest)
+    out + rest
 }
 
 /// `datetime.strftime` of Python for a time without a zone.
@@ -86,8 +88,33 @@ fn formatted(now: DateTime, format: &str) -> Result<String, Error> {
             _ => known.push(c),
         }
     }
-    jiff::fmt::strtime::format(known.as_bytes(), now)
-        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now(\"{format}\"): {e}")))
+    jiff::fmt::strtime::format(known.as_bytes(), now).map_err(|e| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now(\"{format}\"): {e}"))
+    })
+}
+
+/// A whole number, or the default where there is none in the value: Jinja2 never complains.
+fn to_int(value: &Value, default: Option<Value>) -> Value {
+    let default = default.unwrap_or(Value::from(0));
+    let text = value.as_str().map(str::trim);
+    match text.and_then(|text| text.parse::<i64>().ok()) {
+        Some(number) => number.into(),
+        None => {
+            match text.map_or_else(|| f64::try_from(value.clone()).ok(), |text| text.parse().ok()) {
+                Some(number) if number.is_finite() => Value::from(number.trunc() as i64),
+                _ => i64::try_from(value.clone()).map_or(default, Value::from),
+            }
+        }
+    }
+}
+
+/// A number, or the default where there is none in the value.
+fn to_float(value: &Value, default: Option<Value>) -> Value {
+    let default = default.unwrap_or(Value::from(0.0));
+    match value.as_str() {
+        Some(text) => text.trim().parse::<f64>().map_or(default, Value::from),
+        None => f64::try_from(value.clone()).map_or(default, Value::from),
+    }
 }
 
 /// `json.dumps` with `ensure_ascii=False`, whose options may be given.
@@ -193,7 +220,10 @@ impl JsonWriter<'_> {
         for c in quoted.chars() {
             match c {
                 c if c.is_ascii() => self.out.push(c),
-                c => c.encode_utf16(&mut [0; 2]).iter().for_each(|half| self.out += &format!("\\u{half:04x}")),
+                c => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|half| self.out += &format!("\\u{half:04x}")),
             }
         }
     }
@@ -206,31 +236,52 @@ mod tests {
     fn render(template: &str) -> String {
         let now = "2024-07-05T09:08:07".parse().unwrap();
         let jinja = environment(Some(now)).unwrap();
-        jinja.render_str(&without_generation(template), Value::UNDEFINED).unwrap()
+        jinja.render_str(&prepared(template), Value::UNDEFINED).unwrap()
     }
 
     #[test]
     fn generation_blocks_print_what_is_in_them() {
         let template = "a\n{%- generation -%}\n b\n{%+ endgeneration %}\nc{% generation_x %}";
-        assert_eq!(without_generation(template), "a\n{%- with -%}\n b\n{%+ endwith %}\nc{% generation_x %}");
-        assert!(matches!(without_generation("{% if generation %}{% endif %}"), Cow::Owned(_)));
-        assert_eq!(render("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}"), "21");
-        assert_eq!(without_generation("{% if x %}{%"), "{% if x %}{%");
+        assert_eq!(prepared(template), "a\n{%- with -%}\n b\n{%+ endwith %}\nc{% generation_x %}");
+        let other = "{% if generation %}{% endif %}{%";
+        assert_eq!(prepared(other), other);
+        assert_eq!(prepared("a\r\nb\rc"), "a\nb\nc");
+        assert_eq!(
+            render(
+                "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}"
+            ),
+            "21"
+        );
+        assert_eq!(
+            render(
+                "{{ 'x' | int }}{{ '7' | int }}{{ 3.9 | int }}{{ true | int }}{{ 'x' | int(5) }}{{ 'x' | float }}"
+            ),
+            "073150.0"
+        );
     }
 
     #[test]
     fn json_is_pythons() {
         let value = r#"{{ {"b": [1, "<é\n\u2028>", true, none], "a": {}, "c": []} | tojson"#;
-        assert_eq!(render(&format!("{value} }}}}")), "{\"b\": [1, \"<é\\n\u{2028}>\", true, null], \"a\": {}, \"c\": []}");
+        assert_eq!(
+            render(&format!("{value} }}}}")),
+            "{\"b\": [1, \"<é\\n\u{2028}>\", true, null], \"a\": {}, \"c\": []}"
+        );
         assert_eq!(
             render(&format!("{value}(indent=2, sort_keys=true) }}}}")),
             "{\n  \"a\": {},\n  \"b\": [\n    1,\n    \"<é\\n\u{2028}>\",\n    true,\n    null\n  ],\n  \"c\": []\n}"
         );
-        assert_eq!(render("{{ [1, 'é😀'] | tojson(ensure_ascii=true, separators=(',', ':')) }}"), "[1,\"\\u00e9\\ud83d\\ude00\"]");
+        assert_eq!(
+            render("{{ [1, 'é😀'] | tojson(ensure_ascii=true, separators=(',', ':')) }}"),
+            "[1,\"\\u00e9\\ud83d\\ude00\"]"
+        );
     }
 
     #[test]
     fn the_time_is_told_as_python_tells_it() {
-        assert_eq!(render("{{ strftime_now('%d %b %Y|%-d %B %y|%A %H:%M:%S|%Z%z|%%Z|%j') }}"), "05 Jul 2024|5 July 24|Friday 09:08:07||%Z|187");
+        assert_eq!(
+            render("{{ strftime_now('%d %b %Y|%-d %B %y|%A %H:%M:%S|%Z%z|%%Z|%j') }}"),
+            "05 Jul 2024|5 July 24|Friday 09:08:07||%Z|187"
+        );
     }
 }

@@ -105,7 +105,8 @@ impl Limits {
 
 /// A step, or the steps in a sequence, in order.
 fn steps_of(value: &Value) -> Vec<&Value> {
-    let inner = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| value[*key].as_array());
+    let inner =
+        ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| value[*key].as_array());
     match inner {
         Some(steps) => steps.iter().flat_map(steps_of).collect(),
         None if value.is_null() => Vec::new(),
@@ -145,4 +146,80 @@ fn longest_entry(base64: &str) -> Result<f64> {
     let texts = rest.get(length..).filter(|_| length > 0).ok_or_else(bad)?;
     let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max();
     Ok(longest.unwrap_or(0) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn replace(pattern: Value, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": pattern, "content": content})
+    }
+
+    #[test]
+    fn what_grows_without_end_is_refused() {
+        let doubling = vec![replace(json!({"String": "1"}), "11"); 40];
+        let normalizer = json!({"normalizer": {"type": "Sequence", "normalizers": doubling}});
+        let limits = Limits::of(&normalizer).unwrap();
+        assert!(limits.check_text("1").unwrap_err().is_invalid());
+        assert!(limits.check_text("2").is_ok());
+        for (part, key, step) in [
+            ("decoder", "decoders", replace(json!({"String": "1"}), "11")),
+            ("pre_tokenizer", "pretokenizers", json!({"type": "ByteLevel"})),
+        ] {
+            let mut file = json!({});
+            file[part] = json!({"type": "Sequence"});
+            file[part][key] = vec![step; 40].into();
+            let error = Limits::of(&file).unwrap_err();
+            assert!(error.is_format() && error.to_string().starts_with(part), "{error}");
+        }
+        let empty = vec![replace(json!({"Regex": ""}), "aaaaaaaa"); 12];
+        let limits =
+            Limits::of(&json!({"normalizer": {"type": "Sequence", "normalizers": empty}})).unwrap();
+        assert!(limits.check_text("abc").unwrap_err().is_invalid());
+    }
+
+    #[test]
+    fn usual_files_pass() {
+        let usual = [
+            replace(json!({"String": " "}), "▁"),
+            json!({"type": "NFKC"}),
+            json!({"type": "Prepend", "prepend": "▁"}),
+        ];
+        let limits = Limits::of(&json!({
+            "normalizer": {"type": "Sequence", "normalizers": usual},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": r"\s+(?!\S)|\s+|\p{L}+"}}, {"type": "ByteLevel"}]},
+            "decoder": {"type": "Sequence", "decoders": [replace(json!({"String": "▁"}), " "), {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        }));
+        limits.unwrap().check_text(&" a b  c\n".repeat(10_000)).unwrap();
+        assert!(
+            Limits::check_ids(150_000, 150_000).is_ok() && Limits::check_ids(1 << 31, 9).is_err()
+        );
+        assert!(
+            Limits::check_ids(1 << 22, 1 << 21).is_ok() && Limits::check_ids(1 << 22, 9).is_err()
+        );
+    }
+
+    #[test]
+    fn an_expression_that_gives_up_is_an_error() {
+        let file = json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(?=(1+)+2)|(1+)+(?=2)"}}});
+        let limits = Limits::of(&file).unwrap();
+        assert!(limits.check_text("112").is_ok());
+        let error = limits.check_text(&"1".repeat(40)).unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains("gives up"), "{error}");
+    }
+
+    #[test]
+    fn tables_of_characters_are_whole() {
+        let table = |base64: &str| {
+            Limits::of(
+                &json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64}}),
+            )
+        };
+        for cut_off in ["", "/////w==", "AAAAAA==", "CAAAAAAAAAA=", "no base64"] {
+            assert!(table(cut_off).unwrap_err().is_format(), "{cut_off}");
+        }
+        assert!(table("CAAAAAAAAAAAAAAA").is_ok());
+    }
 }

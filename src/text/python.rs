@@ -1,31 +1,48 @@
 //! Methods of Python's strings, lists and dictionaries that chat templates call.
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// Calls a method: those of `minijinja-contrib`, and those that it does not have.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     match unknown_method_callback(state, value, name, args) {
-        Err(error) if error.kind() == ErrorKind::UnknownMethod => match (value.as_str(), value.kind()) {
-            (Some(text), _) => of_string(text, name, args),
-            (None, ValueKind::Seq) if name == "index" => {
-                let (wanted,): (&Value,) = from_args(args)?;
-                let mut items = value.try_iter()?;
-                let place = items.position(|item| item == *wanted);
-                place.map(Value::from).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "index: the value is not in the list"))
+        Err(error) if error.kind() == ErrorKind::UnknownMethod => {
+            match (value.as_str(), value.kind()) {
+                (Some(text), _) => of_string(state, text, name, args),
+                // What a template may not change needs no copy.
+                (None, ValueKind::Seq | ValueKind::Map) if name == "copy" => {
+                    let () = from_args(args)?;
+                    Ok(value.clone())
+                }
+                (None, ValueKind::Seq) if name == "index" => {
+                    let (wanted,): (&Value,) = from_args(args)?;
+                    let mut items = value.try_iter()?;
+                    let place = items.position(|item| item == *wanted);
+                    place.map(Value::from).ok_or_else(|| {
+                        Error::new(
+                            ErrorKind::InvalidOperation,
+                            "index: the value is not in the list",
+                        )
+                    })
+                }
+                _ => Err(error),
             }
-            _ => Err(error),
-        },
+        }
         done => done,
     }
 }
 
-fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
+fn of_string(state: &State, text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let parts = |found: Option<(&str, &str)>, separator: &str, last: bool| match found {
-        Some((before, after)) => list([before, separator, after]),
-        None if last => list(["", "", text]),
-        None => list([text, "", ""]),
+        Some((before, after)) => tuple([before, separator, after]),
+        None if last => tuple(["", "", text]),
+        None => tuple([text, "", ""]),
     };
     Ok(match name {
         "removeprefix" => {
@@ -53,7 +70,9 @@ fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
         }
         "index" => {
             let (wanted,): (&str,) = from_args(args)?;
-            let at = text.find(wanted).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "index: the text is not in the string"))?;
+            let at = text.find(wanted).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidOperation, "index: the text is not in the string")
+            })?;
             text[..at].chars().count().into()
         }
         "isspace" => {
@@ -64,8 +83,25 @@ fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
             let () = from_args(args)?;
             text.to_lowercase().into()
         }
+        "ljust" | "rjust" | "zfill" => {
+            let (width, fill): (usize, Option<&str>) = from_args(args)?;
+            let missing = width.saturating_sub(text.chars().count());
+            // The result is paid for before it is made.
+            state.consume_fuel(missing as u64)?;
+            let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " }).repeat(missing);
+            match (name, text.strip_prefix(['+', '-'])) {
+                ("ljust", _) => format!("{text}{fill}"),
+                ("zfill", Some(digits)) => format!("{}{fill}{digits}", &text[..1]),
+                _ => format!("{fill}{text}"),
+            }
+            .into()
+        }
         _ => return Err(Error::from(ErrorKind::UnknownMethod)),
     })
+}
+
+fn tuple(items: [&str; 3]) -> Value {
+    Value::from(Tuple::from(items.map(Value::from)))
 }
 
 fn list<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {

@@ -42,7 +42,9 @@ impl Files {
         tokens.retain(|(id, text, _)| {
             !text.is_empty() && inner.token_to_id(text).is_none_or(|known| known == *id)
         });
-        let bad = |what: String| Error::format(format!("tokenizer_config.json: added_tokens_decoder: {what}"));
+        let bad = |what: String| {
+            Error::format(format!("tokenizer_config.json: added_tokens_decoder: {what}"))
+        };
         let made = tokens.iter().map(|(_, text, fields)| {
             let has = |key: &str| fields[key].as_bool().unwrap_or(false);
             AddedToken {
@@ -57,7 +59,9 @@ impl Files {
         inner.add_tokens(made).map_err(|e| bad(e.to_string()))?;
         for (id, text, _) in tokens {
             if let Some(got) = inner.token_to_id(text).filter(|got| *got != id) {
-                return Err(bad(format!("`{text}` has the id {id}, but the next one after tokenizer.json is {got}")));
+                return Err(bad(format!(
+                    "`{text}` has the id {id}, but the next one after tokenizer.json is {got}"
+                )));
             }
         }
         Ok(())
@@ -73,7 +77,8 @@ impl Files {
             let text = text.or_else(|| content(&self.special_tokens_map[name]))?;
             inner.token_to_id(text).map(|id| id as i32)
         };
-        let models = [("generation_config.json", &self.generation_config), ("config.json", &self.config)];
+        let models =
+            [("generation_config.json", &self.generation_config), ("config.json", &self.config)];
         let given = |key: &str| -> Result<Vec<i32>> {
             for (file, config) in models {
                 let ids = ids(&config[key], vocab_size, &format!("{file}: `{key}`"))?;
@@ -104,7 +109,10 @@ impl Files {
         Ok(Ids {
             bos: named("bos_token").or_else(|| first("bos_token_id")),
             // Any id will do: padding is masked and never looked at.
-            pad: named("pad_token").or_else(|| first("pad_token_id")).or(eos.first().copied()).unwrap_or(0),
+            pad: named("pad_token")
+                .or_else(|| first("pad_token_id"))
+                .or(eos.first().copied())
+                .unwrap_or(0),
             // Block-diffusion models name it in their config, masked language models in that of the tokenizer.
             mask: named("mask_token").or_else(|| {
                 let place = "config.json: `mask_token_id`";
@@ -116,7 +124,10 @@ impl Files {
 }
 
 /// The names of special tokens and their texts: what a chat template may write.
-pub(super) fn names(tokenizer_config: &Value, special_tokens_map: &Value) -> BTreeMap<String, String> {
+pub(super) fn names(
+    tokenizer_config: &Value,
+    special_tokens_map: &Value,
+) -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for file in [&tokenizer_config["extra_special_tokens"], special_tokens_map, tokenizer_config] {
         for (name, token) in file.as_object().into_iter().flatten() {

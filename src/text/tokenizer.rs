@@ -164,7 +164,20 @@ impl Tokenizer {
         let names = special::names(&special.tokenizer_config, &special.special_tokens_map);
         let table = Arc::default();
         let templates = special.tokenizer_config["chat_template"].clone();
-        Ok(Tokenizer { inner, limits, bos, eos, pad, mask, names, templates, vocab_size: ids, rows: ids, table, files })
+        Ok(Tokenizer {
+            inner,
+            limits,
+            bos,
+            eos,
+            pad,
+            mask,
+            names,
+            templates,
+            vocab_size: ids,
+            rows: ids,
+            table,
+            files,
+        })
     }
 
     /// The number of ids: one more than the largest.
@@ -277,7 +290,8 @@ impl Tokenizer {
         })??;
         let ids = encoded.get_ids();
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.rows) {
-            let token = self.inner.id_to_token(*id).map_or(String::new(), |token| format!("`{token}`, "));
+            let token =
+                self.inner.id_to_token(*id).map_or(String::new(), |token| format!("`{token}`, "));
             return Err(Error::index(format!(
                 "the text has the token {token}id {id}, and the model's vocabulary ends at {}",
                 self.rows
@@ -396,11 +410,70 @@ mod tests {
     }
 
     #[test]
-    fn it_must_fit_the_model() {
-        let tokenizer = Tokenizer::characters("0123").unwrap();
-        assert!(tokenizer.fits(7).is_ok() && tokenizer.fits(8).is_ok());
-        let error = tokenizer.fits(6).unwrap_err();
+    fn ids_beyond_the_models_rows_are_errors_where_a_text_has_them() {
+        let tokenizer = || Tokenizer::characters("0123").unwrap();
+        assert!(tokenizer().fitted(7).is_ok() && tokenizer().fitted(8).is_ok());
+        let smaller = tokenizer().fitted(6).unwrap();
+        assert_eq!(smaller.encode("012").unwrap(), [3, 4, 5]);
+        let error = smaller.encode_prompt("013").unwrap_err();
+        assert!(error.is_index() && error.to_string().contains("`3`, id 6"), "{error}");
+        let error = tokenizer().fitted(2).unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains("7 ids"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_that_nothing_uses_may_lack_an_id() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::characters("0123456789").unwrap().save(folder.path()).unwrap();
+        let put = |name: &str, value: Value| {
+            fs::write(folder.path().join(name), value.to_string()).unwrap()
+        };
+        put(
+            "tokenizer_config.json",
+            json!({"eos_token": "<eos>", "pad_token": "[PAD]", "bos_token": "<s>", "mask_token": "[M]"}),
+        );
+        put(
+            "config.json",
+            json!({"pad_token_id": 63, "bos_token_id": 99, "mask_token_id": 98, "eos_token_id": 2}),
+        );
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let found = (tokenizer.eos(), tokenizer.pad(), tokenizer.bos(), tokenizer.mask());
+        assert_eq!(found, (&[2][..], 2, None, None));
+        // Older folders name them in a file of its own.
+        put("tokenizer_config.json", json!({}));
+        put("config.json", json!({}));
+        put(
+            "special_tokens_map.json",
+            json!({"eos_token": {"content": "<eos>"}, "bos_token": "<bos>", "pad_token": "<pad>"}),
+        );
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!((tokenizer.eos(), tokenizer.pad(), tokenizer.bos()), (&[2][..], 0, Some(1)));
+        fs::write(folder.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}")
+            .unwrap();
+        let template = Tokenizer::load(folder.path()).unwrap().chat_template().unwrap().unwrap();
+        assert_eq!(template.render(&[json!({})], true).unwrap(), "<bos><eos>");
+        let loaded = ChatTemplate::load(folder.path()).unwrap().unwrap();
+        assert_eq!(loaded.render(&[json!({})], true).unwrap(), "<bos><eos>");
+    }
+
+    #[test]
+    fn tokens_that_the_config_adds() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::characters("<|im_endstr>0123").unwrap().save(folder.path()).unwrap();
+        let size = Tokenizer::load(folder.path()).unwrap().vocab_size();
+        let with = |id: usize| {
+            let added = json!({"0": {"content": "<pad>", "special": true}, id.to_string(): {"content": "<|im_end|>", "special": true}});
+            let config = json!({"eos_token": "<|im_end|>", "added_tokens_decoder": added});
+            fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            Tokenizer::load(folder.path())
+        };
+        let tokenizer = with(size).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.eos()), (size + 1, &[size as i32][..]));
+        let ids = tokenizer.encode("0<|im_end|>1").unwrap();
+        assert_eq!((ids.len(), ids[1]), (3, size as i32));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "01");
+        let error = with(size + 5).unwrap_err();
+        assert!(error.is_format() && error.to_string().contains("<|im_end|>"), "{error}");
     }
 
     #[test]
@@ -474,7 +547,8 @@ mod tests {
         put("config.json", json!({"eos_token_id": 5}));
         assert_eq!(eos().unwrap(), [5]);
         put("generation_config.json", json!({"eos_token_id": [7, 2], "pad_token_id": 9}));
-        assert_eq!(eos().unwrap(), [7, 2]);
+        // What the tokenizer itself ends a text with comes first.
+        assert_eq!(eos().unwrap(), [2, 7]);
         put("generation_config.json", json!({"eos_token_id": 99}));
         assert!(eos().unwrap_err().to_string().contains("`eos_token_id` is 99"));
         put("generation_config.json", json!({"eos_token_id": "x"}));
@@ -484,7 +558,7 @@ mod tests {
         put("tokenizer_config.json", json!({"eos_token": "5", "bos_token": null}));
         assert_eq!(eos().unwrap(), [8]);
         put("tokenizer_config.json", json!({"eos_token": "nope"}));
-        assert!(eos().unwrap_err().to_string().contains("`nope`, which has no id"));
+        assert!(eos().unwrap_err().to_string().contains("(`nope` has no id)"));
         put("tokenizer_config.json", json!({}));
         assert!(eos().unwrap_err().to_string().contains("no end-of-sequence token"));
         fs::write(folder.path().join("config.json"), "{").unwrap();

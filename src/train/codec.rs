@@ -52,9 +52,9 @@ impl Codec {
         match (self, part) {
             (_, Part::Tokens(ids)) => Ok(ids.clone()),
             (Codec::Text(text), Part::Text(part)) => text.tokenizer().encode(part),
-            (Codec::Text(_), Part::Messages(_)) => {
-                Err(Error::unsupported("messages in the middle of a text: give them with the prompt"))
-            }
+            (Codec::Text(_), Part::Messages(_)) => Err(Error::unsupported(
+                "messages in the middle of a text: give them with the prompt",
+            )),
             (Codec::Ids(_), part) => Err(Error::invalid(format!(
                 "a task of ids cannot write the text {:?}: there is no tokenizer",
                 part.text()

@@ -86,7 +86,8 @@ fn of_decoder(
         ModelSettings::Folder { date, .. } => date.as_deref(),
         _ => None,
     };
-    let codec = TextCodec::new(tokenizer, prompting, date).map_err(|e| e.at("task.format.template"))?;
+    let codec =
+        TextCodec::new(tokenizer, prompting, date).map_err(|e| e.at("task.format.template"))?;
     Ok(Opened { policy, codec: Codec::Text(Box::new(codec)), stop })
 }
 

@@ -1,9 +1,9 @@
 //! Prompts of text as ids: as they are, inside a text, or as a conversation in the form of the model's chat template.
 
 use crate::error::{Error, Result};
+use crate::tasks::Part;
 use crate::tasks::problem::Message;
 use crate::tasks::template::{Prompting, Template};
-use crate::tasks::Part;
 use crate::text::{ChatTemplate, Tokenizer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +16,15 @@ pub struct TextCodec {
 
 enum Form {
     /// The prompt as it is. Messages are an error unless the settings ask for it.
-    Plain { messages: bool },
+    Plain {
+        messages: bool,
+    },
     /// The prompt inside a text.
     Around(Template),
-    Chat { template: Box<ChatTemplate>, system: String },
+    Chat {
+        template: Box<ChatTemplate>,
+        system: String,
+    },
 }
 
 impl TextCodec {
@@ -33,7 +38,11 @@ impl TextCodec {
     /// # Errors
     /// [`Error::is_invalid`] where a chat template is asked for, or something said to it, and there is none; [`Error::is_io`]
     /// and [`Error::is_format`] for one that cannot be read.
-    pub fn new(tokenizer: Tokenizer, prompting: &Prompting, date: Option<&str>) -> Result<TextCodec> {
+    pub fn new(
+        tokenizer: Tokenizer,
+        prompting: &Prompting,
+        date: Option<&str>,
+    ) -> Result<TextCodec> {
         let (tokenizer, found) = match &prompting.template {
             Template::Plain | Template::Around(_) => (tokenizer, None),
             Template::Auto | Template::Chat => {
@@ -89,7 +98,9 @@ impl TextCodec {
                 // The template has written all special tokens that there are to be.
                 self.tokenizer.encode(&rendered)
             }
-            Form::Around(template) if !ids => self.tokenizer.encode_prompt(&template.around(&text())),
+            Form::Around(template) if !ids => {
+                self.tokenizer.encode_prompt(&template.around(&text()))
+            }
             Form::Plain { messages: false } if messages => Err(Error::invalid(
                 "messages need a chat template, and the model folder has none\n\
                  template = \"none\" gives the contents alone, one a line",
@@ -157,4 +168,98 @@ fn conversation(parts: &[Part], system: &str) -> Vec<Message> {
         messages.insert(0, says("system", system.to_owned()));
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    fn text(text: &str) -> Part {
+        Part::Text(text.into())
+    }
+
+    fn prompting(template: Template, system: &str) -> Prompting {
+        Prompting { template, system: system.into() }
+    }
+
+    /// Characters, with or without a template that writes `role:content;` of each turn.
+    fn tokenizer(template: bool) -> Tokenizer {
+        let alphabet: String = (' '..='~').chain(['\n']).collect();
+        let tokenizer = Tokenizer::characters(&alphabet).unwrap();
+        let source = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}";
+        match template {
+            true => tokenizer.with_chat_template(source, "own").unwrap(),
+            false => tokenizer,
+        }
+    }
+
+    fn read(codec: &TextCodec, parts: &[Part]) -> String {
+        codec.tokenizer().decode(&codec.prompt(parts).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_is_a_turn_where_there_is_a_template() {
+        let messages =
+            Part::Messages(vec![says("user", "a"), says("assistant", "b"), says("user", "c")]);
+        let own = Part::Messages(vec![says("system", "own"), says("user", "a")]);
+        for (template, system, parts, wanted) in [
+            (Template::Auto, "", vec![text("2+2?")], "user:2+2?;"),
+            (Template::Chat, "S", vec![text("May "), text("x")], "system:S;user:May x;"),
+            (Template::Auto, "S", vec![messages.clone()], "system:S;user:a;assistant:b;user:c;"),
+            (Template::Auto, "S", vec![text("May "), own], "system:own;user:May a;"),
+            (Template::Plain, "", vec![text("2+2?")], "2+2?"),
+            (Template::Plain, "", vec![messages.clone()], "a\nb\nc"),
+            (Template::Around("Q {prompt}!".into()), "", vec![messages.clone()], "Q a\nb\nc!"),
+            (Template::Around("Q {prompt}!".into()), "", vec![text("x")], "Q x!"),
+        ] {
+            let codec =
+                TextCodec::new(tokenizer(true), &prompting(template, system), None).unwrap();
+            assert_eq!(read(&codec, &parts), wanted);
+            assert_eq!(codec.prompt(&[Part::Tokens(vec![5, 4])]).unwrap(), [5, 4]);
+        }
+    }
+
+    #[test]
+    fn without_a_template_a_prompt_is_text() {
+        let of =
+            |template, system| TextCodec::new(tokenizer(false), &prompting(template, system), None);
+        let auto = of(Template::Auto, "").unwrap();
+        assert_eq!(read(&auto, &[text("2+2?")]), "2+2?");
+        let messages = [Part::Messages(vec![says("user", "a")])];
+        let error = auto.prompt(&messages).unwrap_err();
+        assert!(
+            error.is_invalid() && error.to_string().contains("need a chat template"),
+            "{error}"
+        );
+        assert_eq!(read(&of(Template::Plain, "").unwrap(), &messages), "a");
+        assert!(of(Template::Chat, "").err().unwrap().is_invalid());
+        for template in [Template::Auto, Template::Plain, Template::Around("{prompt}".into())] {
+            assert!(of(template, "S").err().unwrap().to_string().contains("needs a chat template"));
+        }
+        assert!(of(Template::File("/no/such.jinja".into()), "").err().unwrap().is_io());
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_the_folders_template() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.jinja");
+        std::fs::write(&path, "[{{ messages[0].content }} {{ strftime_now('%Y') }}]").unwrap();
+        let template = prompting(Template::File(path), "");
+        assert!(tells_time(folder.path(), &template).unwrap());
+        let codec = TextCodec::new(tokenizer(true), &template, Some("1999-12-31")).unwrap();
+        assert_eq!(read(&codec, &[text("x")]), "[x 1999]");
+        // A checkpoint has it.
+        let saved = tempfile::tempdir().unwrap();
+        codec.tokenizer().save(saved.path()).unwrap();
+        let again = Tokenizer::load(saved.path()).unwrap();
+        let again =
+            TextCodec::new(again, &prompting(Template::Chat, ""), Some("1999-12-31")).unwrap();
+        assert_eq!(read(&again, &[text("x")]), "[x 1999]");
+        let error = TextCodec::new(tokenizer(true), &template, Some("noon")).err().unwrap();
+        assert!(error.to_string().starts_with("model.date: "), "{error}");
+    }
 }
