@@ -46,29 +46,42 @@ pub(super) fn prepared(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
-    while let Some(at) = rest.find("{%") {
+    let mut raw = false;
+    while let Some(at) = rest.find('{') {
         let (before, tag) = rest.split_at(at);
-        let inside = tag[2..].trim_start_matches(['-', '+']).trim_start();
-        let name: &str =
-            inside.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        let ends =
-            inside[name.len()..].trim_start().trim_start_matches(['-', '+']).starts_with("%}");
-        let known = match name {
-            "generation" if ends => "with",
-            "endgeneration" if ends => "endwith",
-            _ => {
-                out += &rest[..at + 2];
-                rest = &rest[at + 2..];
-                continue;
-            }
-        };
-        let name_at = tag.len() - inside.len();
         out += before;
-        out += &tag[..name_at];
+        if tag.starts_with("{#") && !raw {
+            let end = tag.find("#}").map_or(tag.len(), |end| end + 2);
+            out += &tag[..end];
+            rest = &tag[end..];
+            continue;
+        }
+        let (opening, name, known) = match block(tag) {
+            Some((opening, name @ "raw")) if !raw => {
+                raw = true;
+                (opening, name, name)
+            }
+            Some((opening, name @ "endraw")) => {
+                raw = false;
+                (opening, name, name)
+            }
+            Some((opening, name @ "generation")) if !raw => (opening, name, "with"),
+            Some((opening, name @ "endgeneration")) if !raw => (opening, name, "endwith"),
+            _ => ("{", "", ""),
+        };
+        out += opening;
         out += known;
-        rest = &tag[name_at + name.len()..];
+        rest = &tag[opening.len() + name.len()..];
     }
     out + rest
+}
+
+/// The opening and the name of a block tag without arguments at the beginning of a text.
+fn block(tag: &str) -> Option<(&str, &str)> {
+    let inside = tag.strip_prefix("{%")?.trim_start_matches(['-', '+']).trim_start();
+    let name = inside.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    let end = inside[name.len()..].trim_start().trim_start_matches(['-', '+']);
+    end.starts_with("%}").then_some((&tag[..tag.len() - inside.len()], name))
 }
 
 /// `datetime.strftime` of Python for a time without a zone.
@@ -243,8 +256,13 @@ mod tests {
     fn generation_blocks_print_what_is_in_them() {
         let template = "a\n{%- generation -%}\n b\n{%+ endgeneration %}\nc{% generation_x %}";
         assert_eq!(prepared(template), "a\n{%- with -%}\n b\n{%+ endwith %}\nc{% generation_x %}");
-        let other = "{% if generation %}{% endif %}{%";
-        assert_eq!(prepared(other), other);
+        for other in [
+            "{% if generation %}{% endif %}{%",
+            "{% raw %}{% generation %}{# {% endraw %}{# {% generation %} #}{",
+            "{#",
+        ] {
+            assert_eq!(prepared(other), other);
+        }
         assert_eq!(prepared("a\r\nb\rc"), "a\nb\nc");
         assert_eq!(
             render(

@@ -13,7 +13,7 @@ const MOST_GROWTH: f64 = 4096.0;
 /// A normalizer that cannot do more than this is not watched.
 const LITTLE_GROWTH: f64 = 64.0;
 /// Bytes that a watched normalizer may make of a text: so many, or [`MOST_TIMES`] its length.
-const MOST_BYTES: usize = 16 << 20;
+const MOST_BYTES: usize = 1 << 20;
 const MOST_TIMES: usize = 256;
 
 /// What is watched while a tokenizer works.

@@ -11,6 +11,10 @@ pub(super) fn method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    if let (Some(text), "title") = (value.as_str(), name) {
+        let () = from_args(args)?;
+        return Ok(title(text).into());
+    }
     match unknown_method_callback(state, value, name, args) {
         Err(error) if error.kind() == ErrorKind::UnknownMethod => {
             match (value.as_str(), value.kind()) {
@@ -36,6 +40,21 @@ pub(super) fn method(
         }
         done => done,
     }
+}
+
+/// Every letter that follows no letter in upper case, the others in lower case.
+fn title(text: &str) -> String {
+    let mut inside = false;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphabetic();
+    }
+    out
 }
 
 fn of_string(state: &State, text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
