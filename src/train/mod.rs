@@ -32,6 +32,7 @@ pub mod run_dir;
 pub mod settings;
 pub mod summary;
 pub mod supervised;
+pub mod text_codec;
 pub mod world;
 
 pub use checkpoint::Checkpoints;
