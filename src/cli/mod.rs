@@ -9,6 +9,7 @@ mod completion;
 mod devices;
 mod generate;
 mod list;
+mod observers;
 mod progress;
 mod remaining;
 mod reproduce;

@@ -50,6 +50,7 @@ pub fn arithmetic() -> Settings {
             overlong: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             resampling: None,
             order: Order::Task,
             filling: None,

@@ -43,6 +43,7 @@ pub fn jsonl() -> Settings {
             overlong: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             resampling: None,
             order: Order::Task,
             filling: None,

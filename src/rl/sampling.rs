@@ -29,6 +29,11 @@ pub struct Sampling {
 }
 
 impl Sampling {
+    /// True where a part of the distribution cannot be drawn, so that a draw's log-prob is larger than that of the whole.
+    pub fn cuts(&self) -> bool {
+        self.temperature > 0.0 && !self.truncation.is_none()
+    }
+
     /// What the recorded log-probs are of: the tempered distribution over the whole vocabulary. Truncation and bans
     /// change which tokens can be drawn, not what is recorded.
     pub fn distribution(&self) -> Distribution {

@@ -150,6 +150,9 @@ pub struct RolloutSettings {
     /// Only the fewest most likely tokens whose probabilities reach `top_p` are drawn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
+    /// Only tokens that are at least `min_p` times as likely as the likeliest one are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
     /// The longest completion, tokens.
     pub max_new_tokens: usize,
     /// Completions generated side by side; memory, not results, depends on it.
@@ -181,7 +184,7 @@ pub struct RolloutSettings {
 impl RolloutSettings {
     /// What part of the distribution is drawn from.
     pub fn truncation(&self) -> Truncation {
-        Truncation { top_k: self.top_k, top_p: self.top_p }
+        Truncation { top_k: self.top_k, top_p: self.top_p, min_p: self.min_p }
     }
 }
 
