@@ -258,7 +258,7 @@ fn main() -> Result<()> {
         verifier: task.verifier(),
         task: Box::new(task),
         environment: Box::new(OneShot),
-        codec: Codec::Text(Box::new(tokenizer)),
+        codec: Codec::text(tokenizer),
         stop: Vec::new(),
         replies: false,
     };

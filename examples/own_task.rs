@@ -126,7 +126,7 @@ fn main() -> Result<()> {
         verifier: task.verifier(),
         task: Box::new(task),
         environment: Box::new(OneShot),
-        codec: Codec::Text(Box::new(tokenizer)),
+        codec: Codec::text(tokenizer),
         stop,
         replies: false,
     };

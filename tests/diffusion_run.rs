@@ -168,7 +168,7 @@ fn settings_that_make_no_sense_are_named() {
         gradstone::models::DecoderConfig::small("llama", tokenizer.vocab_size(), 16, 1, 2, 64);
     let model = Decoder::random(config.unwrap(), gradstone::DType::F32, 1).unwrap();
     model.save(dir.path()).unwrap();
-    let folder = ModelSettings::Folder { path: dir.path().to_owned(), dtype: None };
+    let folder = ModelSettings::Folder { path: dir.path().to_owned(), dtype: None, date: None };
     let error = refused(&|s| s.model = folder.clone());
     assert!(error.is_invalid() && error.to_string().contains("mask_id"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! `gradstone generate` with a model that fills masked blocks: the rules, the text as blocks are done, and the blocks
 //! filling in on a terminal.
 
+use super::completion::{Done, Growing};
 use super::{Failure, terminal};
 use crate::error::{Error, Result};
 use crate::models::{Decoder, Diffusion};
@@ -117,34 +118,39 @@ impl BlockArgs {
         }
     }
 
-    /// Completes prompts: a single one is printed block by block, several line by line when they are done.
+    /// Completes prompts, of which `ids` are the ids: a single one is printed block by block, several line by line when they are
+    /// done, and as JSON where it is asked for.
     pub fn complete(
         &self,
         model: &Decoder,
         tokenizer: &Tokenizer,
-        prompts: &[Vec<i32>],
+        prompts: &[String],
+        ids: &[Vec<i32>],
         decoding: &Decoding,
+        json: bool,
     ) -> Result<(), Failure> {
         let mask_id = model.diffusion()?.mask_id;
-        let filled = if let [_] = prompts {
+        let filled = if let ([_], false) = (ids, json) {
             let mut screen = Screen {
                 tokenizer,
                 decoding,
                 mask_id,
                 watched: self.watch && std::io::stdout().is_terminal(),
-                printed: String::new(),
+                growing: Growing::new(tokenizer),
                 failed: None,
             };
             if screen.watched {
                 terminal::print(SAVE)?;
             }
-            let filled = fill_watched(model, prompts, 1, decoding, &mut |pass| screen.show(pass))?;
+            let filled = fill_watched(model, ids, 1, decoding, &mut |pass| screen.show(pass))?;
             screen.end()?;
             filled
         } else {
-            let filled = fill(model, prompts, 1, decoding)?;
-            for one in &filled {
-                terminal::print(&format!("{}\n", tokenizer.decode(&one.tokens)?))?;
+            let filled = fill(model, ids, 1, decoding)?;
+            for (i, one) in filled.iter().enumerate() {
+                let (prompt, prompt_ids) = (prompts[i].as_str(), ids[i].as_slice());
+                let done = Done { prompt, prompt_ids, ids: &one.tokens, truncated: one.truncated };
+                done.print(tokenizer, json)?;
             }
             filled
         };
@@ -166,7 +172,7 @@ struct Screen<'a> {
     mask_id: i32,
     watched: bool,
     /// What is printed for good.
-    printed: String,
+    growing: Growing<'a>,
     failed: Option<Error>,
 }
 
@@ -184,14 +190,12 @@ impl Screen<'_> {
         let most = pass.tokens.len().min(self.decoding.max_new_tokens);
         let stop = pass.tokens.iter().position(|id| self.decoding.stop.contains(id));
         let kept = &pass.tokens[..stop.map_or(most, |at| (at + 1).min(most))];
-        let text = self.tokenizer.decode(kept)?;
-        // A character that is not whole yet waits for the next block.
-        let whole = text.trim_end_matches('\u{fffd}');
-        let Some(fresh) = whole.get(self.printed.len()..) else { return Ok(()) };
+        let mut fresh = String::new();
+        for id in &kept[self.growing.len().min(kept.len())..] {
+            fresh += &self.growing.push(*id);
+        }
         let (back, save) = if self.watched { (BACK, SAVE) } else { ("", "") };
-        terminal::print(&format!("{back}{fresh}{save}"))?;
-        self.printed.push_str(fresh);
-        Ok(())
+        terminal::print(&format!("{back}{fresh}{save}"))
     }
 
     /// The block as it is, where its text will stay.
@@ -211,6 +215,6 @@ impl Screen<'_> {
 
     fn end(self) -> Result<()> {
         self.failed.map_or(Ok(()), Err)?;
-        terminal::print("\n")
+        terminal::print(&self.growing.end()?)
     }
 }

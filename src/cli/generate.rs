@@ -1,6 +1,7 @@
 //! `gradstone generate`.
 
 use super::block_generation::BlockArgs;
+use super::completion::{Done, Growing};
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -9,10 +10,12 @@ use crate::rl::filling::Decoding;
 use crate::rl::generate::{rollouts, stream};
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
-use crate::text::Tokenizer;
+use crate::tasks::{Part, Prompting, Template};
+use crate::train::kind::RunSettings;
+use crate::train::text_codec::TextCodec;
 use crate::train::{RunDir, open};
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
@@ -26,6 +29,15 @@ pub(super) struct GenerateArgs {
     /// The text to complete; without it, each line of standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
+    /// Give the model the text as it is, not as a turn of its chat template
+    #[arg(long)]
+    raw: bool,
+    /// What the system says before the prompt, where the model has a chat template
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "raw")]
+    system: Option<String>,
+    /// Print each completion as one JSON object on a line, when it is done
+    #[arg(long, conflicts_with = "watch")]
+    json: bool,
     /// Divides the logits; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
@@ -42,19 +54,19 @@ pub(super) struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// The folder with the weights and the tokenizer.
-    fn folder(&self) -> Result<PathBuf> {
-        if let Some(model) = &self.model {
-            return Ok(model.clone());
+    /// The folder with the weights and the tokenizer, and how a prompt is put to the model: as in the run that trained it.
+    fn source(&self) -> Result<(PathBuf, Prompting)> {
+        let (folder, mut prompting) = match (&self.model, &self.run) {
+            (Some(model), _) => (model.clone(), Prompting::default()),
+            (None, run) => trained(run.as_deref().unwrap_or(Path::new(".")))?,
+        };
+        if self.raw {
+            prompting = Prompting { template: Template::Plain, ..Prompting::default() };
         }
-        let run = RunDir::open(self.run.as_deref().unwrap_or(std::path::Path::new(".")))?;
-        let (found, damaged) = run.checkpoints(0).latest()?;
-        for error in damaged {
-            terminal::note(&format!("passing over a damaged checkpoint: {error}"));
+        if let Some(system) = &self.system {
+            prompting.system.clone_from(system);
         }
-        found
-            .map(|checkpoint| checkpoint.path)
-            .ok_or_else(|| Error::state(format!("{} has no checkpoint yet", run.root().display())))
+        Ok((folder, prompting))
     }
 
     fn prompts(&self) -> Result<Vec<String>, Failure> {
@@ -75,6 +87,27 @@ impl GenerateArgs {
     }
 }
 
+/// The newest checkpoint of a run, and how its prompts were put to the model.
+fn trained(root: &Path) -> Result<(PathBuf, Prompting)> {
+    let run = RunDir::open(root)?;
+    let (found, damaged) = run.checkpoints(0).latest()?;
+    for error in damaged {
+        terminal::note(&format!("passing over a damaged checkpoint: {error}"));
+    }
+    let Some(checkpoint) = found else {
+        return Err(Error::state(format!("{} has no checkpoint yet", run.root().display())));
+    };
+    let place = run.config_path();
+    let prompting = match RunSettings::from_toml(&run.config()?, &place.display().to_string())? {
+        RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
+        // It learned from running text.
+        RunSettings::Diffusion(_) => {
+            Prompting { template: Template::Plain, ..Prompting::default() }
+        }
+    };
+    Ok((checkpoint.path, prompting))
+}
+
 pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         let temperature = args.temperature;
@@ -89,70 +122,50 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
-    let (mut model, tokenizer) = open::folder(&args.folder()?, None, &Device::Cpu)?;
+    let (folder, prompting) = args.source()?;
+    let (mut model, tokenizer) = open::folder(&folder, None, &Device::Cpu)?;
+    let codec = TextCodec::new(tokenizer, &prompting, None).map_err(|e| e.at(folder.display()))?;
+    let tokenizer = codec.tokenizer();
     model.move_to(device)?;
-    let ids =
-        prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;
-    if args.blocks.fills_blocks(&mut model, &tokenizer)? {
-        let stop = open::stop_ids(&model, &tokenizer);
+    let ids = prompts
+        .iter()
+        .map(|prompt| codec.prompt(&[Part::Text(prompt.clone())]))
+        .collect::<Result<Vec<_>>>()?;
+    if args.blocks.fills_blocks(&mut model, tokenizer)? {
+        let stop = open::stop_ids(&model, tokenizer);
         let decoding = Decoding {
             temperature: args.temperature,
             seed: args.seed,
             ..args.blocks.decoding(args.max_tokens, stop)
         };
-        return args.blocks.complete(&model, &tokenizer, &ids, &decoding);
+        return args.blocks.complete(&model, tokenizer, prompts, &ids, &decoding, args.json);
     }
     let sampling = Sampling {
         temperature: args.temperature,
         truncation: Truncation::default(),
         max_new_tokens: args.max_tokens,
-        stop: open::stop_ids(&model, &tokenizer),
+        stop: open::stop_ids(&model, tokenizer),
         banned: Vec::new(),
         seed: args.seed,
         stream: Stream::Generate,
         first_sequence: 0,
     };
-    if let [prompt] = ids.as_slice() {
-        let mut printer =
-            Printer { tokenizer: &tokenizer, ids: Vec::new(), printed: 0, failed: None };
-        stream(&model, std::slice::from_ref(prompt), 1, &sampling, &mut |_, id| printer.push(id))?;
-        return Ok(printer.end()?);
+    if let ([prompt], false) = (ids.as_slice(), args.json) {
+        let mut growing = Growing::new(tokenizer);
+        let mut printed = Ok(());
+        stream(&model, std::slice::from_ref(prompt), 1, &sampling, &mut |_, id| {
+            let text = growing.push(id);
+            if printed.is_ok() && !text.is_empty() {
+                printed = terminal::print(&text);
+            }
+        })?;
+        printed?;
+        return Ok(terminal::print(&growing.end()?)?);
     }
-    for completion in rollouts(&model, &ids, 1, &sampling)? {
-        terminal::print(&format!("{}\n", tokenizer.decode(&completion.tokens)?))?;
+    for (i, one) in rollouts(&model, &ids, 1, &sampling)?.iter().enumerate() {
+        let (prompt, prompt_ids) = (prompts[i].as_str(), ids[i].as_slice());
+        let done = Done { prompt, prompt_ids, ids: &one.tokens, truncated: one.truncated };
+        done.print(tokenizer, args.json)?;
     }
     Ok(())
-}
-
-/// Prints a completion while it is drawn.
-struct Printer<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<i32>,
-    /// Bytes of the decoded text that are printed.
-    printed: usize,
-    failed: Option<Error>,
-}
-
-impl Printer<'_> {
-    fn push(&mut self, id: i32) {
-        self.ids.push(id);
-        // A character of several tokens decodes to U+FFFD until its last one is there.
-        let text = self.tokenizer.decode(&self.ids).unwrap_or_default();
-        if !text.ends_with('\u{fffd}') {
-            self.print(&text);
-        }
-    }
-
-    fn print(&mut self, text: &str) {
-        if let (None, Some(new)) = (&self.failed, text.get(self.printed..)) {
-            self.failed = terminal::print(new).err();
-            self.printed = text.len();
-        }
-    }
-
-    fn end(mut self) -> Result<()> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        self.print(&(text + "\n"));
-        self.failed.map_or(Ok(()), Err)
-    }
 }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod block_generation;
+mod completion;
 mod devices;
 mod generate;
 mod list;

@@ -138,6 +138,7 @@ fn begin(
         return Err(Failure::usage(Error::invalid(message)));
     }
     settings.check().map_err(Failure::usage)?;
+    let settings = settings.dated()?;
     let text = settings.to_toml()?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
     let mut trainee = settings.open(None, device)?;

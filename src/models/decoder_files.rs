@@ -12,7 +12,8 @@ use std::path::Path;
 impl Decoder {
     /// Loads the folder of a published model.
     ///
-    /// `dtype` is the type to hold the weights in; `None` keeps that of the file.
+    /// `dtype` is the type to hold the weights in; `None` keeps that of the file. Where the file has several (matrices in bf16
+    /// and norms in f32), it is the one that `config.json` names, as in `transformers`, and without a name the widest.
     ///
     /// # Errors
     /// [`Error::is_io`] for a missing file, [`Error::is_format`] for a broken one, [`Error::is_unsupported`] for a
@@ -31,6 +32,17 @@ impl Decoder {
             let config = DecoderConfig::from_json(read_json(&dir.join("config.json"))?)?;
             let mut weights = Weights::open(dir)?;
             let (tied, architecture) = (config.tied, config.architecture);
+            // A tied model may carry the head again, and old exports carry rotary buffers.
+            let head = architecture.tensor_name("lm_head.weight");
+            let ignorable =
+                |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
+            let dtype = match (dtype, &weights.float_types(ignorable)[..]) {
+                (None, [first, others @ ..]) if others.iter().any(|other| other != first) => {
+                    // The widest holds every value of the others; of bf16 and f16 neither does.
+                    Some(config.dtype.filter(|dtype| dtype.is_float()).unwrap_or(DType::F32))
+                }
+                (dtype, _) => dtype,
+            };
             let mut stacks = Unstacking::default();
             let mut value = |name: &str, shape: &[usize]| match stack_of(architecture.stacked, name)
             {
@@ -40,19 +52,7 @@ impl Decoder {
                 None => weights.take(&architecture.tensor_name(name), dtype, device),
             };
             let decoder = Decoder::build(config, &mut value)?;
-            // A tied model may carry the head again, and old exports carry rotary buffers.
-            let head = architecture.tensor_name("lm_head.weight");
-            weights.check_taken(architecture.model_type, |name| {
-                (tied && name == head) || name.ends_with("rotary_emb.inv_freq")
-            })?;
-            let first = decoder.dtype();
-            if let Some(other) = decoder.parameters().iter().find(|p| p.value().dtype() != first) {
-                return Err(Error::unsupported(format!(
-                    "weights of {first} and of {} (`{}`); choose one dtype for all",
-                    other.value().dtype(),
-                    other.name()
-                )));
-            }
+            weights.check_taken(architecture.model_type, ignorable)?;
             Ok(decoder)
         };
         load().map_err(|e: Error| e.at(dir.display()))

@@ -150,6 +150,13 @@ impl Weights {
         Ok(())
     }
 
+    /// The type of each tensor of floats, but for those that `ignorable` names.
+    pub(super) fn float_types(&self, ignorable: impl Fn(&str) -> bool) -> Vec<DType> {
+        let entries = self.files.iter().flat_map(|file| file.entries());
+        let wanted = entries.filter(|(name, _)| !ignorable(name));
+        wanted.filter_map(|(_, entry)| entry.dtype).filter(|dtype| dtype.is_float()).collect()
+    }
+
     /// A tensor on `device`, in `dtype` or that of the file; it is not in the files' list after that.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ pub fn jsonl() -> Settings {
     Settings {
         seed: 1,
         steps: 200,
-        model: ModelSettings::Folder { path: PathBuf::new(), dtype: None },
+        model: ModelSettings::Folder { path: PathBuf::new(), dtype: None, date: None },
         task: TaskSettings::new(Source::Jsonl(JsonlTask {
             path: PathBuf::new(),
             format: JsonlConfig::default(),

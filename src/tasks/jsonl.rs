@@ -8,6 +8,7 @@ use super::epochs::Epochs;
 use super::final_answer::FinalAnswer;
 use super::problem::{Part, Problem};
 use super::task::{Language, Task};
+use super::template::Template;
 use super::verifier::Verifier;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,11 @@ pub struct JsonlConfig {
     pub prompt: String,
     /// Name of the field with the answer: a string or a number. Empty: there is none, for a verifier that needs none.
     pub answer: String,
-    /// Written before and after each prompt that is a string: `{prompt}` stands for it.
-    pub template: String,
+    /// How a prompt is put to the model: `auto` (the chat template of the model folder, where it has one), `chat`, `none`, the
+    /// path of a chat template (`*.jinja`), or a text that is written around it, in which `{prompt}` stands for it.
+    pub template: Template,
+    /// What the system says before a prompt, for a chat template; empty: nothing.
+    pub system: String,
     /// How many of the last problems are held out; 0: a tenth of them, at least one.
     pub held_out: usize,
 }
@@ -34,7 +38,8 @@ impl Default for JsonlConfig {
         JsonlConfig {
             prompt: "prompt".into(),
             answer: "answer".into(),
-            template: "{prompt}".into(),
+            template: Template::Auto,
+            system: String::new(),
             held_out: 0,
         }
     }
@@ -67,12 +72,6 @@ impl Jsonl {
     /// # Errors
     /// As [`Jsonl::load`].
     pub fn parse(bytes: &[u8], config: &JsonlConfig, place: &str) -> Result<Jsonl> {
-        if !config.template.contains("{prompt}") {
-            let template = &config.template;
-            return Err(Error::invalid(format!(
-                "template `{template}` does not contain {{prompt}}"
-            )));
-        }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut problems = Vec::new();
         for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -135,7 +134,7 @@ fn problem(line: &[u8], config: &JsonlConfig) -> Result<Problem> {
     let mut taken = |name: &str| fields.shift_remove(name).unwrap_or(Value::Null);
     let part = match taken(&config.prompt) {
         Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(Part::Text(config.template.replace("{prompt}", &text))),
+        Value::String(text) => Some(Part::Text(text)),
         Value::Array(ids) if ids.is_empty() => None,
         Value::Array(ids) => Some(Part::Tokens(tokens(&ids, &config.prompt)?)),
         _ => {
@@ -255,17 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn names_template_numbers_and_a_byte_order_mark() {
+    fn names_numbers_and_a_byte_order_mark() {
         let config = JsonlConfig {
             prompt: "question".into(),
             answer: "gold".into(),
-            template: "Q: {prompt}\nA:".into(),
             held_out: 1,
+            ..JsonlConfig::default()
         };
         let text = "\u{feff}{\"question\": \"1/2?\", \"gold\": 0.5}\r\n\n{\"question\": \"x\", \"gold\": \"-3\"}";
         let task = Jsonl::parse(text.as_bytes(), &config, "p").unwrap();
         let problem = task.problem(0, 0);
-        assert_eq!((&*problem.prompt(), problem.answer.as_str()), ("Q: 1/2?\nA:", "0.5"));
+        assert_eq!((&*problem.prompt(), problem.answer.as_str()), ("1/2?", "0.5"));
     }
 
     #[test]

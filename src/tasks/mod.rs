@@ -32,15 +32,17 @@ pub mod several;
 pub mod source_text;
 pub mod steps;
 pub mod task;
+pub mod template;
 pub mod two_hop;
 pub mod verifier;
 
 pub use environment::Environment;
 pub use episode::{Author, Example, Turn};
 pub use judgement::{Extent, Fault, Faults, Judged, Judgement, Label, StepVerdict};
-pub use problem::{Part, Problem};
+pub use problem::{Message, Part, Problem};
 pub use settings::{OpenTask, TaskSettings};
 pub use task::{Ids, Language, Task};
+pub use template::{Prompting, Template};
 pub use verifier::{Attempt, Gives, RewardFn, Verifier, judged};
 
 /// The example of the page, run as a test.

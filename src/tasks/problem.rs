@@ -1,5 +1,6 @@
 //! A problem: what the model is given, in parts, and what would be right.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
@@ -11,14 +12,29 @@ pub enum Part {
     Text(String),
     /// Ids as the model takes them, for problems that are made of ids and need no tokenizer.
     Tokens(Vec<i32>),
+    /// A conversation, which a chat template turns into text.
+    Messages(Vec<Message>),
+}
+
+/// A turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// Whose turn it is: `system`, `user`, `assistant`, or what else the model's chat template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
 }
 
 impl Part {
-    /// The part as text: ids are written as decimal numbers with blanks between them.
+    /// The part as text: ids are written as decimal numbers with blanks between them, messages as their contents, one a line.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Part::Text(text) => Cow::Borrowed(text),
             Part::Tokens(ids) => Cow::Owned(written(ids)),
+            Part::Messages(messages) => {
+                let contents: Vec<&str> = messages.iter().map(|one| one.content.as_str()).collect();
+                Cow::Owned(contents.join("\n"))
+            }
         }
     }
 }
@@ -86,5 +102,10 @@ mod tests {
         assert_eq!(problem.prompt(), "what is 5 -1?");
         let ids = Problem::new(0, Part::Tokens(vec![1, 2]), "");
         assert_eq!((ids.prompt(), ids.tokens()), ("1 2".into(), Some(&[1, 2][..])));
+        let says =
+            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let messages = vec![says("system", "Be brief."), says("user", "2+2?")];
+        let chat = Problem::new(0, Part::Messages(messages), "4");
+        assert_eq!((chat.prompt(), chat.tokens()), ("Be brief.\n2+2?".into(), None));
     }
 }

@@ -6,11 +6,18 @@
 use crate::error::{Error, Result};
 use crate::files::atomic;
 use crate::kernels::token_decode::{Decode, Stream, Table, decode};
-use crate::text::decoding;
+use crate::text::chat::{self, ChatTemplate};
+use crate::text::guard::guarded;
+use crate::text::limits::Limits;
+use crate::text::{decoding, special};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+
+/// The file that a tokenizer is.
+const FILE: &str = "tokenizer.json";
 
 /// Ids of a character tokenizer's special tokens; characters follow.
 const SPECIAL: [&str; 3] = ["<pad>", "<bos>", "<eos>"];
@@ -21,18 +28,25 @@ const COMPANIONS: [&str; 5] = [
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
-    "chat_template.jinja",
+    chat::FILE,
 ];
 
 /// Encodes prompts and decodes completions.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    limits: Limits,
     bos: Option<i32>,
     eos: Vec<i32>,
     pad: i32,
     mask: Option<i32>,
+    /// Special tokens by their names: what a chat template may write.
+    names: BTreeMap<String, String>,
+    /// What `tokenizer_config.json` says of chat templates.
+    templates: Value,
     vocab_size: usize,
+    /// Ids from here on have no embedding in the model.
+    rows: usize,
     /// The decoder as a table, made when it is first needed; none where it cannot be one.
     table: Arc<OnceLock<Option<Table>>>,
     /// What [`Tokenizer::save`] writes, by name.
@@ -88,12 +102,13 @@ impl Tokenizer {
         Tokenizer::from_files(files, &Value::Null)
     }
 
-    /// Reads `tokenizer.json` of a model folder, and the ids of its special tokens from `generation_config.json`,
-    /// `config.json` and `tokenizer_config.json`, in this order.
+    /// Reads `tokenizer.json` of a model folder and the tokens that `tokenizer_config.json` adds. What ends a text is in
+    /// `generation_config.json`, `config.json` or `tokenizer_config.json`, in this order; other special tokens may be named
+    /// and have no id, as long as nothing uses them.
     ///
     /// # Errors
-    /// [`Error::is_io`] when there is no `tokenizer.json`, [`Error::is_format`] when a file cannot be understood or no
-    /// end-of-sequence token is named anywhere.
+    /// [`Error::is_io`] when there is no `tokenizer.json`, [`Error::is_format`] when a file cannot be understood, asks for
+    /// work or memory out of all proportion, or no end-of-sequence token is named anywhere.
     pub fn load(folder: &Path) -> Result<Tokenizer> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -115,57 +130,54 @@ impl Tokenizer {
     }
 
     pub(super) fn from_files(files: Vec<(String, Vec<u8>)>, model: &Value) -> Result<Tokenizer> {
-        let file =
-            |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.as_slice());
-        let bad = |e: tokenizers::Error| Error::format(format!("tokenizer.json: {e}"));
-        let mut inner = open(file("tokenizer.json").unwrap_or_default())?;
+        let read = |name: &str| match files.iter().find(|(one, _)| one == name) {
+            Some((_, bytes)) => parse(name, bytes),
+            None => Ok(Value::Null),
+        };
+        let special = special::Files {
+            tokenizer_config: read("tokenizer_config.json")?,
+            special_tokens_map: read("special_tokens_map.json")?,
+            generation_config: read("generation_config.json")?,
+            config: model.clone(),
+        };
+        let json = read(FILE)?;
+        let limits = Limits::of(&json).map_err(|e| e.at(FILE))?;
+        // The crate normalizes these when it opens the file.
+        let added = json["added_tokens"].as_array().into_iter().flatten();
+        for token in added.filter_map(|token| token["content"].as_str()) {
+            guarded(FILE, || limits.check_text(token))?.map_err(|e| e.at(FILE))?;
+        }
+        let bytes = files.iter().find(|(one, _)| one == FILE).map_or(&[][..], |(_, bytes)| bytes);
+        let bad = |e: tokenizers::Error| Error::format(format!("{FILE}: {e}"));
+        let mut inner = guarded(FILE, || tokenizers::Tokenizer::from_bytes(bytes))?.map_err(bad)?;
         // Settings of whoever made the file; here they would cut prompts silently.
         inner.with_truncation(None).map_err(bad)?;
         inner.with_padding(None);
-        let largest = inner.get_vocab(true).into_values().max();
-        let vocab_size = largest.map_or(0, |id| id as usize + 1);
-        if vocab_size == 0 || i32::try_from(vocab_size).is_err() {
-            return Err(Error::format(format!("tokenizer.json: {vocab_size} ids")));
+        guarded("tokenizer_config.json", || special.add_tokens(&mut inner))??;
+        let all = inner.get_vocab(true);
+        let ids = all.values().max().map_or(0, |id| *id as usize + 1);
+        if ids == 0 {
+            return Err(Error::format(format!("{FILE}: it has no token")));
         }
-        let optional = |name: &str| file(name).map_or(Ok(Value::Null), |bytes| parse(name, bytes));
-        let (generation, own) =
-            (optional("generation_config.json")?, optional("tokenizer_config.json")?);
-        let named = |key: &str| named_id(&inner, &own[key], key);
-        let first = |key: &str, name: &str| -> Result<Vec<i32>> {
-            for (file, config) in [("generation_config.json", &generation), ("config.json", model)]
-            {
-                let ids = ids(&config[key], vocab_size, &format!("{file}: `{key}`"))?;
-                if !ids.is_empty() {
-                    return Ok(ids);
-                }
-            }
-            Ok(named(name)?.into_iter().collect())
-        };
-        let eos = first("eos_token_id", "eos_token")?;
-        if eos.is_empty() {
-            return Err(Error::format(
-                "no end-of-sequence token: neither `eos_token_id` in generation_config.json or config.json nor \
-                 `eos_token` in tokenizer_config.json",
-            ));
-        }
-        let bos = named("bos_token")?.or(first("bos_token_id", "bos_token")?.first().copied());
-        let pad = match named("pad_token")? {
-            Some(pad) => pad,
-            // Any id will do: padding is masked and never looked at.
-            None => {
-                first("pad_token_id", "pad_token")?.first().or(eos.first()).copied().unwrap_or(0)
-            }
-        };
-        // Block-diffusion models name it in their config, masked language models in that of the tokenizer.
-        let mask = match named("mask_token")? {
-            Some(mask) => Some(mask),
-            None => ids(&model["mask_token_id"], vocab_size, "config.json: `mask_token_id`")
-                .unwrap_or_default()
-                .first()
-                .copied(),
-        };
+        Limits::check_ids(ids, all.len()).map_err(|e| e.at(FILE))?;
+        let special::Ids { bos, eos, pad, mask } = special.ids(&inner, ids)?;
+        let names = special::names(&special.tokenizer_config, &special.special_tokens_map);
         let table = Arc::default();
-        Ok(Tokenizer { inner, bos, eos, pad, mask, vocab_size, table, files })
+        let templates = special.tokenizer_config["chat_template"].clone();
+        Ok(Tokenizer {
+            inner,
+            limits,
+            bos,
+            eos,
+            pad,
+            mask,
+            names,
+            templates,
+            vocab_size: ids,
+            rows: ids,
+            table,
+            files,
+        })
     }
 
     /// The number of ids: one more than the largest.
@@ -193,30 +205,68 @@ impl Tokenizer {
         self.mask
     }
 
-    /// Checks that a model with `vocab_size` embeddings can take every id.
+    /// The tokenizer for a model with `rows` embeddings. Ids beyond them are an error where a text has them; the model
+    /// cannot draw them. Published tokenizers have such ids where a token was added that no model was trained with.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] when it cannot.
-    pub fn fits(&self, vocab_size: usize) -> Result<()> {
-        if self.vocab_size <= vocab_size {
-            return Ok(());
-        }
-        let ids = self.vocab_size;
-        Err(Error::invalid(format!(
-            "the tokenizer has {ids} ids but the model's vocabulary is {vocab_size}\n\
-             tokenizer.json and the weights are of different models"
-        )))
+    /// [`Error::is_invalid`] when no id that ends a text has a row.
+    pub fn fitted(mut self, rows: usize) -> Result<Tokenizer> {
+        let has_row = |id: &i32| (*id as usize) < rows;
+        self.eos.retain(has_row);
+        let Some(end) = self.eos.first() else {
+            let ids = self.vocab_size;
+            return Err(Error::invalid(format!(
+                "the tokenizer has {ids} ids but the model's vocabulary is {rows}, without an id that ends a text\n\
+                 tokenizer.json and the weights are of different models"
+            )));
+        };
+        self.pad = if has_row(&self.pad) { self.pad } else { *end };
+        self.bos = self.bos.filter(has_row);
+        self.mask = self.mask.filter(has_row);
+        self.rows = rows.min(self.vocab_size);
+        Ok(self)
     }
 
-    /// The ids of a prompt, with what the tokenizer puts around a text (a bos id, for Llama and Gemma).
+    /// The chat template of the model folder; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] when the text has a character the tokenizer cannot encode.
+    /// [`Error::is_format`] for a template that cannot be read, with its file and line.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let file = self.files.iter().find(|(name, _)| name == chat::FILE);
+        let file = file.map(|(_, bytes)| bytes.as_slice());
+        ChatTemplate::of_files(file, &self.templates, self.names.clone())
+    }
+
+    /// A chat template in the place of the folder's; [`Tokenizer::save`] writes it with the other files.
+    ///
+    /// # Errors
+    /// [`Error::is_format`] when it cannot be read; `place` is the file that the error names.
+    pub fn with_chat_template(mut self, source: &str, place: &str) -> Result<Tokenizer> {
+        ChatTemplate::new(source, place, self.names.clone())?;
+        self.files.retain(|(name, _)| name != chat::FILE);
+        self.files.push((chat::FILE.to_owned(), source.as_bytes().to_vec()));
+        Ok(self)
+    }
+
+    /// The ids of a prompt, with what the tokenizer puts around a text (a bos id, for Llama and Gemma). A text that begins
+    /// with the bos token gets no second one.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] when the text has a character the tokenizer cannot encode, [`Error::is_index`] when it has a
+    /// token for which the model has no embedding.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i32>> {
-        self.encode_with(text, true)
+        let mut ids = self.encode_with(text, true)?;
+        if let (Some(bos), [first, second, ..]) = (self.bos, &ids[..])
+            && [*first, *second] == [bos, bos]
+            && self.encode_with(text, false)?.len() < ids.len()
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
     }
 
-    /// The ids of a text that continues another: nothing is added around it.
+    /// The ids of a text that continues another, or that has everything around it already, as a rendered conversation has:
+    /// nothing is added.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_prompt`].
@@ -225,21 +275,36 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, text: &str, surround: bool) -> Result<Vec<i32>> {
-        let encoded = self.inner.encode_fast(text, surround).map_err(|e| {
+        let refused = |what: String| {
             let shown: String = text.chars().take(60).collect();
-            let what = e.to_string().replace(
-                "WordLevel error: Missing [UNK] token from the vocabulary",
-                "a character is not in the alphabet",
-            );
             Error::invalid(format!("the tokenizer cannot encode `{shown}`: {what}"))
-        })?;
-        Ok(encoded.get_ids().iter().map(|id| *id as i32).collect())
+        };
+        let encoded = guarded(FILE, || {
+            self.limits.check_text(text).map_err(|e| refused(e.to_string()))?;
+            self.inner.encode_fast(text, surround).map_err(|e| {
+                refused(e.to_string().replace(
+                    "WordLevel error: Missing [UNK] token from the vocabulary",
+                    "a character is not in the alphabet",
+                ))
+            })
+        })??;
+        let ids = encoded.get_ids();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.rows) {
+            let token =
+                self.inner.id_to_token(*id).map_or(String::new(), |token| format!("`{token}`, "));
+            return Err(Error::index(format!(
+                "the text has the token {token}id {id}, and the model's vocabulary ends at {}",
+                self.rows
+            )));
+        }
+        Ok(ids.iter().map(|id| *id as i32).collect())
     }
 
     /// The bytes of every id, for decoders that go token by token (all but CTC and BPE with an end-of-word suffix, and
     /// some unusual sequences): what [`decode`](crate::kernels::token_decode::decode()) and a device decode with.
     pub fn decode_table(&self) -> Option<&Table> {
-        self.table.get_or_init(|| decoding::table(&self.inner, self.vocab_size).ok()).as_ref()
+        let made = || guarded(FILE, || decoding::table(&self.inner, self.vocab_size).ok()).ok()?;
+        self.table.get_or_init(made).as_ref()
     }
 
     /// The text of ids. Special tokens are left out, so are ids outside the vocabulary.
@@ -260,8 +325,7 @@ impl Tokenizer {
                 .unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned()));
         }
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-        self.inner
-            .decode(&ids, true)
+        guarded(FILE, || self.inner.decode(&ids, true))?
             .map_err(|e| Error::format(format!("the tokenizer cannot decode: {e}")))
     }
 
@@ -289,54 +353,8 @@ impl Tokenizer {
     }
 }
 
-/// The crate panics on some malformed files (0.23.2: a decoder that is not JSON), so syntax is checked first and a
-/// panic becomes an error.
-fn open(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    parse("tokenizer.json", bytes)?;
-    let opened = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
-    let bad = |what: String| Error::format(format!("tokenizer.json: {what}"));
-    opened.map_err(|_| bad("it cannot be understood".into()))?.map_err(|e| bad(e.to_string()))
-}
-
 fn parse(name: &str, bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| Error::format(format!("{name}: {e}")))
-}
-
-/// A number, a list of numbers, or nothing.
-fn ids(value: &Value, vocab_size: usize, place: &str) -> Result<Vec<i32>> {
-    let list = match value {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(list) => list.as_slice(),
-        one => std::slice::from_ref(one),
-    };
-    // Models say -1 for "none".
-    let wanted = list.iter().filter(|id| id.as_i64() != Some(-1));
-    wanted
-        .map(|id| match id.as_u64().and_then(|id| i32::try_from(id).ok()) {
-            Some(id) if (id as usize) < vocab_size => Ok(id),
-            _ => Err(Error::format(format!(
-                "{place} is {id}, but the tokenizer has {vocab_size} ids"
-            ))),
-        })
-        .collect()
-}
-
-/// The id of a token given as text or as `{"content": text}`.
-fn named_id(inner: &tokenizers::Tokenizer, token: &Value, key: &str) -> Result<Option<i32>> {
-    let text = match token {
-        Value::String(text) => text,
-        Value::Object(fields) => match fields.get("content").and_then(Value::as_str) {
-            Some(text) => text,
-            None => return Ok(None),
-        },
-        _ => return Ok(None),
-    };
-    match inner.token_to_id(text) {
-        Some(id) => Ok(Some(id as i32)),
-        None => Err(Error::format(format!(
-            "tokenizer_config.json: `{key}` is `{text}`, which has no id"
-        ))),
-    }
 }
 
 #[cfg(test)]
@@ -392,11 +410,70 @@ mod tests {
     }
 
     #[test]
-    fn it_must_fit_the_model() {
-        let tokenizer = Tokenizer::characters("0123").unwrap();
-        assert!(tokenizer.fits(7).is_ok() && tokenizer.fits(8).is_ok());
-        let error = tokenizer.fits(6).unwrap_err();
+    fn ids_beyond_the_models_rows_are_errors_where_a_text_has_them() {
+        let tokenizer = || Tokenizer::characters("0123").unwrap();
+        assert!(tokenizer().fitted(7).is_ok() && tokenizer().fitted(8).is_ok());
+        let smaller = tokenizer().fitted(6).unwrap();
+        assert_eq!(smaller.encode("012").unwrap(), [3, 4, 5]);
+        let error = smaller.encode_prompt("013").unwrap_err();
+        assert!(error.is_index() && error.to_string().contains("`3`, id 6"), "{error}");
+        let error = tokenizer().fitted(2).unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains("7 ids"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_that_nothing_uses_may_lack_an_id() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::characters("0123456789").unwrap().save(folder.path()).unwrap();
+        let put = |name: &str, value: Value| {
+            fs::write(folder.path().join(name), value.to_string()).unwrap()
+        };
+        put(
+            "tokenizer_config.json",
+            json!({"eos_token": "<eos>", "pad_token": "[PAD]", "bos_token": "<s>", "mask_token": "[M]"}),
+        );
+        put(
+            "config.json",
+            json!({"pad_token_id": 63, "bos_token_id": 99, "mask_token_id": 98, "eos_token_id": 2}),
+        );
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let found = (tokenizer.eos(), tokenizer.pad(), tokenizer.bos(), tokenizer.mask());
+        assert_eq!(found, (&[2][..], 2, None, None));
+        // Older folders name them in a file of its own.
+        put("tokenizer_config.json", json!({}));
+        put("config.json", json!({}));
+        put(
+            "special_tokens_map.json",
+            json!({"eos_token": {"content": "<eos>"}, "bos_token": "<bos>", "pad_token": "<pad>"}),
+        );
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!((tokenizer.eos(), tokenizer.pad(), tokenizer.bos()), (&[2][..], 0, Some(1)));
+        fs::write(folder.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}")
+            .unwrap();
+        let template = Tokenizer::load(folder.path()).unwrap().chat_template().unwrap().unwrap();
+        assert_eq!(template.render(&[json!({})], true).unwrap(), "<bos><eos>");
+        let loaded = ChatTemplate::load(folder.path()).unwrap().unwrap();
+        assert_eq!(loaded.render(&[json!({})], true).unwrap(), "<bos><eos>");
+    }
+
+    #[test]
+    fn tokens_that_the_config_adds() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::characters("<|im_endstr>0123").unwrap().save(folder.path()).unwrap();
+        let size = Tokenizer::load(folder.path()).unwrap().vocab_size();
+        let with = |id: usize| {
+            let added = json!({"0": {"content": "<pad>", "special": true}, id.to_string(): {"content": "<|im_end|>", "special": true}});
+            let config = json!({"eos_token": "<|im_end|>", "added_tokens_decoder": added});
+            fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            Tokenizer::load(folder.path())
+        };
+        let tokenizer = with(size).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.eos()), (size + 1, &[size as i32][..]));
+        let ids = tokenizer.encode("0<|im_end|>1").unwrap();
+        assert_eq!((ids.len(), ids[1]), (3, size as i32));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "01");
+        let error = with(size + 5).unwrap_err();
+        assert!(error.is_format() && error.to_string().contains("<|im_end|>"), "{error}");
     }
 
     #[test]
@@ -470,7 +547,8 @@ mod tests {
         put("config.json", json!({"eos_token_id": 5}));
         assert_eq!(eos().unwrap(), [5]);
         put("generation_config.json", json!({"eos_token_id": [7, 2], "pad_token_id": 9}));
-        assert_eq!(eos().unwrap(), [7, 2]);
+        // What the tokenizer itself ends a text with comes first.
+        assert_eq!(eos().unwrap(), [2, 7]);
         put("generation_config.json", json!({"eos_token_id": 99}));
         assert!(eos().unwrap_err().to_string().contains("`eos_token_id` is 99"));
         put("generation_config.json", json!({"eos_token_id": "x"}));
@@ -480,7 +558,7 @@ mod tests {
         put("tokenizer_config.json", json!({"eos_token": "5", "bos_token": null}));
         assert_eq!(eos().unwrap(), [8]);
         put("tokenizer_config.json", json!({"eos_token": "nope"}));
-        assert!(eos().unwrap_err().to_string().contains("`nope`, which has no id"));
+        assert!(eos().unwrap_err().to_string().contains("(`nope` has no id)"));
         put("tokenizer_config.json", json!({}));
         assert!(eos().unwrap_err().to_string().contains("no end-of-sequence token"));
         fs::write(folder.path().join("config.json"), "{").unwrap();

@@ -1,5 +1,6 @@
 //! Problems as token ids and back: a tokenizer for text, or nothing at all for problems that are made of ids.
 
+use super::text_codec::TextCodec;
 use crate::error::{Error, Result};
 use crate::tasks::problem::written;
 use crate::tasks::{Ids, Part};
@@ -9,40 +10,36 @@ use std::path::Path;
 /// How a policy reads and writes.
 pub enum Codec {
     /// Text.
-    Text(Box<Tokenizer>),
+    Text(Box<TextCodec>),
     /// Ids as they are.
     Ids(Ids),
 }
 
 impl Codec {
+    /// Text whose prompts are given as they are.
+    pub fn text(tokenizer: Tokenizer) -> Codec {
+        Codec::Text(Box::new(TextCodec::plain(tokenizer)))
+    }
+
     /// The tokenizer, where text is written.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
-            Codec::Text(tokenizer) => Some(tokenizer),
+            Codec::Text(text) => Some(text.tokenizer()),
             Codec::Ids(_) => None,
         }
     }
 
-    /// The ids of a prompt, with what a tokenizer puts around a text.
+    /// The ids of a prompt, with what a tokenizer or a chat template puts around a text.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] for text that cannot be encoded, or text where there is no tokenizer.
+    /// [`Error::is_invalid`] for text that cannot be encoded, or text where there is no tokenizer; what
+    /// [`TextCodec::prompt`] reports.
     pub fn prompt(&self, parts: &[Part]) -> Result<Vec<i32>> {
-        match (self, parts) {
-            (Codec::Text(tokenizer), [Part::Text(text)]) => tokenizer.encode_prompt(text),
-            (Codec::Text(tokenizer), [Part::Text(first), rest @ ..]) => {
-                let mut ids = tokenizer.encode_prompt(first)?;
-                for part in rest {
-                    ids.extend(self.encode(part)?);
-                }
-                Ok(ids)
-            }
-            (_, parts) => {
-                let mut ids = Vec::new();
-                for part in parts {
-                    ids.extend(self.encode(part)?);
-                }
-                Ok(ids)
+        match self {
+            Codec::Text(text) => text.prompt(parts),
+            Codec::Ids(_) => {
+                let parts = parts.iter().map(|part| self.encode(part));
+                Ok(parts.collect::<Result<Vec<_>>>()?.concat())
             }
         }
     }
@@ -50,13 +47,17 @@ impl Codec {
     /// The ids of something that continues a prompt.
     ///
     /// # Errors
-    /// As [`Codec::prompt`].
+    /// As [`Codec::prompt`], and [`Error::is_unsupported`] for messages, which can only begin.
     pub fn encode(&self, part: &Part) -> Result<Vec<i32>> {
         match (self, part) {
             (_, Part::Tokens(ids)) => Ok(ids.clone()),
-            (Codec::Text(tokenizer), Part::Text(text)) => tokenizer.encode(text),
-            (Codec::Ids(_), Part::Text(text)) => Err(Error::invalid(format!(
-                "a task of ids cannot write the text {text:?}: there is no tokenizer"
+            (Codec::Text(text), Part::Text(part)) => text.tokenizer().encode(part),
+            (Codec::Text(_), Part::Messages(_)) => Err(Error::unsupported(
+                "messages in the middle of a text: give them with the prompt",
+            )),
+            (Codec::Ids(_), part) => Err(Error::invalid(format!(
+                "a task of ids cannot write the text {:?}: there is no tokenizer",
+                part.text()
             ))),
         }
     }
@@ -67,7 +68,7 @@ impl Codec {
     /// As [`Tokenizer::decode`].
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         match self {
-            Codec::Text(tokenizer) => tokenizer.decode(ids),
+            Codec::Text(text) => text.tokenizer().decode(ids),
             Codec::Ids(_) => Ok(written(ids)),
         }
     }
@@ -78,7 +79,7 @@ impl Codec {
     /// As [`Codec::decode`].
     pub fn part(&self, ids: &[i32]) -> Result<Part> {
         match self {
-            Codec::Text(tokenizer) => Ok(Part::Text(tokenizer.decode(ids)?)),
+            Codec::Text(text) => Ok(Part::Text(text.tokenizer().decode(ids)?)),
             Codec::Ids(_) => Ok(Part::Tokens(ids.to_vec())),
         }
     }
@@ -89,7 +90,7 @@ impl Codec {
     /// As [`Codec::decode`].
     pub fn ends(&self, ids: &[i32]) -> Result<Vec<usize>> {
         let mut ends = Vec::with_capacity(ids.len());
-        if let Codec::Text(tokenizer) = self
+        if let Some(tokenizer) = self.tokenizer()
             && let Ok(mut stream) = tokenizer.stream()
         {
             let mut end = 0;
@@ -108,7 +109,7 @@ impl Codec {
     /// The ids that end a completion; the first is what a trainer appends to an example.
     pub fn stop(&self) -> Vec<i32> {
         match self {
-            Codec::Text(tokenizer) => tokenizer.eos().to_vec(),
+            Codec::Text(text) => text.tokenizer().eos().to_vec(),
             Codec::Ids(ids) => vec![ids.end],
         }
     }
@@ -127,7 +128,7 @@ impl Codec {
     /// [`Error::is_io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
         match self {
-            Codec::Text(tokenizer) => tokenizer.save(folder),
+            Codec::Text(text) => text.tokenizer().save(folder),
             Codec::Ids(_) => Ok(()),
         }
     }

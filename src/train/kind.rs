@@ -6,9 +6,11 @@ use super::diffusion::{DiffusionSession, DiffusionSettings};
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
 use super::settings::{ModelSettings, Settings};
+use super::text_codec::tells_time;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tasks::settings::Source;
+use crate::text::chat::today;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -94,6 +96,21 @@ impl RunSettings {
             RunSettings::Diffusion(settings) => (DIFFUSION, config::to_toml(settings)?),
         };
         Ok(format!("{KIND} = \"{kind}\"\n{text}"))
+    }
+
+    /// The settings of a run that begins now: where its chat template writes the date, they say which day it is, so that the
+    /// run reads the same prompts whenever it goes on.
+    ///
+    /// # Errors
+    /// As [`tells_time`].
+    pub fn dated(mut self) -> Result<RunSettings> {
+        if let RunSettings::Reinforcement(settings) = &mut self
+            && let ModelSettings::Folder { path, date: date @ None, .. } = &mut settings.model
+            && tells_time(path, &settings.task.source.prompting())?
+        {
+            *date = Some(today());
+        }
+        Ok(self)
     }
 
     /// Checks what the types cannot say.

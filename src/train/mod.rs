@@ -28,6 +28,7 @@ pub mod run;
 pub mod run_dir;
 pub mod settings;
 pub mod supervised;
+pub mod text_codec;
 pub mod world;
 
 pub use checkpoint::Checkpoints;

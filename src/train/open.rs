@@ -4,6 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::codec::Codec;
 use super::reinforce::Reinforcement;
 use super::settings::{ModelSettings, Settings};
+use super::text_codec::TextCodec;
 use super::world::World;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -12,7 +13,7 @@ use crate::models::{Causal, Decoder, DecoderConfig, Gpt, GptConfig};
 use crate::rl::filling_policy::{Filling, FillingPolicy};
 use crate::rl::policy::Policy;
 use crate::tasks::environment::OneShot;
-use crate::tasks::{Environment, Language, Task};
+use crate::tasks::{Environment, Language, Prompting, Task, Template};
 use crate::text::Tokenizer;
 use std::path::Path;
 
@@ -23,16 +24,18 @@ use std::path::Path;
 /// vocabulary.
 pub fn folder(path: &Path, dtype: Option<DType>, device: &Device) -> Result<(Decoder, Tokenizer)> {
     let decoder = Decoder::load_on(path, dtype, device)?;
-    let tokenizer = Tokenizer::load(path)?;
-    tokenizer.fits(decoder.config().vocab_size).map_err(|e| e.at(path.display()))?;
-    Ok((decoder, tokenizer))
+    let tokenizer = Tokenizer::load(path)?.fitted(decoder.config().vocab_size);
+    Ok((decoder, tokenizer.map_err(|e| e.at(path.display()))?))
 }
 
-/// The ids that end a completion: the tokenizer's and the model's.
+/// The ids that end a completion: the tokenizer's, whose first a trainer appends, and the model's.
 pub fn stop_ids(model: &Decoder, tokenizer: &Tokenizer) -> Vec<i32> {
-    let mut ids: Vec<i32> = tokenizer.eos().iter().chain(&model.config().eos).copied().collect();
-    ids.sort_unstable();
-    ids.dedup();
+    let mut ids: Vec<i32> = tokenizer.eos().to_vec();
+    for id in &model.config().eos {
+        if !ids.contains(id) {
+            ids.push(*id);
+        }
+    }
     ids
 }
 
@@ -60,6 +63,7 @@ struct Opened {
 fn of_decoder(
     mut model: Decoder,
     tokenizer: Tokenizer,
+    prompting: &Prompting,
     settings: &Settings,
     device: &Device,
 ) -> Result<Opened> {
@@ -78,7 +82,13 @@ fn of_decoder(
             ));
         }
     };
-    Ok(Opened { policy, codec: Codec::Text(Box::new(tokenizer)), stop })
+    let date = match &settings.model {
+        ModelSettings::Folder { date, .. } => date.as_deref(),
+        _ => None,
+    };
+    let codec =
+        TextCodec::new(tokenizer, prompting, date).map_err(|e| e.at("task.format.template"))?;
+    Ok(Opened { policy, codec: Codec::Text(Box::new(codec)), stop })
 }
 
 /// A new policy, as the settings describe it.
@@ -88,6 +98,7 @@ fn new_policy(
     alphabet: &str,
     device: &Device,
 ) -> Result<Opened> {
+    let prompting = settings.task.source.prompting();
     match (&settings.model, task.language()) {
         (
             ModelSettings::Small { architecture, hidden_size, layers, heads, context, dtype },
@@ -106,7 +117,7 @@ fn new_policy(
             )?;
             config.set_eos(tokenizer.eos());
             let model = Decoder::random(config, element_type(dtype)?, settings.seed)?;
-            of_decoder(model, tokenizer, settings, device)
+            of_decoder(model, tokenizer, &prompting, settings, device)
         }
         (ModelSettings::Ids { width, layers, heads, ngram }, Language::Ids(ids)) => {
             let config = GptConfig {
@@ -128,7 +139,7 @@ fn new_policy(
         }
         (ModelSettings::Folder { path, .. }, Language::FreeText | Language::Characters(_)) => {
             let (model, tokenizer) = folder(path, dtype(&settings.model)?, &Device::Cpu)?;
-            of_decoder(model, tokenizer, settings, device)
+            of_decoder(model, tokenizer, &prompting, settings, device)
         }
         (ModelSettings::Small { .. }, Language::FreeText) => Err(Error::invalid(format!(
             "task {} is free text: it needs a model folder with a tokenizer (--model DIR)",
@@ -158,7 +169,17 @@ fn loaded_policy(
         return Ok(Opened { policy, codec, stop });
     }
     let model = Decoder::load_on(folder, dtype(&settings.model)?, device)?;
-    of_decoder(model, Tokenizer::load(folder)?, settings, device)
+    let tokenizer = Tokenizer::load(folder)?.fitted(model.config().vocab_size)?;
+    of_decoder(model, tokenizer, &resumed_prompting(settings), settings, device)
+}
+
+/// How prompts are put to the model of a checkpoint, which has the template with which it was trained among its files.
+pub fn resumed_prompting(settings: &Settings) -> Prompting {
+    let mut prompting = settings.task.source.prompting();
+    if let Template::File(_) = prompting.template {
+        prompting.template = Template::Chat;
+    }
+    prompting
 }
 
 impl Reinforcement {

@@ -111,9 +111,12 @@ pub enum ModelSettings {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// The type to hold the weights in; absent: that of the files.
+        /// The type to hold the weights in; absent: that of the files, and where they have several, that of `config.json`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dtype: Option<String>,
+        /// The day, as `2026-11-29`, that a chat template which writes the date is told; a run writes down that on which it began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        date: Option<String>,
     },
 }
 

@@ -5,6 +5,7 @@ use crate::tasks::arithmetic::{Arithmetic, ArithmeticConfig};
 use crate::tasks::jsonl::{Jsonl, JsonlConfig};
 use crate::tasks::permutation_chain::{ChainConfig, PermutationChain};
 use crate::tasks::task::Task;
+use crate::tasks::template::Prompting;
 use crate::tasks::two_hop::{TwoHop, TwoHopConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -48,5 +49,15 @@ impl Source {
             }
             Source::TwoHop(config) => Box::new(TwoHop::new(config.clone())?),
         })
+    }
+
+    /// How its prompts are put to a model that reads text.
+    pub fn prompting(&self) -> Prompting {
+        match self {
+            Source::Jsonl(JsonlTask { format, .. }) => {
+                Prompting { template: format.template.clone(), system: format.system.clone() }
+            }
+            _ => Prompting::default(),
+        }
     }
 }

@@ -191,7 +191,7 @@ fn scored(ids: &[i32], length: usize) -> Vec<Scored<'_>> {
 /// The model of the settings with its tokenizer.
 fn model(settings: &DiffusionSettings) -> Result<(Decoder, Tokenizer)> {
     match &settings.model {
-        ModelSettings::Folder { path, dtype } => {
+        ModelSettings::Folder { path, dtype, .. } => {
             let dtype = dtype.as_deref().map(element_type).transpose()?;
             folder(path, dtype, &Device::Cpu)
         }

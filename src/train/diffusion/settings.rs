@@ -114,6 +114,9 @@ impl DiffusionSettings {
                 self.evaluation.prompt, self.length
             ));
         }
+        if matches!(&self.model, ModelSettings::Folder { date: Some(_), .. }) {
+            return bad("model.date is for chat templates; running text is read as it is".into());
+        }
         self.next_token.optimizer.check().map_err(|e| e.at("next_token.optimizer"))?;
         self.diffusion.optimizer.check().map_err(|e| e.at("diffusion.optimizer"))?;
         self.evaluation.selection.check(self.evaluation.confidence)?;
