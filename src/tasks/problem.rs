@@ -1,6 +1,7 @@
 //! A problem: what the model is given, in parts, and what would be right.
 
-use serde_json::{Map, Value};
+use super::json::Object;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// A piece of what a model reads or writes.
@@ -11,14 +12,30 @@ pub enum Part {
     Text(String),
     /// Ids as the model takes them, for problems that are made of ids and need no tokenizer.
     Tokens(Vec<i32>),
+    /// Messages of a conversation, which the model's chat template puts together.
+    Messages(Vec<Message>),
+}
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// Who says it, e.g. `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
 }
 
 impl Part {
-    /// The part as text: ids are written as decimal numbers with blanks between them.
+    /// The part as text: ids are written as decimal numbers with blanks between them, messages as their contents with line
+    /// feeds between them.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Part::Text(text) => Cow::Borrowed(text),
             Part::Tokens(ids) => Cow::Owned(written(ids)),
+            Part::Messages(all) => {
+                let contents: Vec<&str> = all.iter().map(|one| one.content.as_str()).collect();
+                Cow::Owned(contents.join("\n"))
+            }
         }
     }
 }
@@ -42,13 +59,13 @@ pub struct Problem {
     /// How hard the task thinks it is; 0 when it does not know. Larger is harder.
     pub level: u32,
     /// The other fields of the record that the problem was read from; empty for problems made in code.
-    pub fields: Map<String, Value>,
+    pub fields: Object,
 }
 
 impl Problem {
     /// A problem of one part, of level 0 and without fields.
     pub fn new(id: u64, part: Part, answer: impl Into<String>) -> Problem {
-        Problem { id, parts: vec![part], answer: answer.into(), level: 0, fields: Map::new() }
+        Problem { id, parts: vec![part], answer: answer.into(), level: 0, fields: Object::new() }
     }
 
     /// A problem whose prompt is text, of level 0 and without fields.

@@ -55,6 +55,10 @@ impl Codec {
         match (self, part) {
             (_, Part::Tokens(ids)) => Ok(ids.clone()),
             (Codec::Text(tokenizer), Part::Text(text)) => tokenizer.encode(text),
+            (_, Part::Messages(all)) => Err(Error::invalid(format!(
+                "a prompt of {} messages needs a chat template",
+                all.len()
+            ))),
             (Codec::Ids(_), Part::Text(text)) => Err(Error::invalid(format!(
                 "a task of ids cannot write the text {text:?}: there is no tokenizer"
             ))),
