@@ -95,12 +95,11 @@ fn losses_and_gradients_are_trls() {
             (done.loss, side(0).chain(side(1)).collect(), Some([mean(0), mean(1)]))
         };
         // TRL has α-divergence and ORPO in f32.
-        let tolerance = match case.kind == "orpo"
-            || case.settings["f_divergence_type"] == "alpha_divergence"
-        {
-            true => 2e-6,
-            false => 1e-12,
-        };
+        let tolerance =
+            match case.kind == "orpo" || case.settings["f_divergence_type"] == "alpha_divergence" {
+                true => 2e-6,
+                false => 1e-12,
+            };
         let near = |ours: f64, theirs: f64, what: &str| {
             let close = (ours - theirs).abs() <= tolerance * theirs.abs().max(1.0);
             assert!(close, "{} {}: {what} {ours}, TRL {theirs}", case.kind, case.settings);

@@ -90,6 +90,14 @@ impl RunDir {
         fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))
     }
 
+    /// Writes `config.toml` anew, where a run goes on with something that has changed.
+    ///
+    /// # Errors
+    /// [`Error::is_io`].
+    pub fn replace_config(&self, config: &str) -> Result<()> {
+        atomic::write_file(&self.config_path(), config.as_bytes())
+    }
+
     /// `metrics.jsonl`
     pub fn metrics_path(&self) -> PathBuf {
         self.root.join("metrics.jsonl")

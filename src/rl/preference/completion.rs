@@ -84,7 +84,12 @@ pub struct Gradient {
 
 impl Gradient {
     /// By the log-prob of each of `tokens` tokens, where those from `shared` on count `ld_alpha` times.
-    pub fn by_token(self, tokens: usize, shared: usize, ld_alpha: f64) -> impl Iterator<Item = f64> {
+    pub fn by_token(
+        self,
+        tokens: usize,
+        shared: usize,
+        ld_alpha: f64,
+    ) -> impl Iterator<Item = f64> {
         (0..tokens).map(move |at| {
             let weight = if at < shared { 1.0 } else { ld_alpha };
             self.logprob * weight + self.likelihood
@@ -137,8 +142,7 @@ pub(super) mod differences {
             for (side, gradient) in gradients.iter().enumerate() {
                 let moved = |logprob: f64, likelihood: f64| {
                     let mut other = pairs.to_vec();
-                    let one =
-                        if side == 0 { &mut other[i].chosen } else { &mut other[i].rejected };
+                    let one = if side == 0 { &mut other[i].chosen } else { &mut other[i].rejected };
                     one.logprob += logprob;
                     one.likelihood += likelihood;
                     loss(&other).loss

@@ -50,10 +50,7 @@ impl LossType {
     /// known cancels.
     fn takes_divergence(self) -> bool {
         use LossType::{Discopop, ExoPair, Hinge, Ipo, Robust, Sft, Sigmoid, SigmoidNorm};
-        matches!(
-            self,
-            Sigmoid | SigmoidNorm | Hinge | Ipo | ExoPair | Robust | Discopop | Sft
-        )
+        matches!(self, Sigmoid | SigmoidNorm | Hinge | Ipo | ExoPair | Robust | Discopop | Sft)
     }
 
     fn sorts(self) -> bool {
@@ -147,7 +144,7 @@ impl Dpo {
         }
         if has(LossType::ExoPair) && self.label_smoothing == 0.0 {
             return bad(
-                "label_smoothing must be over 0 for loss_type exo_pair (its paper has 1e-3)".into()
+                "label_smoothing must be over 0 for loss_type exo_pair (its paper has 1e-3)".into(),
             );
         }
         if !(0.0..=1.0).contains(&self.ld_alpha) {
@@ -240,8 +237,8 @@ impl Dpo {
                 // Σ q log(q/p) over the two, with q = σ(±logit); its derivative is q(1 - q)(log odds of q - log odds of p).
                 let (log_p, log_not_p) = ((-smoothing).ln_1p(), smoothing.ln());
                 let (q, not_q) = (sigmoid(logit), sigmoid(-logit));
-                let loss = q * (log_sigmoid(logit) - log_p)
-                    + not_q * (log_sigmoid(-logit) - log_not_p);
+                let loss =
+                    q * (log_sigmoid(logit) - log_p) + not_q * (log_sigmoid(-logit) - log_not_p);
                 by_logit((loss, q * not_q * (logit - (log_p - log_not_p))))
             }
             LossType::Robust => {
@@ -312,7 +309,13 @@ impl Dpo {
     }
 
     /// Sorted differences `log π(chosen) - log π(rejected)` of the policy against those of the reference.
-    fn sorted_by_pair(&self, pairs: &[Pair], totals: Totals, weight: f64, done: &mut MeasuredPairs) {
+    fn sorted_by_pair(
+        &self,
+        pairs: &[Pair],
+        totals: Totals,
+        weight: f64,
+        done: &mut MeasuredPairs,
+    ) {
         let own = order(pairs, |pair| pair.chosen.logprob - pair.rejected.logprob);
         let reference =
             order(pairs, |pair| pair.chosen.reference_logprob - pair.rejected.reference_logprob);
@@ -325,7 +328,13 @@ impl Dpo {
     }
 
     /// Sorted log-ratios of the chosen completions against those of the rejected ones.
-    fn sorted_by_side(&self, pairs: &[Pair], totals: Totals, weight: f64, done: &mut MeasuredPairs) {
+    fn sorted_by_side(
+        &self,
+        pairs: &[Pair],
+        totals: Totals,
+        weight: f64,
+        done: &mut MeasuredPairs,
+    ) {
         let chosen = order(pairs, |pair| pair.chosen.log_ratio());
         let rejected = order(pairs, |pair| pair.rejected.log_ratio());
         for ((i, chosen), (j, rejected)) in chosen.into_iter().zip(rejected) {

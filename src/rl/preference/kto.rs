@@ -33,12 +33,7 @@ pub struct Kto {
 
 impl Default for Kto {
     fn default() -> Kto {
-        Kto {
-            beta: 0.1,
-            loss_type: KtoLoss::Kto,
-            desirable_weight: 1.0,
-            undesirable_weight: 1.0,
-        }
+        Kto { beta: 0.1, loss_type: KtoLoss::Kto, desirable_weight: 1.0, undesirable_weight: 1.0 }
     }
 }
 
