@@ -5,7 +5,7 @@ use super::{ComputeArgs, Failure, list, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes;
-use crate::train::kind::{Kind, RunSettings};
+use crate::train::kind::{Kind, OpenRun, RunSettings};
 use crate::train::{self, Observer, Outcome, RunDir, report};
 use std::path::{Path, PathBuf};
 
@@ -30,9 +30,12 @@ pub(super) struct TrainArgs {
     /// A model folder: config.json, tokenizer.json, *.safetensors
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Problems: one JSON object a line with `prompt` and `answer`; for block diffusion a folder of source files
+    /// Problems with answers: lines of JSON, a JSON array, CSV or Parquet; for block diffusion a folder of source files
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Problems for evaluation alone; without it some of --data are held out
+    #[arg(long, value_name = "FILE")]
+    eval_data: Option<PathBuf>,
     /// Steps of reinforcement learning, or of block diffusion
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -43,8 +46,11 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in --out (by default the newest) from its last checkpoint, with its settings
-    #[arg(long, conflicts_with_all = ["recipe", "config", "settings", "model", "data", "steps", "seed"])]
+    #[arg(long, conflicts_with_all = ["recipe", "config", "settings", "model", "data", "eval_data", "steps", "seed"])]
     resume: bool,
+    /// With --resume: go on although a file of problems has changed since the run began
+    #[arg(long, requires = "resume")]
+    accept_changes: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -69,14 +75,19 @@ impl TrainArgs {
         );
         let steps = match kind {
             Kind::Reinforcement(_) => {
-                let task = |path| format!("task={{kind=\"jsonl\", path={}}}", quoted(path));
+                let task = |path| format!("task={{kind=\"file\", path={}}}", quoted(path));
                 all.extend(self.data.as_deref().map(task));
+                let evaluation = |path| format!("task.evaluation={{path={}}}", quoted(path));
+                all.extend(self.eval_data.as_deref().map(evaluation));
                 "steps"
             }
             Kind::Diffusion(_) => {
                 if let Some(path) = self.data.as_deref().map(quoted) {
                     all.push(format!("text={{kind=\"files\", path={path}, {SOURCE}}}"));
                     all.push("tokenizer={kind=\"byte_pairs\", vocab_size=512}".to_owned());
+                }
+                if let Some(path) = self.eval_data.as_deref().map(quoted) {
+                    all.push(format!("task.evaluation={{path={path}}}"));
                 }
                 "diffusion.steps"
             }
@@ -103,7 +114,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     catch_interrupts()?;
     let mut progress = Progress::new();
     let outcome = if args.resume {
-        resume(&out, &device, &mut progress)
+        resume(args, &out, &device, &mut progress)
     } else {
         begin(args, &out, &device, &mut progress)
     }?;
@@ -139,26 +150,38 @@ fn begin(
     }
     settings.check().map_err(Failure::usage)?;
     let settings = settings.dated()?;
-    let text = settings.to_toml()?;
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
-    let mut trainee = settings.open(None, device)?;
-    let run = RunDir::create(out, &text)?;
+    let OpenRun { mut trainee, config, notices } = settings.open(None, device)?;
+    let run = RunDir::create(out, &config)?;
     observer.message(&format!("run {}", out.display()));
+    notices.iter().for_each(|line| observer.message(line));
     Ok(train::run(&mut *trainee, &run, observer)?)
 }
 
 /// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
-fn resume(out: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+fn resume(
+    args: &TrainArgs,
+    out: &Path,
+    device: &Device,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Failure> {
     let run = RunDir::resume(out)?;
     let place = run.config_path();
-    let settings = RunSettings::from_toml(&run.config()?, &place.display().to_string())?;
+    let mut settings = RunSettings::from_toml(&run.config()?, &place.display().to_string())?;
+    if args.accept_changes {
+        settings.accept_changes();
+    }
     let (latest, damaged) = run.checkpoints(0).latest()?;
     for error in damaged {
         observer.message(&format!("passing over a damaged checkpoint: {error}"));
     }
-    let mut trainee = settings.open(latest.as_ref(), device)?;
+    let OpenRun { mut trainee, config, notices } = settings.open(latest.as_ref(), device)?;
     run.rewind(trainee.step())?;
+    if args.accept_changes {
+        run.replace_config(&config)?;
+    }
     observer.message(&format!("run {} from step {}", out.display(), trainee.step()));
+    notices.iter().for_each(|line| observer.message(line));
     Ok(train::run(&mut *trainee, &run, observer)?)
 }
 

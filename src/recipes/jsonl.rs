@@ -6,8 +6,8 @@ use crate::optim::{AdamWSettings, Schedule};
 use crate::rl::stage::logprobs::ReferenceSettings;
 use crate::rl::stage::reward::RewardSettings;
 use crate::tasks::TaskSettings;
-use crate::tasks::jsonl::JsonlConfig;
-use crate::tasks::settings::{JsonlTask, Source};
+use crate::tasks::file::FileSettings;
+use crate::tasks::settings::Source;
 use crate::train::settings::{
     CheckpointSettings, EvaluationSettings, ModelSettings, Order, RolloutSettings, Settings,
     UpdateSettings, WarmupSettings,
@@ -21,10 +21,7 @@ pub fn jsonl() -> Settings {
         seed: 1,
         steps: 200,
         model: ModelSettings::Folder { path: PathBuf::new(), dtype: None, date: None },
-        task: TaskSettings::new(Source::Jsonl(JsonlTask {
-            path: PathBuf::new(),
-            format: JsonlConfig::default(),
-        })),
+        task: TaskSettings::new(Source::File(FileSettings::default())),
         warmup: WarmupSettings {
             steps: 0,
             examples: 32,

@@ -24,6 +24,7 @@ pub mod length;
 mod live;
 pub mod masked_policy;
 pub mod policy;
+pub mod preference;
 pub mod process_reward;
 pub mod replay;
 pub mod resampling;

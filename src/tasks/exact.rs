@@ -21,6 +21,10 @@ impl Verifier for ExactMatch {
         Gives { label: true, steps: false }
     }
 
+    fn unanswerable(&self, problem: &Problem) -> Option<String> {
+        problem.answer.trim().is_empty().then(|| "the answer is empty".to_owned())
+    }
+
     fn judge(&self, problem: &Problem, attempt: &Attempt<'_>) -> Judgement {
         let right = !attempt.truncated && attempt.last_text().trim() == problem.answer.trim();
         let label = if right { Label::Right } else { Label::Wrong };

@@ -51,6 +51,13 @@ impl FinalAnswer {
     }
 }
 
+/// The end of a reference, where its answer stands.
+fn shown(reference: &str) -> &str {
+    const MOST: usize = 60;
+    let start = reference.char_indices().rev().nth(MOST - 1).map_or(0, |(at, _)| at);
+    &reference[start..]
+}
+
 impl Verifier for FinalAnswer {
     fn name(&self) -> &str {
         "answer"
@@ -62,6 +69,21 @@ impl Verifier for FinalAnswer {
 
     fn gives(&self) -> Gives {
         Gives { label: true, steps: false }
+    }
+
+    fn unanswerable(&self, problem: &Problem) -> Option<String> {
+        let known = answer::known(&problem.answer);
+        // Whatever equals an answer equals it when it is stated as it is.
+        (!equality::same(known, known)).then(|| {
+            if problem.answer.trim().is_empty() {
+                "the answer is empty".to_owned()
+            } else {
+                format!(
+                    "nothing equals the answer {known:?} of the reference {:?}",
+                    shown(&problem.answer)
+                )
+            }
+        })
     }
 
     fn judge(&self, problem: &Problem, attempt: &Attempt<'_>) -> Judgement {
@@ -115,6 +137,23 @@ mod tests {
         ] {
             let given = label(known, completion, truncated);
             assert_eq!(given, expected, "{known} / {completion} / {truncated}");
+        }
+    }
+
+    #[test]
+    fn a_reference_that_nothing_equals_is_told() {
+        let why = |known: &str| FinalAnswer::default().unanswerable(&Problem::text(0, "q", known));
+        for known in ["42", "x+1", "so #### 7", "\\boxed{(1,2)}", "I don't know", "(", "1/0", "{"] {
+            assert_eq!(why(known), None, "{known}");
+        }
+        for (known, says) in [
+            ("", "the answer is empty"),
+            (" \n", "the answer is empty"),
+            ("so it is ####", "nothing equals the answer \"\" of the reference \"so it is ####\""),
+            ("\\boxed{}", "nothing equals the answer \"\""),
+            ("$.$", "nothing equals the answer \"$.$\""),
+        ] {
+            assert!(why(known).unwrap().starts_with(says), "{known}: {:?}", why(known));
         }
     }
 

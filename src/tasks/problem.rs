@@ -1,7 +1,7 @@
 //! A problem: what the model is given, in parts, and what would be right.
 
+use super::json::Object;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// A piece of what a model reads or writes.
@@ -58,13 +58,13 @@ pub struct Problem {
     /// How hard the task thinks it is; 0 when it does not know. Larger is harder.
     pub level: u32,
     /// The other fields of the record that the problem was read from; empty for problems made in code.
-    pub fields: Map<String, Value>,
+    pub fields: Object,
 }
 
 impl Problem {
     /// A problem of one part, of level 0 and without fields.
     pub fn new(id: u64, part: Part, answer: impl Into<String>) -> Problem {
-        Problem { id, parts: vec![part], answer: answer.into(), level: 0, fields: Map::new() }
+        Problem { id, parts: vec![part], answer: answer.into(), level: 0, fields: Object::new() }
     }
 
     /// A problem whose prompt is text, of level 0 and without fields.

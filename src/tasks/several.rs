@@ -80,6 +80,10 @@ impl Verifier for Several {
         Ok(Judged { judgements, faults })
     }
 
+    fn unanswerable(&self, problem: &Problem) -> Option<String> {
+        self.verifiers.iter().find_map(|one| one.unanswerable(problem))
+    }
+
     fn try_out(&self, problem: &Problem) -> Result<()> {
         self.verifiers.iter().try_for_each(|one| one.try_out(problem))
     }

@@ -3,6 +3,7 @@
 use super::episode::Example;
 use super::problem::Problem;
 use super::verifier::Verifier;
+use crate::error::Result;
 
 /// A source of problems. Every method is a pure function of its arguments: a seed and an index are all the state.
 pub trait Task: Send + Sync {
@@ -25,6 +26,19 @@ pub trait Task: Send + Sync {
 
     /// At most `count` distinct problems that [`Task::problem`] never returns, for any seed. Fewer when there are fewer.
     fn held_out(&self, seed: u64, count: usize) -> Vec<Problem>;
+
+    /// Looks at every problem that was read from somewhere, before a run begins: `fault` says what is wrong with one. A task that
+    /// makes its problems has nothing to look at. Gives lines for the user about what was left out.
+    ///
+    /// # Errors
+    /// [`Error::is_format`](crate::Error::is_format) naming where problems with a fault stand, where they are not to be left out.
+    fn inspect(
+        &mut self,
+        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+    ) -> Result<Vec<String>> {
+        let _ = fault;
+        Ok(Vec::new())
+    }
 
     /// Example `index` of `seed` for supervised learning: a problem that is never held out and a response, which may be
     /// wrong on purpose. `None` for a task that has no examples.

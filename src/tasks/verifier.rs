@@ -75,6 +75,12 @@ pub trait Verifier: Send + Sync {
         Ok(judged)
     }
 
+    /// Why no attempt at a problem can be right; `None` where one may be.
+    fn unanswerable(&self, problem: &Problem) -> Option<String> {
+        let _ = problem;
+        None
+    }
+
     /// Makes sure that it works, before a run directory exists, by judging an attempt at `problem`.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use super::text_codec::tells_time;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tasks::settings::Source;
+use crate::tasks::source_text::TextSettings;
 use crate::text::chat::today;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// The settings that a recipe of a kind begins with.
@@ -31,25 +32,73 @@ pub enum RunSettings {
     Diffusion(Box<DiffusionSettings>),
 }
 
+/// A run that was opened.
+pub struct OpenRun {
+    /// What is trained.
+    pub trainee: Box<dyn Trainee>,
+    /// The text of its `config.toml`: the settings with what was found in place of what they left open.
+    pub config: String,
+    /// What the user should know before the first step: what was guessed, what was left out.
+    pub notices: Vec<String>,
+}
+
 /// The key of `config.toml` that says which.
 const KIND: &str = "kind";
 const REINFORCEMENT: &str = "reinforcement";
 const DIFFUSION: &str = "diffusion";
 
 impl RunSettings {
-    /// A recipe's settings with a file and overrides over them, complete but not checked.
+    /// A recipe's settings with a file and overrides over them, complete but not checked. Paths are absolute from here on: a
+    /// run may be resumed from another folder.
     ///
     /// # Errors
-    /// As [`config::load`].
+    /// As [`config::load`]; [`Error::is_io`] where there is no working directory.
     pub fn load(kind: Kind, file: Option<&Path>, overrides: &[String]) -> Result<RunSettings> {
-        Ok(match kind {
+        let mut settings = match kind {
             Kind::Reinforcement(defaults) => {
                 RunSettings::Reinforcement(Box::new(config::load(&defaults(), file, overrides)?))
             }
             Kind::Diffusion(defaults) => {
                 RunSettings::Diffusion(Box::new(config::load(&defaults(), file, overrides)?))
             }
-        })
+        };
+        for path in settings.paths_mut() {
+            *path = std::path::absolute(&path)
+                .map_err(|e| Error::io(format!("finding {}", path.display()), e))?;
+        }
+        Ok(settings)
+    }
+
+    /// Every path of the settings that is given.
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        let (model, mut paths) = match self {
+            RunSettings::Reinforcement(settings) => {
+                let pool = settings.replay.as_mut().and_then(|replay| replay.pool.as_mut());
+                (&mut settings.model, pool.into_iter().chain(settings.task.paths_mut()).collect())
+            }
+            RunSettings::Diffusion(settings) => (
+                &mut settings.model,
+                match &mut settings.text {
+                    TextSettings::Files { path, .. } => vec![path],
+                    _ => Vec::new(),
+                },
+            ),
+        };
+        if let ModelSettings::Folder { path, .. } = model {
+            paths.push(path);
+        }
+        // An empty path is one that is still to be given.
+        paths.retain(|path| !path.as_os_str().is_empty());
+        paths
+    }
+
+    /// Takes the data as they are now: what they were when the run began is forgotten.
+    pub fn accept_changes(&mut self) {
+        if let RunSettings::Reinforcement(settings) = self
+            && let Source::File(file) = &mut settings.task.source
+        {
+            file.accept_changes();
+        }
     }
 
     /// Settings over those of a run that is there, as `key=value`: a resumed run may change what is done from now on.
@@ -175,7 +224,7 @@ impl RunSettings {
         }
         match self {
             RunSettings::Reinforcement(settings) => match &settings.task.source {
-                Source::Jsonl(file) if file.path.as_os_str().is_empty() => {
+                Source::File(file) if file.path.as_os_str().is_empty() => {
                     Some(("--data FILE", "a file of problems"))
                 }
                 _ => None,
@@ -188,14 +237,15 @@ impl RunSettings {
     ///
     /// # Errors
     /// What loading the model and the data reports.
-    pub fn open(
-        self,
-        checkpoint: Option<&Checkpoint>,
-        device: &Device,
-    ) -> Result<Box<dyn Trainee>> {
-        Ok(match (self, checkpoint) {
+    pub fn open(self, checkpoint: Option<&Checkpoint>, device: &Device) -> Result<OpenRun> {
+        let config = self.to_toml()?;
+        let trainee: Box<dyn Trainee> = match (self, checkpoint) {
             (RunSettings::Reinforcement(settings), checkpoint) => {
-                Box::new(Reinforcement::open(*settings, checkpoint, device)?)
+                let run = Reinforcement::open(*settings, checkpoint, device)?;
+                let config =
+                    RunSettings::Reinforcement(Box::new(run.settings().clone())).to_toml()?;
+                let notices = run.opening_notices().to_vec();
+                return Ok(OpenRun { trainee: Box::new(run), config, notices });
             }
             (RunSettings::Diffusion(settings), None) => {
                 Box::new(DiffusionSession::new(*settings, device)?)
@@ -203,6 +253,7 @@ impl RunSettings {
             (RunSettings::Diffusion(settings), Some(checkpoint)) => {
                 Box::new(DiffusionSession::resumed(*settings, checkpoint, device)?)
             }
-        })
+        };
+        Ok(OpenRun { trainee, config, notices: Vec::new() })
     }
 }

@@ -193,22 +193,78 @@ impl Reinforcement {
         device: &Device,
     ) -> Result<Reinforcement> {
         settings.check()?;
-        let parts = settings.task.open(settings.seed)?;
+        let Surroundings { settings, world, policy, notices } =
+            Surroundings::open(settings, checkpoint.map(|one| &*one.path), device)?;
+        let run = match checkpoint {
+            None => Reinforcement::new(settings, world, policy),
+            Some(checkpoint) => Reinforcement::resumed(settings, world, policy, checkpoint),
+        };
+        Ok(run?.with_opening_notices(notices))
+    }
+}
+
+/// A policy in its world, with the settings that both were opened with.
+pub struct Surroundings {
+    /// The settings with what was found in place of what they left open.
+    pub settings: Settings,
+    /// What the policy works on; problems that it cannot work on are left out or refused.
+    pub world: World,
+    /// The policy.
+    pub policy: Box<dyn Policy>,
+    /// What the user should know: what was guessed, what was left out.
+    pub notices: Vec<String>,
+}
+
+impl Surroundings {
+    /// Opens the task of some settings and the model that they name, or the one in the folder of a checkpoint.
+    ///
+    /// # Errors
+    /// What loading the model and the data reports; [`Error::is_format`] naming where the problems stand that cannot be
+    /// worked on: a prompt that does not fit the context, an answer that nothing equals.
+    pub fn open(
+        mut settings: Settings,
+        checkpoint: Option<&Path>,
+        device: &Device,
+    ) -> Result<Surroundings> {
+        let mut parts = settings.task.open(settings.seed)?;
         let opened = match checkpoint {
             None => new_policy(&settings, &*parts.task, parts.environment.alphabet(), device)?,
-            Some(checkpoint) => loaded_policy(&settings, &*parts.task, &checkpoint.path, device)?,
+            Some(folder) => loaded_policy(&settings, &*parts.task, folder, device)?,
         };
+        let Opened { policy, codec, stop } = opened;
+        let mut notices = parts.notices;
+        notices.extend(parts.task.inspect(&mut |problem| {
+            parts.verifier.unanswerable(problem).or_else(|| {
+                let prompt = codec.prompt(&parts.environment.begin(problem));
+                prompt.map_or_else(|e| Some(e.to_string()), |ids| unreadable(&ids, &*policy))
+            })
+        })?);
+        settings.task = parts.settings;
         let world = World {
             replies: parts.environment.name() != OneShot.name(),
             task: parts.task,
             environment: parts.environment,
             verifier: parts.verifier,
-            codec: opened.codec,
-            stop: opened.stop,
+            codec,
+            stop,
         };
-        match checkpoint {
-            None => Reinforcement::new(settings, world, opened.policy),
-            Some(checkpoint) => Reinforcement::resumed(settings, world, opened.policy, checkpoint),
-        }
+        Ok(Surroundings { settings, world, policy, notices })
     }
+}
+
+/// Why a policy cannot go on from a prompt.
+fn unreadable(ids: &[i32], policy: &dyn Policy) -> Option<String> {
+    let (context, vocab) = (policy.context(), policy.vocab());
+    if ids.len() >= context {
+        let count = ids.len();
+        return Some(format!(
+            "the prompt has {count} tokens, which leaves no room in the model's context of {context}"
+        ));
+    }
+    if ids.is_empty() {
+        return Some("the prompt has no tokens".to_owned());
+    }
+    let outside = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab));
+    outside
+        .map(|id| format!("token {id} of the prompt is outside the model's vocabulary of {vocab}"))
 }

@@ -88,6 +88,7 @@ pub struct Reinforcement {
     advice: Advice,
     /// Lines for the user about the last step.
     notices: Vec<String>,
+    opening_notices: Vec<String>,
 }
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -150,6 +151,12 @@ impl Reinforcement {
                 world.task.name()
             )));
         }
+        if world.task.size() == Some(0) {
+            return Err(Error::invalid(format!(
+                "task {} has no problem to train on",
+                world.task.name()
+            )));
+        }
         let held_out = world.task.held_out(settings.seed, settings.evaluation.problems);
         let first = world.task.problem(settings.seed, 0);
         world.prompt(&first)?;
@@ -188,6 +195,7 @@ impl Reinforcement {
             activity: Activity::default(),
             advice: Advice::default(),
             notices: Vec::new(),
+            opening_notices: Vec::new(),
         })
     }
 
@@ -212,6 +220,21 @@ impl Reinforcement {
         };
         self.stages.insert(at, stage);
         Ok(())
+    }
+
+    /// Its settings, with what was found in place of what they left open.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What the user should know of how the run was opened: what was guessed, what was left out.
+    pub fn opening_notices(&self) -> &[String] {
+        &self.opening_notices
+    }
+
+    /// Says so.
+    pub(super) fn with_opening_notices(self, notices: Vec<String>) -> Reinforcement {
+        Reinforcement { opening_notices: notices, ..self }
     }
 
     /// The policy.

@@ -161,7 +161,7 @@ impl CommandVerifier {
 impl Running {
     fn start(&mut self, settings: &CommandSettings, notices: &Arc<Notices>) -> Result<()> {
         let failed = |e| Error::io(format!("starting the judge `{}`", settings.shown()), e);
-        self.process = Some(Process::start(&settings.command, notices).map_err(failed)?);
+        self.process = Some(Process::start(settings, notices).map_err(failed)?);
         (self.asked, self.has_answered) = (0, false);
         Ok(())
     }

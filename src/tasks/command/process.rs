@@ -2,6 +2,7 @@
 
 use super::lines::{Line, each_line};
 use super::notices::Notices;
+use super::settings::CommandSettings;
 use std::io::{self, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -53,13 +54,16 @@ struct Streams {
 }
 
 impl Process {
-    /// Starts a program, the first of `command`, with the others as its arguments.
-    pub(super) fn start(command: &[String], notices: &Arc<Notices>) -> io::Result<Process> {
-        let Some((program, arguments)) = command.split_first() else {
+    /// Starts the program of some settings, the first of `command`, with the others as its arguments.
+    pub(super) fn start(settings: &CommandSettings, notices: &Arc<Notices>) -> io::Result<Process> {
+        let Some((program, arguments)) = settings.command.split_first() else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
         let mut command = Command::new(program);
         command.args(arguments);
+        if let Some(directory) = &settings.directory {
+            command.current_dir(directory);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if std::env::var_os("PYTHONUNBUFFERED").is_none() {
             // Python keeps what is printed to a pipe in a buffer, and an answer that stays there looks like none.

@@ -1,5 +1,6 @@
 //! The lines that go to a program and come back: one JSON object each.
 
+use crate::tasks::json::{Json, Object};
 use crate::tasks::judgement::{Extent, Fault, Judgement, Label, StepVerdict};
 use crate::tasks::problem::Problem;
 use crate::tasks::steps::Segmented;
@@ -16,19 +17,21 @@ pub(super) fn request(
     attempt: &Attempt<'_>,
     steps: Option<&Segmented>,
 ) -> Vec<u8> {
-    let mut object = Map::new();
-    let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-    put("id", id.into());
-    put("prompt", problem.prompt().into());
-    put("completion", attempt.text.into());
-    put("answer", problem.answer.as_str().into());
-    put("truncated", attempt.truncated.into());
+    let mut object = Object::new();
+    let mut put = |name: &str, value: Json| object.insert(name.to_owned(), value);
+    let string = |text: &str| Json::Text(text.to_owned());
+    put("id", Json::Number(id.to_string()));
+    put("prompt", string(&problem.prompt()));
+    put("completion", string(attempt.text));
+    put("answer", string(&problem.answer));
+    put("truncated", Json::Bool(attempt.truncated));
     if let Some(parts) = steps {
         let text =
             |range: &std::ops::Range<usize>| attempt.text.get(range.clone()).unwrap_or_default();
-        put("steps", parts.steps.iter().map(|step| text(&step.body).trim()).collect());
+        let steps = parts.steps.iter().map(|step| string(text(&step.body).trim()));
+        put("steps", Json::List(steps.collect()));
     }
-    let mut record = Map::new();
+    let mut record = Object::new();
     for (name, value) in &problem.fields {
         if OURS.contains(&name.as_str()) {
             record.insert(name.clone(), value.clone());
@@ -37,9 +40,9 @@ pub(super) fn request(
         }
     }
     if !record.is_empty() {
-        put("record", Value::Object(record));
+        put("record", Json::Object(record));
     }
-    let mut line = Value::Object(object).to_string().into_bytes();
+    let mut line = Json::Object(object).to_string().into_bytes();
     line.push(b'\n');
     line
 }
@@ -225,9 +228,8 @@ mod tests {
 
     #[test]
     fn a_request_is_one_line_with_the_records_fields() {
-        let Value::Object(fields) = json!({"id": "a7", "facts": ["é\n"], "record": 3}) else {
-            panic!()
-        };
+        let record = r#"{"id": "a7", "facts": ["é\n"], "record": 3, "n": 36893488147419103232}"#;
+        let Ok(Json::Object(fields)) = Json::parse(record) else { panic!() };
         let problem = Problem { fields, ..Problem::text(0, "2+2?\n", "4") };
         let text = "1. two\n2. more\n\\boxed{4}";
         let parts = segment(text, Segmentation::Numbered);
@@ -235,7 +237,9 @@ mod tests {
         let line = request(12, &problem, &attempt, Some(&parts));
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(line.last(), Some(&b'\n'));
-        let sent: Value = serde_json::from_slice(&line).unwrap();
+        assert!(String::from_utf8(line.clone()).unwrap().contains("\"n\":36893488147419103232"));
+        let mut sent: Value = serde_json::from_slice(&line).unwrap();
+        sent.as_object_mut().unwrap().remove("n");
         let expected = json!({
             "id": 12, "prompt": "2+2?\n", "completion": text, "answer": "4", "truncated": true, "steps": ["two", "more"],
             "facts": ["é\n"], "record": {"id": "a7", "record": 3},

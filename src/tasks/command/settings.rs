@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::tasks::steps::Segmentation;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The longest time limit, seconds: four months.
@@ -15,6 +16,10 @@ const LONGEST_LIMIT: f64 = 1e7;
 pub struct CommandSettings {
     /// The program and its arguments. No shell is involved: write `["sh", "-c", "…"]` for one.
     pub command: Vec<String>,
+    /// The folder that it is started in, from which its arguments may be relative paths. Absent: where the trainer is; a run
+    /// that is resumed elsewhere starts it where it was first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
     /// The names of its rewards. An answer has each of them under `rewards`, or a single one as `reward`.
     pub rewards: Vec<String>,
     /// Every answer must have a `label`.
@@ -51,6 +56,7 @@ impl Default for CommandSettings {
     fn default() -> CommandSettings {
         CommandSettings {
             command: Vec::new(),
+            directory: None,
             rewards: vec!["reward".to_owned()],
             label: false,
             steps: None,

@@ -6,7 +6,7 @@ mod source;
 mod verifier;
 
 pub use environment::EnvironmentSettings;
-pub use source::{JsonlTask, Source};
+pub use source::Source;
 pub use verifier::VerifierSettings;
 
 use super::environment::{Environment, OneShot};
@@ -15,6 +15,8 @@ use super::task::{Language, Task};
 use super::verifier::Verifier;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use source::OpenSource;
+use std::path::PathBuf;
 
 /// The table `task` of a run's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +40,10 @@ pub struct OpenTask {
     pub environment: Box<dyn Environment>,
     /// What judges it.
     pub verifier: Box<dyn Verifier>,
+    /// The settings with what was found in place of what they left open: the columns of a file, its fingerprint.
+    pub settings: TaskSettings,
+    /// What the user should know of it: what was guessed, what was left out.
+    pub notices: Vec<String>,
 }
 
 impl TaskSettings {
@@ -46,13 +52,23 @@ impl TaskSettings {
         TaskSettings { source, environment: None, verifier: Vec::new() }
     }
 
+    /// Every path that is given. A verifier that is a program gets a folder of its own here, the present one.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let files = match &mut self.source {
+            Source::File(file) => Some(file.paths_mut()),
+            _ => None,
+        };
+        let folders = self.verifier.iter_mut().filter_map(VerifierSettings::directory_mut);
+        files.into_iter().flatten().chain(folders)
+    }
+
     /// Opens the task of a run with a seed, and starts a verifier that is a program.
     ///
     /// # Errors
     /// [`Error::is_invalid`] for settings that make no sense, alone or together, and what reading a file or starting a program
     /// reports.
     pub fn open(&self, seed: u64) -> Result<OpenTask> {
-        let task = self.source.open(seed)?;
+        let OpenSource { task, source, notices } = self.source.open(seed)?;
         let environment = match &self.environment {
             None => Box::new(OneShot),
             Some(_) if matches!(task.language(), Language::Ids(_)) => {
@@ -65,11 +81,12 @@ impl TaskSettings {
         };
         let compares =
             self.verifier.is_empty() || self.verifier.iter().any(VerifierSettings::compares);
-        if compares && matches!(&self.source, Source::Jsonl(file) if file.format.answer.is_empty())
+        if let Source::File(file) = &source
+            && let Some(key) = file.without_answers().filter(|_| compares)
         {
-            return Err(Error::invalid(
-                "task.format.answer is empty, so there is no answer to compare with: give task.verifier.command",
-            ));
+            return Err(Error::invalid(format!(
+                "{key} names no column, so there is no answer to compare with: name it, or give task.verifier.command",
+            )));
         }
         let opened = self.verifier.iter().map(VerifierSettings::open).collect::<Result<Vec<_>>>();
         let mut verifiers = opened.map_err(|e| e.at("task.verifier"))?;
@@ -81,7 +98,8 @@ impl TaskSettings {
                 Box::new(Several::new(verifiers).map_err(|e| e.at("task.verifier"))?)
             }
         };
-        Ok(OpenTask { task, environment, verifier })
+        let settings = TaskSettings { source, ..self.clone() };
+        Ok(OpenTask { task, environment, verifier, settings, notices })
     }
 }
 
@@ -91,6 +109,7 @@ mod tests {
     use crate::tasks::arithmetic::ArithmeticConfig;
     use crate::tasks::calculator::CalculatorConfig;
     use crate::tasks::command::CommandSettings;
+    use crate::tasks::file::{FileFormat, FileSettings, HeldOutFile};
     use crate::tasks::permutation_chain::ChainConfig;
     use crate::tasks::problem::Problem;
     use crate::tasks::two_hop::{NoiseConfig, TwoHopConfig};
@@ -110,7 +129,12 @@ mod tests {
         let noise = Some(NoiseConfig::default());
         for source in [
             arithmetic(),
-            Source::Jsonl(JsonlTask { path: "x.jsonl".into(), format: Default::default() }),
+            Source::File(FileSettings::new("x.jsonl")),
+            Source::File(FileSettings {
+                fingerprint: Some("1".to_owned()),
+                evaluation: Some(HeldOutFile::new("y.csv")),
+                ..FileSettings::new("x.jsonl")
+            }),
             Source::PermutationChain(ChainConfig::default()),
             Source::TwoHop(TwoHopConfig { noise, ..TwoHopConfig::default() }),
         ] {
@@ -230,10 +254,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.jsonl");
         std::fs::write(&path, "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n").unwrap();
-        let format =
-            crate::tasks::jsonl::JsonlConfig { answer: String::new(), ..Default::default() };
-        let bare = TaskSettings::new(Source::Jsonl(JsonlTask { path, format }));
-        refused(bare.clone(), "task.format.answer is empty");
+        let guessed = TaskSettings::new(Source::File(FileSettings::new(&path)));
+        refused(guessed, "task.format.answer names no column");
+        let format = FileFormat { answer: String::new(), ..FileFormat::default() };
+        let bare =
+            TaskSettings::new(Source::File(FileSettings { format, ..FileSettings::new(&path) }));
+        refused(bare.clone(), "task.format.answer names no column");
         refused(
             TaskSettings { verifier: vec![VerifierSettings::Exact], ..bare },
             "task.format.answer",

@@ -2,13 +2,12 @@
 
 use crate::error::Result;
 use crate::tasks::arithmetic::{Arithmetic, ArithmeticConfig};
-use crate::tasks::jsonl::{Jsonl, JsonlConfig};
+use crate::tasks::file::{FileProblems, FileSettings};
 use crate::tasks::permutation_chain::{ChainConfig, PermutationChain};
 use crate::tasks::task::Task;
 use crate::tasks::template::Prompting;
 use crate::tasks::two_hop::{TwoHop, TwoHopConfig};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// Which problems.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,23 +15,21 @@ use std::path::PathBuf;
 pub enum Source {
     /// Sums made in code.
     Arithmetic(ArithmeticConfig),
-    /// A file of problems.
-    Jsonl(JsonlTask),
+    /// A file of problems: lines of JSON, a JSON array, CSV or Parquet.
+    File(FileSettings),
     /// Chains of transpositions.
     PermutationChain(ChainConfig),
     /// Look-ups in a small knowledge base.
     TwoHop(TwoHopConfig),
 }
 
-/// A file of problems and how to read it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JsonlTask {
-    /// The file.
-    pub path: PathBuf,
-    /// How to read it.
-    #[serde(default)]
-    pub format: JsonlConfig,
+/// A task that was opened.
+pub(super) struct OpenSource {
+    pub task: Box<dyn Task>,
+    /// The settings with what was found in place of what they left open.
+    pub source: Source,
+    /// What the user should know of it.
+    pub notices: Vec<String>,
 }
 
 impl Source {
@@ -40,21 +37,29 @@ impl Source {
     ///
     /// # Errors
     /// What the task reports of its configuration or its file.
-    pub fn open(&self, seed: u64) -> Result<Box<dyn Task>> {
-        Ok(match self {
+    pub(super) fn open(&self, seed: u64) -> Result<OpenSource> {
+        let task: Box<dyn Task> = match self {
             Source::Arithmetic(config) => Box::new(Arithmetic::new(config.clone())?),
-            Source::Jsonl(file) => Box::new(Jsonl::load(&file.path, &file.format)?),
+            Source::File(file) => {
+                let opened = FileProblems::open(file)?;
+                return Ok(OpenSource {
+                    task: Box::new(opened.problems),
+                    source: Source::File(opened.settings),
+                    notices: opened.notices,
+                });
+            }
             Source::PermutationChain(config) => {
                 Box::new(PermutationChain::new(config.clone(), seed)?)
             }
             Source::TwoHop(config) => Box::new(TwoHop::new(config.clone())?),
-        })
+        };
+        Ok(OpenSource { task, source: self.clone(), notices: Vec::new() })
     }
 
     /// How its prompts are put to a model that reads text.
     pub fn prompting(&self) -> Prompting {
         match self {
-            Source::Jsonl(JsonlTask { format, .. }) => {
+            Source::File(FileSettings { format, .. }) => {
                 Prompting { template: format.template.clone(), system: format.system.clone() }
             }
             _ => Prompting::default(),

@@ -9,6 +9,7 @@ use crate::tasks::refusal;
 use crate::tasks::steps::Segmentation;
 use crate::tasks::verifier::Verifier;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::path::PathBuf;
 
 /// Which verifier.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,6 +41,16 @@ impl VerifierSettings {
         })
     }
 
+    /// The folder that a program is started in: the present one, where none was given.
+    pub(super) fn directory_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            VerifierSettings::Command(settings) => {
+                Some(settings.directory.get_or_insert_with(|| PathBuf::from(".")))
+            }
+            _ => None,
+        }
+    }
+
     /// True when it compares with the known answer and so needs one.
     pub(super) fn compares(&self) -> bool {
         !matches!(self, VerifierSettings::Command(_))
@@ -53,6 +64,7 @@ struct Fields {
     preset: Option<String>,
     refusals: Option<Vec<String>>,
     command: Option<Vec<String>>,
+    directory: Option<PathBuf>,
     rewards: Option<Vec<String>>,
     label: Option<bool>,
     steps: Option<Segmentation>,
@@ -68,6 +80,7 @@ impl Fields {
     fn of_a_command(&self) -> impl Iterator<Item = &'static str> + use<> {
         [
             ("command", self.command.is_some()),
+            ("directory", self.directory.is_some()),
             ("rewards", self.rewards.is_some()),
             ("label", self.label.is_some()),
             ("steps", self.steps.is_some()),
@@ -124,6 +137,7 @@ impl Named for Fields {
         let base = CommandSettings::default();
         Ok(VerifierSettings::Command(CommandSettings {
             command: self.command.unwrap_or(base.command),
+            directory: self.directory.or(base.directory),
             rewards: self.rewards.unwrap_or(base.rewards),
             label: self.label.unwrap_or(base.label),
             steps: self.steps.or(base.steps),
