@@ -3,6 +3,7 @@
 use super::checkpoint::Checkpoint;
 use super::config;
 use super::diffusion::{DiffusionSession, DiffusionSettings};
+use super::open;
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
 use super::settings::{ModelSettings, Settings};
@@ -123,6 +124,21 @@ impl RunSettings {
                 RunSettings::Diffusion(Box::new(config::load(&*settings, None, overrides)?))
             }
         })
+    }
+
+    /// Lines about fields of the model's `config.json` that its class does not read, which change nothing.
+    ///
+    /// # Errors
+    /// What reading the file reports.
+    pub fn passed_over(&self) -> Result<Vec<String>> {
+        let model = match self {
+            RunSettings::Reinforcement(settings) => &settings.model,
+            RunSettings::Diffusion(settings) => &settings.model,
+        };
+        match model {
+            ModelSettings::Folder { path, .. } => open::passed_over(path),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The key that counts the steps of the run's last phase.
