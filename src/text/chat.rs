@@ -199,7 +199,6 @@ fn error(place: &str, error: &minijinja::Error) -> Error {
         | ErrorKind::UnknownTest
         | ErrorKind::UnknownFunction
         | ErrorKind::UnknownMethod
-        | ErrorKind::TemplateNotFound
         | ErrorKind::OutOfFuel => Error::unsupported(message),
         _ => Error::format(message),
     }
@@ -235,7 +234,7 @@ mod tests {
             ),
             ("{{ 'a' | nope }}", true, "line 1: unknown filter"),
             ("{{ nope() }}", true, "line 1: unknown function"),
-            ("{% include 'x' %}", true, "line 1: "),
+            ("{% include 'x' %}", false, "line 1: "),
             ("{{ strftime_now('%') }}", false, "line 1: strftime_now"),
         ] {
             let error = render(source).unwrap_err();
