@@ -1,7 +1,7 @@
 //! Chat templates: a conversation as the text that a model was trained to read, rendered as `transformers` renders it.
 //!
 //! A model folder has its template in `chat_template.jinja`, or in `tokenizer_config.json` under `chat_template`: a text, or a
-//! list of named ones of which `default` is taken. A file wins. [`jinja`](super::jinja) is the language.
+//! list of named ones of which `default` is taken. A file wins.
 
 use super::guard::guarded;
 use super::jinja::{environment, prepared};
