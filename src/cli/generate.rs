@@ -11,6 +11,8 @@ use crate::rl::generate::{rollouts, stream};
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
 use crate::tasks::{Part, Prompting, Template};
+use crate::train::best::Best;
+use crate::train::checkpoint::Checkpoint;
 use crate::train::kind::RunSettings;
 use crate::train::text_codec::TextCodec;
 use crate::train::{RunDir, open};
@@ -20,9 +22,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
 pub(super) struct GenerateArgs {
-    /// A run directory; its newest checkpoint is used
+    /// A run directory; its newest checkpoint is used, unless --checkpoint says which
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
+    /// With --run: newest, best (on held-out data) or the number of a step
+    #[arg(long, default_value = "newest", value_name = "WHICH", requires = "run")]
+    checkpoint: Which,
     /// A model folder: config.json, tokenizer.json, *.safetensors
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -41,6 +46,15 @@ pub(super) struct GenerateArgs {
     /// Divides the logits; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
+    /// Draw only from the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+    /// Draw only from the fewest likely tokens whose probabilities reach P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw only tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
     /// The longest completion, tokens
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
@@ -58,7 +72,7 @@ impl GenerateArgs {
     fn source(&self) -> Result<(PathBuf, Prompting)> {
         let (folder, mut prompting) = match (&self.model, &self.run) {
             (Some(model), _) => (model.clone(), Prompting::default()),
-            (None, run) => trained(run.as_deref().unwrap_or(Path::new(".")))?,
+            (None, run) => trained(run.as_deref().unwrap_or(Path::new(".")), self.checkpoint)?,
         };
         if self.raw {
             prompting = Prompting { template: Template::Plain, ..Prompting::default() };
@@ -87,16 +101,64 @@ impl GenerateArgs {
     }
 }
 
-/// The newest checkpoint of a run, and how its prompts were put to the model.
-fn trained(root: &Path) -> Result<(PathBuf, Prompting)> {
-    let run = RunDir::open(root)?;
-    let (found, damaged) = run.checkpoints(0).latest()?;
-    for error in damaged {
-        terminal::note(&format!("passing over a damaged checkpoint: {error}"));
+/// Which checkpoint of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Newest,
+    Best,
+    Step(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Which, String> {
+        match text {
+            "newest" => Ok(Which::Newest),
+            "best" => Ok(Which::Best),
+            step => step
+                .parse()
+                .map(Which::Step)
+                .map_err(|_| format!("`{text}` is none of newest, best and the number of a step")),
+        }
     }
-    let Some(checkpoint) = found else {
-        return Err(Error::state(format!("{} has no checkpoint yet", run.root().display())));
-    };
+}
+
+impl Which {
+    fn of(self, run: &RunDir) -> Result<Checkpoint> {
+        let place = run.root().display();
+        let wanted = match self {
+            Which::Newest => {
+                let (found, damaged) = run.checkpoints(0).latest()?;
+                for error in damaged {
+                    terminal::note(&format!("passing over a damaged checkpoint: {error}"));
+                }
+                return found.ok_or_else(|| Error::state(format!("{place} has no checkpoint yet")));
+            }
+            Which::Step(step) => step,
+            Which::Best => {
+                let best = Best::of_run(&run.metrics()?);
+                let none = || Error::state(format!("no step of {place} has an evaluation yet"));
+                best.ok_or_else(none)?.step
+            }
+        };
+        let all = run.checkpoints(0).list()?;
+        let found = all.iter().find(|one| one.step == wanted).cloned().ok_or_else(|| {
+            let steps: Vec<String> = all.iter().map(|one| one.step.to_string()).collect();
+            Error::state(format!(
+                "{place} has no checkpoint of step {wanted} (there are: {}); checkpoint.best = true keeps the best one",
+                steps.join(", ")
+            ))
+        })?;
+        found.check()?;
+        Ok(found)
+    }
+}
+
+/// A checkpoint of a run, and how its prompts were put to the model.
+fn trained(root: &Path, which: Which) -> Result<(PathBuf, Prompting)> {
+    let run = RunDir::open(root)?;
+    let checkpoint = which.of(&run)?;
     let place = run.config_path();
     let prompting = match RunSettings::from_toml(&run.config()?, &place.display().to_string())? {
         RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
@@ -123,6 +185,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
     let (folder, prompting) = args.source()?;
+    if args.compute.verbose {
+        open::passed_over(&folder)?.iter().for_each(|line| terminal::note(line));
+    }
     let (mut model, tokenizer) = open::folder(&folder, None, &Device::Cpu)?;
     let codec = TextCodec::new(tokenizer, &prompting, None).map_err(|e| e.at(folder.display()))?;
     let tokenizer = codec.tokenizer();
@@ -142,7 +207,7 @@ fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<
     }
     let sampling = Sampling {
         temperature: args.temperature,
-        truncation: Truncation::default(),
+        truncation: Truncation { top_k: args.top_k, top_p: args.top_p, min_p: args.min_p },
         max_new_tokens: args.max_tokens,
         stop: open::stop_ids(&model, tokenizer),
         banned: Vec::new(),
