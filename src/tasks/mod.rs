@@ -24,7 +24,6 @@ pub mod jsonl;
 pub mod judgement;
 pub mod permutation_chain;
 pub mod problem;
-mod quantity;
 pub mod refusal;
 pub mod settings;
 pub mod several;
