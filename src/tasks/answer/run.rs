@@ -3,6 +3,8 @@
 //! A run is a stretch of mathematics between words: `7 1/4`, `4.7 \times 10^{3}`, `3*77 = 231`, `$5\sqrt{3}$`, `3 or 5`. It is read
 //! whole, so that no number is taken out of a formula that it is only a part of.
 
+use crate::tasks::equality;
+
 /// Most bytes between math delimiters, or in a group of a command.
 const LONGEST_GROUP: usize = 400;
 
@@ -16,7 +18,7 @@ pub(super) struct Run<'a> {
 
 /// The runs of a text, in order.
 pub(super) fn runs(text: &str) -> Runs<'_> {
-    Runs { text, at: 0, pieces: Vec::new(), before: None }
+    Runs { text, at: 0, pieces: Vec::new(), before: Before::default() }
 }
 
 /// The last run of a text.
@@ -56,8 +58,7 @@ pub(super) struct Runs<'a> {
     text: &'a str,
     at: usize,
     pieces: Vec<Piece<'a>>,
-    /// The word or break before the pieces.
-    before: Option<Piece<'a>>,
+    before: Before<'a>,
 }
 
 impl<'a> Iterator for Runs<'a> {
@@ -70,9 +71,15 @@ impl<'a> Iterator for Runs<'a> {
                 Some(piece) if !matches!(piece.kind, Kind::Word | Kind::Break) => self.pieces.push(piece),
                 ended => {
                     let pieces = std::mem::take(&mut self.pieces);
-                    let before = std::mem::replace(&mut self.before, ended);
-                    if let Some(run) = run(self.text, &pieces, before, ended) {
-                        return Some(run);
+                    let found = run(self.text, &pieces, self.before, ended);
+                    let goes_on = ended.is_some_and(|ended| ended.kind == Kind::Word);
+                    self.before = Before {
+                        piece: ended,
+                        after_a_run: found.is_some(),
+                        in_sentence: goes_on && (found.is_some() || self.before.in_sentence),
+                    };
+                    if found.is_some() {
+                        return found;
                     }
                     ended?;
                 }
@@ -81,14 +88,29 @@ impl<'a> Iterator for Runs<'a> {
     }
 }
 
-/// Words before a run that say it is not the answer, or only a part of it.
-const BEFORE: [&str; 24] = [
-    "not", "than", "least", "most", "between", "nor", "or", "and", "to", "times", "by", "of", "minus", "plus", "over", "never", "instead",
-    "except", "from", "isn't", "under", "below", "above", "exceed",
+/// Words before a run that say it is not the answer.
+const DENIES: [&str; 14] = [
+    "not", "than", "least", "most", "between", "nor", "never", "instead", "except", "isn't", "under", "below", "above", "exceed",
 ];
+/// Words between two numbers that make them parts of one.
+const BETWEEN: [&str; 3] = ["to", "of", "times"];
+/// Words that calculate with a number that stands before them in the sentence.
+const CALCULATES: [&str; 5] = ["by", "minus", "plus", "over", "from"];
+
+/// What stands before a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before<'a> {
+    /// The word or break right before.
+    piece: Option<Piece<'a>>,
+    /// A run stands right before that word.
+    after_a_run: bool,
+    /// A run stands in the same sentence.
+    in_sentence: bool,
+}
 
 /// The run that these pieces hold.
-fn run<'a>(text: &'a str, pieces: &[Piece<'a>], before: Option<Piece<'a>>, after: Option<Piece<'a>>) -> Option<Run<'a>> {
+fn run<'a>(text: &'a str, pieces: &[Piece<'a>], context: Before<'a>, after: Option<Piece<'a>>) -> Option<Run<'a>> {
+    let before = context.piece;
     let is_value = |piece: &Piece<'_>| matches!(piece.kind, Kind::Math | Kind::Delimited);
     let first = pieces.iter().position(is_value)?;
     let last = pieces.iter().rposition(is_value)?;
@@ -119,13 +141,14 @@ fn run<'a>(text: &'a str, pieces: &[Piece<'a>], before: Option<Piece<'a>>, after
     // `apples - 3`, `price * 3`, `covid-19`: an operand that is no number stands before.
     let dangling = after_a_word
         && pieces[..start].iter().any(|piece| piece.kind == Kind::Operator && !matches!(piece.text, "=" | "," | "≈" | "\\approx"));
-    let says = |words: &[&str], piece: Option<Piece<'_>>| {
-        piece.is_some_and(|piece| piece.kind == Kind::Word && words.iter().any(|word| piece.text.eq_ignore_ascii_case(word)))
+    let says = |words: &[&str]| {
+        before.is_some_and(|piece| piece.kind == Kind::Word && words.iter().any(|word| piece.text.eq_ignore_ascii_case(word)))
     };
+    let said = says(&DENIES) || (context.after_a_run && says(&BETWEEN)) || (context.in_sentence && says(&CALCULATES));
     let joined = pieces[..start].iter().any(|piece| piece.kind == Kind::Joiner) && after_a_word;
     let calculated = inside.iter().any(|piece| piece.text == "=");
     let whole_end = inside.last().map_or(0, |piece| piece.end);
-    let mut depends = dangling || (says(&BEFORE, before) && start == 0) || (joined && !calculated);
+    let mut depends = dangling || (said && start == 0) || (joined && !calculated);
     let mut slice = match inside {
         [one] if one.kind == Kind::Delimited => undelimited(one.text),
         _ => balanced(&text[inside.first()?.start..whole_end]),
@@ -133,13 +156,9 @@ fn run<'a>(text: &'a str, pieces: &[Piece<'a>], before: Option<Piece<'a>>, after
     if end == pieces.len()
         && let Some(after) = after.filter(|after| after.kind == Kind::Word)
     {
-        if super::super::equality::is_multiplier(after.text) {
-            if inside.len() > 1 || inside[0].kind != Kind::Delimited {
-                slice = &text[inside.first()?.start..after.end];
-            } else {
-                depends = true;
-            }
-        } else if super::super::equality::changes_a_number(after.text) {
+        if equality::is_multiplier(after.text) || equality::is_unit(after.text) {
+            slice = &text[inside.first()?.start..after.end];
+        } else if equality::changes_a_number(after.text) {
             depends = true;
         }
     }
@@ -393,6 +412,9 @@ mod tests {
             ("either 3 or 5", Some("3 or 5")),
             ("5\\% of it", Some("5\\%")),
             ("it is 3 million.", Some("3 million")),
+            ("it rose by 50% last year", Some("50%")),
+            ("a total of 18 cm in all", Some("18 cm")),
+            ("it comes to $18$ hours", Some("$18$ hours")),
             ("16 - 3 = 13 eggs. 9 * $2 = $18", Some("9 * $2 = $18")),
             ("(42)", Some("(42)")),
             ("so (it is 42)", Some("42")),
@@ -404,7 +426,7 @@ mod tests {
         ] {
             assert_eq!(last(text).map(|run| run.text), expected, "{text}");
         }
-        for text in ["not 5", "at least 5", "12 apples - 5", "5 dozen", "3 cats and 5 dogs", "covid-19", "2 thirds"] {
+        for text in ["not 5", "at least 5", "12 apples - 5", "5 dozen", "3 cats and 5 dogs", "covid-19", "2 thirds", "1 to 99", "9 multiplied by 6"] {
             assert!(last(text).is_some_and(|run| run.depends), "{text}");
         }
     }

@@ -4,6 +4,7 @@
 //! them does. A sentence with several numbers, or one that says "not" or "at least", has no number as its reading.
 
 use super::run;
+use crate::tasks::equality;
 
 /// What a text without a box may state as its answer.
 pub fn stated(text: &str) -> Vec<&str> {
@@ -133,6 +134,9 @@ fn readings(sentence: &str) -> Vec<&str> {
     let mut readings = vec![sentence];
     if clause != sentence && !clause.is_empty() {
         readings.push(clause);
+    }
+    if equality::is_value(clause) {
+        return readings;
     }
     let mut runs = run::runs(clause).take(2);
     if let (Some(only), None) = (runs.next(), runs.next())

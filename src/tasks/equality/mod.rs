@@ -28,7 +28,7 @@ use relation::{Relation, relation};
 use serde::{Deserialize, Serialize};
 use sum::Work;
 use token::{Spaced, Token, tokens};
-pub(super) use unit::{changes_a_number, is_multiplier};
+pub(super) use unit::{changes_a_number, is_multiplier, is_unit};
 
 /// Most bytes of an answer that is more than text.
 pub const LONGEST: usize = 2000;
@@ -62,6 +62,11 @@ pub fn same(a: &str, b: &str, percent: Percent) -> bool {
         return !a.is_empty() && a == b;
     }
     Comparison { percent, work: Work::default() }.alike(&tokens(a), &tokens(b), DEEPEST)
+}
+
+/// True when the text is one value, with or without a unit.
+pub(super) fn is_value(text: &str) -> bool {
+    text.len() <= LONGEST && quantity(trimmed(&tokens(text)), &mut Work::default()).is_some()
 }
 
 /// One comparison, with the work that it may still do.

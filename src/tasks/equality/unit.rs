@@ -71,6 +71,13 @@ pub(super) fn is_plain_word(spaced: &Spaced) -> bool {
     letters.len() > 1 && !SAYS_MORE.contains(&lower.as_str()) && !changes_a_number(&lower) && !is_multiplier(&lower)
 }
 
+/// True for the symbol or the name of a known unit.
+pub(in super::super) fn is_unit(word: &str) -> bool {
+    let lower = word.to_lowercase();
+    let singular = lower.strip_suffix('s').unwrap_or(&lower);
+    lower.len() > 1 && SYMBOLS.iter().any(|(symbol, name)| [*symbol, *name].iter().any(|known| *known == lower || *known == singular))
+}
+
 /// The unit that these tokens are, by the name under which units are compared; `None` for what is none.
 pub(super) fn unit(tokens: &[Spaced]) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
