@@ -225,7 +225,11 @@ impl<'a> Runs<'a> {
             '0'..='9' => (Some(Kind::Math), number(rest)),
             '.' if next.is_some_and(|c| c.is_ascii_digit()) => (Some(Kind::Math), 1 + number(&rest[1..])),
             '*' if next == Some('*') => (None, 2),
-            '<' | '>' if next == Some(c) => (Some(Kind::Break), 2),
+            // A calculator's note, `<<9*2=18>>`.
+            '<' if next == Some('<') => match head(rest, LONGEST_GROUP).find(">>") {
+                Some(end) => (None, end + 2),
+                None => (Some(Kind::Break), 2),
+            },
             '<' if next.is_some_and(|c| c.is_alphabetic() || c == '/') => (Some(Kind::Break), one),
             '–' | '—' if blank_next => (Some(Kind::Break), one),
             ':' if next.is_some_and(|c| c.is_ascii_digit()) && self.after_a_number() => (Some(Kind::Operator), one),
@@ -234,7 +238,7 @@ impl<'a> Runs<'a> {
             | '∪' | '∈' => (Some(Kind::Operator), one),
             '(' | '[' | '{' => (Some(Kind::Open), one),
             ')' | ']' | '}' => (Some(Kind::Close), one),
-            '%' | '°' | '€' | '£' | '¥' | '₹' | '²' | '³' | '\'' => (Some(Kind::Suffix), one),
+            '%' | '°' | '€' | '£' | '¥' | '₹' | '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '⁻' | '⁺' | '\'' => (Some(Kind::Suffix), one),
             '½' | '⅓' | '⅔' | '¼' | '¾' | '√' | 'π' | '∞' => (Some(Kind::Math), one),
             c if c.is_alphabetic() => self.letters(rest),
             _ => (Some(Kind::Break), one),
@@ -254,7 +258,7 @@ impl<'a> Runs<'a> {
         let end = rest.find(|c: char| !letter(c) && c != '\'' && c != '’').unwrap_or(rest.len());
         let word = &rest[..end];
         let last = self.pieces.last();
-        let touches = last.is_some_and(|piece| piece.end == self.at && piece.kind != Kind::Suffix);
+        let touches = last.is_some_and(|piece| piece.end == self.at && matches!(piece.kind, Kind::Math | Kind::Delimited | Kind::Close));
         let next = rest[end..].chars().next();
         let kind = match word {
             "and" | "or" => Kind::Joiner,
@@ -417,6 +421,9 @@ mod tests {
             ("it comes to $18$ hours", Some("$18$ hours")),
             ("16 - 3 = 13 eggs. 9 * $2 = $18", Some("9 * $2 = $18")),
             ("(42)", Some("(42)")),
+            ("it is 42 (see above)", Some("42")),
+            ("9 * 2 = $<<9*2=18>>18", Some("9 * 2 = $<<9*2=18>>18")),
+            ("4.5 × 10⁻⁴ m", Some("4.5 × 10⁻⁴")),
             ("so (it is 42)", Some("42")),
             ("- 5", Some("5")),
             ("−5 ½", Some("−5 ½")),

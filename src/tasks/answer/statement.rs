@@ -53,9 +53,9 @@ fn after_hashes(text: &str) -> Vec<&str> {
 
 /// True for the heading of a part of a solution: `Step 1: count`, `Solution`, `2. Divide`.
 fn is_heading(line: &str) -> bool {
-    const WORDS: [&str; 22] = [
+    const WORDS: [&str; 23] = [
         "step", "part", "case", "solution", "conclusion", "result", "results", "summary", "explanation", "reasoning", "calculation",
-        "calculations", "verification", "check", "final", "analysis", "method", "given", "problem", "question", "note", "approach",
+        "calculations", "verification", "check", "final", "analysis", "method", "given", "problem", "question", "note", "approach", "total",
     ];
     let first = line.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     let numbered = line.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -130,7 +130,7 @@ fn readings(sentence: &str) -> Vec<&str> {
     if sentence.is_empty() {
         return Vec::new();
     }
-    let clause = clean(first_clause(sentence));
+    let clause = clean(first_clause(without_a_conjunction(sentence)));
     let mut readings = vec![sentence];
     if clause != sentence && !clause.is_empty() {
         readings.push(clause);
@@ -162,6 +162,14 @@ fn hedges(clause: &str) -> bool {
     false
 }
 
+/// Without "therefore" and its like.
+fn without_a_conjunction(sentence: &str) -> &str {
+    let words = ["therefore", "thus", "hence", "so", "finally", "altogether", "overall", "in total", "in all"];
+    let begins = |word: &&&str| sentence.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    let rest = words.iter().find(begins).map_or(sentence, |word| &sentence[word.len()..]);
+    if rest.starts_with([',', ' ']) { rest.trim_start_matches([',', ' ']) } else { sentence }
+}
+
 /// Up to what only comments on it: `77, in all, so that is enough`, `C because ...`.
 fn first_clause(sentence: &str) -> &str {
     let comma = sentence.match_indices(", ").find(|(at, comma)| {
@@ -180,6 +188,8 @@ fn clean(text: &str) -> &str {
     for mark in ["- ", "• ", "option ", "choice ", "Option ", "Choice "] {
         text = text.strip_prefix(mark).unwrap_or(text);
     }
+    let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    text = quoted.unwrap_or(text);
     // `**36**.` has its full stop outside.
     let inner = text.trim_end_matches(['.', ' ']);
     if inner.ends_with("**") { inner.trim_matches(outer) } else { text.trim_matches(outer) }

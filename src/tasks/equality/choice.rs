@@ -48,9 +48,10 @@ fn label(spaced: &Spaced) -> Option<char> {
     matches!(letter, 'A'..='J' | 'a'..='j').then_some(letter)
 }
 
-/// True where a second choice is named: `(C) or (D)`, `A) 3 B) 5`.
+/// True where a second choice is named, or the content is no content: `(C) or (D)`, `A) 3 B) 5`, `(C) is wrong`.
 fn names_another(content: &[Spaced]) -> bool {
-    let joins = ["or", "and", "not", "nor", "but"];
+    // `(C) or (D)`, and a sentence about the choice: `(C) is wrong`.
+    let joins = ["or", "and", "not", "nor", "but", "is", "are", "was", "cannot", "can", "isn"];
     let marked = content.windows(2).any(|pair| {
         label(&pair[0]).is_some_and(|letter| letter.is_ascii_uppercase()) && (pair[1].is(')') || pair[1].is('.') || pair[1].is(':'))
     });

@@ -430,15 +430,16 @@ fn binomial(n: &Sum, k: &Sum, work: &mut Work) -> Option<Sum> {
     let (Some(n_ratio), Some(k_ratio)) = (n.as_ratio(), k.as_ratio()) else {
         return Some(Sum::atom(Atom::Call("binom".to_owned(), vec![n.clone(), k.clone()])));
     };
-    let whole_number = |ratio: &Ratio| ratio.to_integer().to_u64().filter(|n| ratio.is_integer() && *n <= 1000);
+    let whole_number = |ratio: &Ratio| ratio.to_integer().to_u64().filter(|n| ratio.is_integer() && *n <= 200);
     let (n, k) = (whole_number(&n_ratio)?, whole_number(&k_ratio)?);
     if k > n {
         return Some(Sum::default());
     }
-    work.spend(n)?;
-    let mut value = Ratio::one();
+    work.spend(4 * n)?;
+    let mut value = BigInt::one();
     for step in 1..=k.min(n - k) {
-        value *= Ratio::new(BigInt::from(n + 1 - step), BigInt::from(step));
+        // Divides evenly: the value after each step is a binomial coefficient.
+        value = value * (n + 1 - step) / step;
     }
-    Some(Sum::constant(value))
+    Some(Sum::constant(Ratio::from_integer(value)))
 }

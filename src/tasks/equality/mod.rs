@@ -143,6 +143,9 @@ impl Comparison {
         if agree(a, b) || agree(&a.reversed(), b) {
             return true;
         }
+        if self.same_equations(a, b) {
+            return true;
+        }
         let mut constant = |side: &[Spaced]| quantity(side, &mut self.work).is_some_and(|side| side.is_constant());
         // A definition is compared with its name, a calculation by its result.
         let calculation = |relation: &Relation<'_>| relation.sides.len() != 2 || !relation.is_definition();
@@ -151,6 +154,22 @@ impl Comparison {
         }
         let (of_a, of_b) = (a.values(&mut constant), b.values(&mut constant));
         of_a.iter().any(|a| of_b.iter().any(|b| self.alike(a, b, depth)))
+    }
+
+    /// True for equations between several variables of which one is a multiple of the other.
+    fn same_equations(&mut self, a: &Relation<'_>, b: &Relation<'_>) -> bool {
+        let mut difference = |relation: &Relation<'_>| match (relation.sides.as_slice(), relation.signs.as_slice()) {
+            ([left, right], ['=']) => {
+                let left = expression::value(left, &mut self.work)?;
+                let right = expression::value(right, &mut self.work)?;
+                left.plus(right.negated(), &mut self.work)
+            }
+            _ => None,
+        };
+        match (difference(a), difference(b)) {
+            (Some(a), Some(b)) => a.variables() > 1 && sum::proportional(&a, &b, &mut self.work),
+            _ => false,
+        }
     }
 
     fn as_quantities(&mut self, a: &[Spaced], b: &[Spaced]) -> bool {

@@ -23,7 +23,8 @@ impl Quantity {
 
     /// True when both are the same, units included where both have one.
     pub(super) fn equals(&self, other: &Quantity, percent: Percent, work: &mut Work) -> bool {
-        let units_agree = self.unit.is_empty() || other.unit.is_empty() || self.unit == other.unit;
+        let units = [self.unit(), other.unit()];
+        let units_agree = units[0] == units[1] || units.contains(&"");
         if !units_agree {
             return false;
         }
@@ -37,6 +38,10 @@ impl Quantity {
             Percent::Hundredths => in_hundredths(work),
             Percent::Either => plainly(work) || in_hundredths(work),
         }
+    }
+
+    fn unit(&self) -> &str {
+        if self.percent && self.unit.is_empty() { "%" } else { &self.unit }
     }
 
     fn hundredths(&self, work: &mut Work) -> Option<Sum> {

@@ -151,6 +151,12 @@ impl Sum {
         self.0.keys().all(|product| product.keys().all(Atom::is_constant))
     }
 
+    /// How many variables stand in it outside of roots and functions.
+    pub(super) fn variables(&self) -> usize {
+        let names = self.0.keys().flat_map(BTreeMap::keys).filter(|atom| matches!(atom, Atom::Name(_)) && !atom.is_constant());
+        names.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     fn depth(&self) -> usize {
         self.0.keys().map(depth).max().unwrap_or(0)
     }
@@ -418,6 +424,12 @@ fn primes(value: &Ratio, work: &mut Work) -> Option<Product> {
 /// True when two sums are the same number or the same function.
 pub(super) fn same(a: &Sum, b: &Sum, work: &mut Work) -> bool {
     a == b || vanishes(a.clone(), b.clone(), work) == Some(true)
+}
+
+/// True when one is a multiple of the other by a number other than 0.
+pub(super) fn proportional(a: &Sum, b: &Sum, work: &mut Work) -> bool {
+    let (Some((product, first)), Some((other, second))) = (a.0.iter().next(), b.0.iter().next()) else { return false };
+    product == other && a.times(&Sum::constant(second / first), work).is_some_and(|scaled| same(&scaled, b, work))
 }
 
 /// True when the difference is 0 after every sum below a fraction line has been multiplied away.

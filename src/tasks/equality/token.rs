@@ -115,6 +115,10 @@ impl Lexer<'_> {
         if c == '\\' {
             return self.command();
         }
+        // A calculator's note, `<<9*2=18>>`, says nothing more.
+        if let Some((note, _)) = self.rest.strip_prefix("<<").and_then(|rest| rest.split_once(">>")) {
+            return self.skip(note.len() + 4);
+        }
         if c.is_ascii_digit() || (c == '.' && self.is_decimal_point()) {
             return self.digits();
         }
@@ -171,7 +175,7 @@ impl Lexer<'_> {
 
     /// A point before digits that do not go on with a number, as `.5`.
     fn is_decimal_point(&self) -> bool {
-        let after_digits = matches!(self.out.last(), Some(Spaced { token: Token::Number(_), .. }));
+        let after_digits = matches!(self.out.last(), Some(Spaced { token: Token::Number(_) | Token::Word { .. }, .. }));
         self.rest[1..].starts_with(|c: char| c.is_ascii_digit()) && !(after_digits && !self.blank)
     }
 

@@ -37,7 +37,7 @@ pub(in super::super) fn changes_a_number(word: &str) -> bool {
 }
 
 /// A symbol or an abbreviation, and the name by which units are compared.
-const SYMBOLS: [(&str, &str); 66] = [
+const SYMBOLS: [(&str, &str); 67] = [
     ("m", "metre"), ("meter", "metre"), ("cm", "centimetre"), ("centimeter", "centimetre"), ("mm", "millimetre"),
     ("millimeter", "millimetre"), ("km", "kilometre"), ("kilometer", "kilometre"), ("g", "gram"), ("gramme", "gram"),
     ("kg", "kilogram"), ("mg", "milligram"), ("s", "second"), ("sec", "second"), ("min", "minute"), ("mins", "minute"),
@@ -47,7 +47,7 @@ const SYMBOLS: [(&str, &str); 66] = [
     ("kph", "kilometre/hour"), ("kmh", "kilometre/hour"), ("°", "degree"), ("deg", "degree"), ("°c", "degree celsius"),
     ("°f", "degree fahrenheit"), ("c", "degree celsius"), ("f", "degree fahrenheit"), ("k", "kelvin"), ("rad", "radian"),
     ("$", "dollar"), ("us$", "dollar"), ("usd", "dollar"), ("buck", "dollar"), ("€", "euro"), ("eur", "euro"), ("£", "pound"),
-    ("gbp", "pound"), ("¥", "yen"), ("jpy", "yen"), ("₹", "rupee"), ("rs", "rupee"), ("inr", "rupee"), ("¢", "cent"),
+    ("gbp", "pound"), ("¥", "yen"), ("jpy", "yen"), ("₹", "rupee"), ("rs", "rupee"), ("inr", "rupee"), ("¢", "cent"), ("kr", "krone"),
     ("sq", "square"), ("people", "person"), ("persons", "person"), ("children", "child"), ("hz", "hertz"), ("n", "newton"),
     ("w", "watt"), ("v", "volt"),
 ];
@@ -59,6 +59,7 @@ const LETTERS: [char; 6] = ['m', 'g', 's', 'h', 'l', 'L'];
 pub(super) fn may_belong(spaced: &Spaced) -> bool {
     match &spaced.token {
         Token::Word { .. } | Token::Letter(_) | Token::Number(_) | Token::Open | Token::Close => true,
+        Token::Command(name) => name == "frac",
         Token::Symbol(symbol) => "/^*°$€£¥₹¢.-%".contains(*symbol),
         _ => false,
     }
@@ -102,6 +103,12 @@ pub(super) fn unit(tokens: &[Spaced]) -> Option<String> {
                     return None;
                 }
             }
+            Token::Command(_) => {
+                let (above, below, after) = fraction(rest)?;
+                rest = after;
+                words += 2;
+                parts.extend([unit(above)?, "/".to_owned(), unit(below)?]);
+            }
             Token::Symbol('^') => {
                 let (power, after) = exponent(rest)?;
                 rest = after;
@@ -128,7 +135,7 @@ fn word(letters: &str, upright: bool, before: Option<&str>, blank: bool) -> Opti
     let known = SYMBOLS.iter().any(|(symbol, _)| *symbol == lower || *symbol == singular);
     let is_unit = match before {
         // Right after a digit or a bracket, only a known symbol is no product of variables.
-        None if !upright && !blank => known,
+        None if !upright && !blank => known || matches!(lower.as_str(), "am" | "pm"),
         None | Some(_) => known || upright || letters.chars().count() > 2 || matches!(lower.as_str(), "of" | "an" | "in" | "am" | "pm" | "at" | "on" | "by" | "we"),
     };
     let one_letter = letters.chars().count() == 1 && !known && before.is_none();
@@ -142,6 +149,19 @@ fn name(lower: &str) -> String {
     let named = |word: &str| SYMBOLS.iter().find(|(symbol, _)| *symbol == word).map(|(_, name)| (*name).to_owned());
     let singular = lower.strip_suffix('s').filter(|word| word.len() > 2).unwrap_or(lower);
     named(lower).or_else(|| named(singular)).unwrap_or_else(|| singular.to_owned())
+}
+
+/// Both groups of words after a `\frac`.
+fn fraction(tokens: &[Spaced]) -> Option<(&[Spaced], &[Spaced], &[Spaced])> {
+    let group = |tokens: &'_ [Spaced]| {
+        let inside = tokens.iter().position(|spaced| spaced.token == Token::Close)?;
+        let opens = tokens.first()?.token == Token::Open;
+        let words = inside > 1 && tokens[1..inside].iter().all(|spaced| matches!(spaced.token, Token::Word { upright: true, .. }));
+        (opens && words).then_some(inside)
+    };
+    let above = group(tokens)?;
+    let below = group(&tokens[above + 1..])? + above + 1;
+    Some((&tokens[1..above], &tokens[above + 2..below], &tokens[below + 1..]))
 }
 
 fn exponent(tokens: &[Spaced]) -> Option<(String, &[Spaced])> {
