@@ -3,10 +3,10 @@
 //! Finding the answer in free text is [`super::answer`]'s work, comparing two answers [`super::equality`]'s, telling a
 //! refusal [`super::refusal`]'s.
 
+use super::equality::Percent;
 use super::judgement::{Judgement, Label};
 use super::problem::Problem;
 use super::verifier::{Attempt, Gives, Verifier};
-use super::equality::Percent;
 use super::{answer, equality, refusal};
 
 /// 1 when the final answer in the policy's last turn equals the known one as a value (or as normalised text), else 0.

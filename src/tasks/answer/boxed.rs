@@ -65,15 +65,23 @@ fn bare(text: &str, start: usize, end: usize) -> Option<Boxed<'_>> {
     let blanks = rest.bytes().take_while(|byte| *byte == b' ').take(8).count();
     let content = &rest[blanks..];
     let first = content.chars().next()?;
-    let follows = first.is_ascii_digit() || first == '\\' || first == '-' || (blanks > 0 && first.is_alphabetic());
+    let follows = first.is_ascii_digit()
+        || first == '\\'
+        || first == '-'
+        || (blanks > 0 && first.is_alphabetic());
     if !follows {
         return None;
     }
     let ends = |(at, c): (usize, char)| {
         let next = content[at + c.len_utf8()..].chars().next();
-        let punctuation = matches!(c, '.' | ',' | ';' | ':') && !next.is_some_and(|c| c.is_ascii_digit());
-        (c.is_whitespace() || c == '$' || punctuation || content[at..].starts_with("\\)") || content[at..].starts_with("\\]"))
-            .then_some(at)
+        let punctuation =
+            matches!(c, '.' | ',' | ';' | ':') && !next.is_some_and(|c| c.is_ascii_digit());
+        (c.is_whitespace()
+            || c == '$'
+            || punctuation
+            || content[at..].starts_with("\\)")
+            || content[at..].starts_with("\\]"))
+        .then_some(at)
     };
     let length = content.char_indices().take(200).find_map(ends);
     let inside = match length {

@@ -6,6 +6,7 @@
 //! linear in the text, whatever it holds.
 
 mod boxed;
+mod piece;
 mod run;
 mod statement;
 
@@ -99,8 +100,35 @@ mod tests {
     fn hostile_lengths_are_linear() {
         let start = std::time::Instant::now();
         for piece in [
-            "\\boxed{", "{", "1,", "-", "####", "answer is ", "\\frac{1", "1/", "..", "\\boxed   ", "$a ", "$", "$$", "\\(", "<answer>",
-            "answer to ", "answer", "#### answer\n", "\\boxed 7", "1 ", "(", "a. ", "*", "1e", "</think>", "\n", "not ", "1 or ", "é",
+            "\\boxed{",
+            "{",
+            "1,",
+            "-",
+            "####",
+            "answer is ",
+            "\\frac{1",
+            "1/",
+            "..",
+            "\\boxed   ",
+            "$a ",
+            "$",
+            "$$",
+            "\\(",
+            "<answer>",
+            "answer to ",
+            "answer",
+            "#### answer\n",
+            "\\boxed 7",
+            "1 ",
+            "(",
+            "a. ",
+            "*",
+            "1e",
+            "</think>",
+            "\n",
+            "not ",
+            "1 or ",
+            "é",
         ] {
             let text = piece.repeat(1_000_000 / piece.len());
             let _ = (boxed(&text), stated(&text), known(&text), region(&text), begins(&text));

@@ -6,6 +6,9 @@
 use super::run;
 use crate::tasks::equality;
 
+/// Most bytes before the word "answer" in a heading.
+const HEADING: usize = 32;
+
 /// What a text without a box may state as its answer.
 pub fn stated(text: &str) -> Vec<&str> {
     if let Some(at) = text.rfind("####") {
@@ -54,17 +57,41 @@ fn after_hashes(text: &str) -> Vec<&str> {
 /// True for the heading of a part of a solution: `Step 1: count`, `Solution`, `2. Divide`.
 fn is_heading(line: &str) -> bool {
     const WORDS: [&str; 23] = [
-        "step", "part", "case", "solution", "conclusion", "result", "results", "summary", "explanation", "reasoning", "calculation",
-        "calculations", "verification", "check", "final", "analysis", "method", "given", "problem", "question", "note", "approach", "total",
+        "step",
+        "part",
+        "case",
+        "solution",
+        "conclusion",
+        "result",
+        "results",
+        "summary",
+        "explanation",
+        "reasoning",
+        "calculation",
+        "calculations",
+        "verification",
+        "check",
+        "final",
+        "analysis",
+        "method",
+        "given",
+        "problem",
+        "question",
+        "note",
+        "approach",
+        "total",
     ];
     let first = line.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     let numbered = line.trim_start_matches(|c: char| c.is_ascii_digit());
     let words_after = |rest: &str| rest.trim_start().starts_with(char::is_alphabetic);
     let is_numbered = numbered.len() < line.len()
-        && (numbered.strip_prefix(". ").is_some_and(words_after) || numbered.strip_prefix(") ").is_some_and(words_after));
+        && (numbered.strip_prefix(". ").is_some_and(words_after)
+            || numbered.strip_prefix(") ").is_some_and(words_after));
     // `Result: 36` and `Result = 36` are answers.
     let known = WORDS.iter().any(|word| first.eq_ignore_ascii_case(word));
-    let part = ["step", "part", "case", "problem", "question"].iter().any(|word| first.eq_ignore_ascii_case(word));
+    let part = ["step", "part", "case", "problem", "question"]
+        .iter()
+        .any(|word| first.eq_ignore_ascii_case(word));
     let says_more = line[first.len()..].contains(|c: char| c.is_ascii_digit() || c == '\\');
     line.ends_with(':') || is_numbered || (known && (part || !says_more))
 }
@@ -74,7 +101,10 @@ pub(super) fn the_word_answer(text: &str) -> Option<(usize, usize)> {
     let lower = text.to_ascii_lowercase();
     let after = |at: usize, word: &str| announces(&lower, at, at + word.len()).map(|end| (at, end));
     lower.rmatch_indices("answer").find_map(|(at, word)| after(at, word)).or_else(|| {
-        ["option is", "choice is"].iter().filter_map(|words| lower.rfind(words).map(|at| (at, at + words.len()))).max()
+        ["option is", "choice is"]
+            .iter()
+            .filter_map(|words| lower.rfind(words).map(|at| (at, at + words.len())))
+            .max()
     })
 }
 
@@ -89,29 +119,37 @@ fn announces(lower: &str, at: usize, end: usize) -> Option<usize> {
         return Some(begins + 1);
     }
     let verbs = ["is", "are", "equals", "would be", "will be", "should be", "must be", "comes to"];
-    let is_word = |words: &&&str| verb.strip_prefix(**words).is_some_and(|after| !after.starts_with(char::is_alphanumeric));
+    let is_word = |words: &&&str| {
+        verb.strip_prefix(**words).is_some_and(|after| !after.starts_with(char::is_alphanumeric))
+    };
     if let Some(words) = verbs.iter().find(is_word).filter(|_| blanks > 0) {
         return Some(begins + words.len());
     }
     // "the answer to the question is".
     if verb.starts_with("to ") || verb.starts_with("for ") {
-        let near = verb.char_indices().take(120).map(|(at, c)| at + c.len_utf8()).last().unwrap_or(0);
+        let near =
+            verb.char_indices().take(120).map(|(at, c)| at + c.len_utf8()).last().unwrap_or(0);
         let sentence = &verb[..near];
         let sentence = &sentence[..sentence.find(['\n', '.', '?']).unwrap_or(sentence.len())];
         return sentence.find(" is ").map(|found| begins + found + 4);
     }
     // A heading: nothing else stands in its line.
-    let line_start = lower[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let before = lower[line_start..at].trim_matches(|c: char| c.is_whitespace() || "#*_".contains(c));
-    let alone = matches!(before, "" | "final" | "the" | "the final" | "my") && (verb.starts_with('\n') || verb.starts_with("\r\n"));
-    alone.then_some(begins)
+    if !verb.starts_with(['\n', '\r']) {
+        return None;
+    }
+    let near = (at.saturating_sub(HEADING)..=at).find(|from| lower.is_char_boundary(*from))?;
+    let line = lower[near..at].rsplit('\n').next().unwrap_or_default();
+    let before = line.trim_matches(|c: char| c.is_whitespace() || "#*_".contains(c));
+    matches!(before, "" | "final" | "the" | "the final" | "my").then_some(begins)
 }
 
 /// What the words "answer is" announce.
 fn after_the_word(text: &str) -> Vec<&str> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || ":*_=`\"".contains(c));
     for (open, close) in [("$$", "$$"), ("\\[", "\\]")] {
-        if let Some((inside, _)) = text.strip_prefix(open).and_then(|inside| inside.split_once(close)) {
+        if let Some((inside, _)) =
+            text.strip_prefix(open).and_then(|inside| inside.split_once(close))
+        {
             return readings(inside.trim());
         }
     }
@@ -150,9 +188,26 @@ fn readings(sentence: &str) -> Vec<&str> {
 
 /// True for a sentence that does not say of a number that it is the answer.
 fn hedges(clause: &str) -> bool {
-    let words = ["not", "than", "least", "most", "between", "neither", "nor", "never", "wrong", "incorrect", "unless", "except", "instead"];
+    let words = [
+        "not",
+        "than",
+        "least",
+        "most",
+        "between",
+        "neither",
+        "nor",
+        "never",
+        "wrong",
+        "incorrect",
+        "unless",
+        "except",
+        "instead",
+    ];
     let lower = clause.to_ascii_lowercase();
-    let mut all = lower.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty()).peekable();
+    let mut all = lower
+        .split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .filter(|word| !word.is_empty())
+        .peekable();
     while let Some(word) = all.next() {
         let or = word == "or" && all.peek().is_some_and(|next| *next != "so");
         if or || words.contains(&word) || word.ends_with("n't") {
@@ -164,8 +219,20 @@ fn hedges(clause: &str) -> bool {
 
 /// Without "therefore" and its like.
 fn without_a_conjunction(sentence: &str) -> &str {
-    let words = ["therefore", "thus", "hence", "so", "finally", "altogether", "overall", "in total", "in all"];
-    let begins = |word: &&&str| sentence.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    let words = [
+        "therefore",
+        "thus",
+        "hence",
+        "so",
+        "finally",
+        "altogether",
+        "overall",
+        "in total",
+        "in all",
+    ];
+    let begins = |word: &&&str| {
+        sentence.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word))
+    };
     let rest = words.iter().find(begins).map_or(sentence, |word| &sentence[word.len()..]);
     if rest.starts_with([',', ' ']) { rest.trim_start_matches([',', ' ']) } else { sentence }
 }
@@ -173,7 +240,11 @@ fn without_a_conjunction(sentence: &str) -> &str {
 /// Up to what only comments on it: `77, in all, so that is enough`, `C because ...`.
 fn first_clause(sentence: &str) -> &str {
     let comma = sentence.match_indices(", ").find(|(at, comma)| {
-        let word: String = sentence[at + comma.len()..].chars().take_while(|c| c.is_alphabetic()).take(12).collect();
+        let word: String = sentence[at + comma.len()..]
+            .chars()
+            .take_while(|c| c.is_alphabetic())
+            .take(12)
+            .collect();
         word.len() > 1 && !matches!(word.as_str(), "and" | "or" | "pi" | "sqrt")
     });
     let words = [" because ", " since ", " as ", " so ", " which ", "; ", " — ", " – "];
@@ -198,7 +269,8 @@ fn clean(text: &str) -> &str {
 /// True for a line such as `D) 27`.
 fn is_option(line: &str) -> bool {
     let mut chars = line.trim_start_matches('(').chars();
-    chars.next().is_some_and(|c| c.is_ascii_uppercase()) && matches!(chars.next(), Some(')' | '.' | ':'))
+    chars.next().is_some_and(|c| c.is_ascii_uppercase())
+        && matches!(chars.next(), Some(')' | '.' | ':'))
 }
 
 /// Up to a line end, or a full stop, `!` or `?` after which the sentence does not go on.
@@ -210,7 +282,9 @@ fn end_of_sentence(text: &str) -> usize {
         b'?' => is_blank(bytes.get(at + 1)),
         b'!' => {
             let next = bytes[at + 1..].iter().find(|byte| **byte != b' ');
-            is_blank(bytes.get(at + 1)) && !next.is_some_and(|byte| b"=+-*/".contains(byte) && bytes.get(at + 1) == Some(&b' '))
+            is_blank(bytes.get(at + 1))
+                && !next
+                    .is_some_and(|byte| b"=+-*/".contains(byte) && bytes.get(at + 1) == Some(&b' '))
         }
         _ => false,
     };

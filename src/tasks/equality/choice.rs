@@ -13,8 +13,12 @@ pub(super) struct Choice<'a> {
 /// The choice that an answer is, if it is one and no other is named in it.
 pub(super) fn choice(tokens: &[Spaced]) -> Option<Choice<'_>> {
     let (letter, content) = match tokens {
-        [open, letter, close, content @ ..] if open.is('(') && close.is(')') => (label(letter)?, content),
-        [letter, mark, content @ ..] if mark.is(')') || mark.is('.') || mark.is(':') => (label(letter)?, content),
+        [open, letter, close, content @ ..] if open.is('(') && close.is(')') => {
+            (label(letter)?, content)
+        }
+        [letter, mark, content @ ..] if mark.is(')') || mark.is('.') || mark.is(':') => {
+            (label(letter)?, content)
+        }
         [letter] => (label(letter)?, &[][..]),
         _ => return None,
     };
@@ -25,7 +29,11 @@ pub(super) fn choice(tokens: &[Spaced]) -> Option<Choice<'_>> {
     if let Some((first, rest)) = content.split_first() {
         let apart = first.blank || matches!(first.token, Token::Number(_) | Token::Command(_));
         let begins = match first.token {
-            Token::Number(_) | Token::Letter(_) | Token::Word { .. } | Token::Command(_) | Token::Open => true,
+            Token::Number(_)
+            | Token::Letter(_)
+            | Token::Word { .. }
+            | Token::Command(_)
+            | Token::Open => true,
             Token::Symbol(symbol) => match symbol {
                 '-' => rest.first().is_some_and(|next| !next.blank),
                 _ => "($€£[{".contains(symbol),
@@ -53,7 +61,8 @@ fn names_another(content: &[Spaced]) -> bool {
     // `(C) or (D)`, and a sentence about the choice: `(C) is wrong`.
     let joins = ["or", "and", "not", "nor", "but", "is", "are", "was", "cannot", "can", "isn"];
     let marked = content.windows(2).any(|pair| {
-        label(&pair[0]).is_some_and(|letter| letter.is_ascii_uppercase()) && (pair[1].is(')') || pair[1].is('.') || pair[1].is(':'))
+        label(&pair[0]).is_some_and(|letter| letter.is_ascii_uppercase())
+            && (pair[1].is(')') || pair[1].is('.') || pair[1].is(':'))
     });
     marked
         || joins.iter().any(|word| content.iter().any(|spaced| spaced.is_word(word)))

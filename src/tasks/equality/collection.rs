@@ -29,12 +29,18 @@ enum Kind {
 
 impl Collection {
     /// True when both hold the same items.
-    pub(super) fn equals(&self, other: &Collection, mut alike: impl FnMut(&[Spaced], &[Spaced]) -> bool) -> bool {
+    pub(super) fn equals(
+        &self,
+        other: &Collection,
+        mut alike: impl FnMut(&[Spaced], &[Spaced]) -> bool,
+    ) -> bool {
         if self.items.len() != other.items.len() {
             return false;
         }
         let in_order = match (&self.kind, &other.kind) {
-            (Kind::Unordered, Kind::Unordered | Kind::Bare) | (Kind::Bare, Kind::Unordered) => false,
+            (Kind::Unordered, Kind::Unordered | Kind::Bare) | (Kind::Bare, Kind::Unordered) => {
+                false
+            }
             (Kind::Union, Kind::Union) => false,
             (a, b) if a == b => true,
             _ => return false,
@@ -62,7 +68,10 @@ pub(super) fn collection(tokens: &[Spaced]) -> Option<Collection> {
         return Some(matrix);
     }
     if let Some(parts) = split(tokens, |spaced| spaced.is('∪')) {
-        return Some(Collection { kind: Kind::Union, items: parts.into_iter().map(<[_]>::to_vec).collect() });
+        return Some(Collection {
+            kind: Kind::Union,
+            items: parts.into_iter().map(<[_]>::to_vec).collect(),
+        });
     }
     let (kind, inside) = match brackets(tokens) {
         Some((open, close)) => {
@@ -76,7 +85,11 @@ pub(super) fn collection(tokens: &[Spaced]) -> Option<Collection> {
         kind = Kind::Unordered;
     }
     let joins = |spaced: &Spaced| {
-        spaced.is(',') || spaced.is(';') || spaced.is_word("and") || spaced.is_word("or") || spaced.is('&')
+        spaced.is(',')
+            || spaced.is(';')
+            || spaced.is_word("and")
+            || spaced.is_word("or")
+            || spaced.is('&')
     };
     let parts = split(inside, joins).unwrap_or_else(|| vec![inside]);
     let mut items = Vec::new();
@@ -128,7 +141,10 @@ fn step(spaced: &Spaced) -> i32 {
 }
 
 /// The parts between the tokens outside of brackets that separate; `None` where none does, or a part is empty.
-pub(super) fn split(tokens: &[Spaced], mut separates: impl FnMut(&Spaced) -> bool) -> Option<Vec<&[Spaced]>> {
+pub(super) fn split(
+    tokens: &[Spaced],
+    mut separates: impl FnMut(&Spaced) -> bool,
+) -> Option<Vec<&[Spaced]>> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0i32, 0);
     for (at, spaced) in tokens.iter().enumerate() {
         depth += step(spaced);
@@ -167,14 +183,20 @@ fn plus_and_minus(tokens: &[Spaced]) -> Option<[Vec<Spaced>; 2]> {
 
 /// A matrix or a column: rows between `\\`, entries between `&`.
 fn matrix(tokens: &[Spaced]) -> Option<Collection> {
-    let [Spaced { token: Token::Command(begin), .. }, inside @ .., Spaced { token: Token::Command(end), .. }] = tokens else {
+    let [
+        Spaced { token: Token::Command(begin), .. },
+        inside @ ..,
+        Spaced { token: Token::Command(end), .. },
+    ] = tokens
+    else {
         return None;
     };
     let name = begin.strip_prefix("begin ")?;
     if end.strip_prefix("end ")? != name || !name.ends_with("matrix") {
         return None;
     }
-    let is_row_end = |spaced: &Spaced| matches!(&spaced.token, Token::Command(name) if name == "\\");
+    let is_row_end =
+        |spaced: &Spaced| matches!(&spaced.token, Token::Command(name) if name == "\\");
     let inside = match inside.split_last() {
         Some((last, before)) if is_row_end(last) => before,
         _ => inside,

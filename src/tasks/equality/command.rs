@@ -19,12 +19,13 @@ pub(super) enum Meaning {
 pub(super) fn meaning(name: &str) -> Meaning {
     use Meaning::{Blank, Command, Environment, Letter, Nothing, Symbol, Unknown, Upright};
     match name {
-        "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "displaystyle"
-        | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "mathbf" | "mathit" | "mathsf" | "mathtt" | "boldsymbol"
-        | "bm" | "bf" | "rm" | "it" | "ensuremath" => Nothing,
+        "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr"
+        | "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "mathbf"
+        | "mathit" | "mathsf" | "mathtt" | "boldsymbol" | "bm" | "bf" | "rm" | "it"
+        | "ensuremath" => Nothing,
         "quad" | "qquad" | "enspace" | "space" | "hspace" => Blank,
-        "text" | "textbf" | "textit" | "textrm" | "textsf" | "texttt" | "textsc" | "emph" | "mbox" | "hbox" | "mathrm"
-        | "operatorname" => Upright,
+        "text" | "textbf" | "textit" | "textrm" | "textsf" | "texttt" | "textsc" | "emph"
+        | "mbox" | "hbox" | "mathrm" | "operatorname" => Upright,
         "thinspace" | "medspace" => Blank,
         "cdot" | "times" | "ast" => Symbol('*'),
         "div" => Symbol('/'),
@@ -61,11 +62,38 @@ pub(super) fn meaning(name: &str) -> Meaning {
 
 fn greek(name: &str) -> Option<char> {
     let names = [
-        ("pi", 'π'), ("alpha", 'α'), ("beta", 'β'), ("gamma", 'γ'), ("delta", 'δ'), ("epsilon", 'ε'), ("varepsilon", 'ε'),
-        ("zeta", 'ζ'), ("eta", 'η'), ("theta", 'θ'), ("iota", 'ι'), ("kappa", 'κ'), ("lambda", 'λ'), ("mu", 'μ'), ("nu", 'ν'),
-        ("xi", 'ξ'), ("rho", 'ρ'), ("sigma", 'σ'), ("tau", 'τ'), ("phi", 'φ'), ("varphi", 'φ'), ("chi", 'χ'), ("psi", 'ψ'),
-        ("omega", 'ω'), ("Delta", 'Δ'), ("Omega", 'Ω'), ("Sigma", 'Σ'), ("Phi", 'Φ'), ("Gamma", 'Γ'), ("Lambda", 'Λ'),
-        ("Theta", 'Θ'), ("Psi", 'Ψ'),
+        ("pi", 'π'),
+        ("alpha", 'α'),
+        ("beta", 'β'),
+        ("gamma", 'γ'),
+        ("delta", 'δ'),
+        ("epsilon", 'ε'),
+        ("varepsilon", 'ε'),
+        ("zeta", 'ζ'),
+        ("eta", 'η'),
+        ("theta", 'θ'),
+        ("iota", 'ι'),
+        ("kappa", 'κ'),
+        ("lambda", 'λ'),
+        ("mu", 'μ'),
+        ("nu", 'ν'),
+        ("xi", 'ξ'),
+        ("rho", 'ρ'),
+        ("sigma", 'σ'),
+        ("tau", 'τ'),
+        ("phi", 'φ'),
+        ("varphi", 'φ'),
+        ("chi", 'χ'),
+        ("psi", 'ψ'),
+        ("omega", 'ω'),
+        ("Delta", 'Δ'),
+        ("Omega", 'Ω'),
+        ("Sigma", 'Σ'),
+        ("Phi", 'Φ'),
+        ("Gamma", 'Γ'),
+        ("Lambda", 'Λ'),
+        ("Theta", 'Θ'),
+        ("Psi", 'Ψ'),
     ];
     names.iter().find_map(|(known, letter)| (*known == name).then_some(*letter))
 }
@@ -74,7 +102,23 @@ fn greek(name: &str) -> Option<char> {
 pub(super) fn is_function(name: &str) -> bool {
     matches!(
         name,
-        "sqrt" | "sin" | "cos" | "tan" | "cot" | "sec" | "csc" | "arcsin" | "arccos" | "arctan" | "sinh" | "cosh" | "tanh"
-            | "log" | "ln" | "lg" | "exp" | "abs"
+        "sqrt"
+            | "sin"
+            | "cos"
+            | "tan"
+            | "cot"
+            | "sec"
+            | "csc"
+            | "arcsin"
+            | "arccos"
+            | "arctan"
+            | "sinh"
+            | "cosh"
+            | "tanh"
+            | "log"
+            | "ln"
+            | "lg"
+            | "exp"
+            | "abs"
     )
 }

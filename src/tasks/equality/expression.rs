@@ -2,10 +2,12 @@
 //!
 //! What is ambiguous has no value here and is compared as text: `1/2x` is one half of x to some and 1/(2x) to others.
 
-use super::sum::{Atom, Ratio, Sum, Work, whole};
+use super::function::{absolute, binomial, factorial};
+use super::sum::{Atom, Ratio, Sum, whole};
 use super::token::{Spaced, Token};
+use super::work::Work;
 use num_bigint::BigInt;
-use num_traits::{One, Signed, ToPrimitive, Zero};
+use num_traits::{Signed, Zero};
 
 /// Most tokens of an expression.
 const LONGEST: usize = 400;
@@ -17,10 +19,13 @@ const LARGEST_POWER: i64 = 1000;
 /// The value of an expression, where it is one.
 pub(super) fn value(tokens: &[Spaced], work: &mut Work) -> Option<Sum> {
     // A word is no product of its letters.
-    if tokens.len() > LONGEST || (tokens.len() == 1 && matches!(tokens[0].token, Token::Word { .. })) {
+    if tokens.len() > LONGEST
+        || (tokens.len() == 1 && matches!(tokens[0].token, Token::Word { .. }))
+    {
         return None;
     }
-    let mut parser = Parser { tokens, at: 0, depth: 0, bars: 0, pending: String::new().into_bytes(), work };
+    let mut parser =
+        Parser { tokens, at: 0, depth: 0, bars: 0, pending: String::new().into_bytes(), work };
     let value = parser.sum()?;
     parser.ended().then_some(value)
 }
@@ -93,7 +98,10 @@ impl<'a> Parser<'a, '_> {
 
     fn sum(&mut self) -> Option<Sum> {
         let mut total = Sum::default();
-        let mut negative = if self.skip('-') { true } else { self.skip('+') && false };
+        let mut negative = self.skip('-');
+        if !negative {
+            self.skip('+');
+        }
         loop {
             let term = self.term()?;
             total = total.plus(if negative { term.negated() } else { term }, self.work)?;
@@ -142,7 +150,8 @@ impl<'a> Parser<'a, '_> {
             Some(Token::Word { upright, .. }) => !upright,
             Some(Token::Symbol('|')) => self.bars == 0,
             Some(Token::Command(name)) => {
-                matches!(name.as_str(), "frac" | "binom" | "sqrt") || super::command::is_function(name)
+                matches!(name.as_str(), "frac" | "binom" | "sqrt")
+                    || super::command::is_function(name)
             }
             _ => false,
         }
@@ -260,7 +269,10 @@ impl<'a> Parser<'a, '_> {
         }
         let mut parts = vec![written];
         while self.symbol() == Some(':') {
-            let Some(Spaced { token: Token::Number(part), .. }) = self.tokens.get(self.at + 1) else { break };
+            let Some(Spaced { token: Token::Number(part), .. }) = self.tokens.get(self.at + 1)
+            else {
+                break;
+            };
             parts.push(part);
             self.at += 2;
         }
@@ -290,7 +302,8 @@ impl<'a> Parser<'a, '_> {
             self.at += 1;
             return Some(super::plain::plain(self.tokens.get(start..self.at)?));
         }
-        let length = self.tokens[self.at..].iter().position(|spaced| spaced.token == Token::Close)?;
+        let length =
+            self.tokens[self.at..].iter().position(|spaced| spaced.token == Token::Close)?;
         self.at += length + 1;
         Some(super::plain::plain(&self.tokens[start + 1..self.at - 1]))
     }
@@ -334,7 +347,10 @@ impl<'a> Parser<'a, '_> {
                 match power {
                     None => Some(value),
                     // `\sin^{-1}` is no power of the sine.
-                    Some(power) => power.as_ratio().filter(Signed::is_positive).and_then(|_| value.to(&power, self.work)),
+                    Some(power) => power
+                        .as_ratio()
+                        .filter(Signed::is_positive)
+                        .and_then(|_| value.to(&power, self.work)),
                 }
             }
             _ => None,
@@ -402,44 +418,15 @@ fn arguments(tokens: &[Spaced]) -> Option<(Ratio, Ratio, usize)> {
 fn argument(tokens: &[Spaced]) -> Option<(Ratio, usize)> {
     let whole_number = |written: &str| number(written).filter(Ratio::is_integer);
     match tokens {
-        [Spaced { token: Token::Open, .. }, Spaced { token: Token::Number(written), .. }, Spaced { token: Token::Close, .. }, ..] => {
-            Some((whole_number(written)?, 3))
+        [
+            Spaced { token: Token::Open, .. },
+            Spaced { token: Token::Number(written), .. },
+            Spaced { token: Token::Close, .. },
+            ..,
+        ] => Some((whole_number(written)?, 3)),
+        [Spaced { token: Token::Number(written), .. }, ..] if written.len() == 1 => {
+            Some((whole_number(written)?, 1))
         }
-        [Spaced { token: Token::Number(written), .. }, ..] if written.len() == 1 => Some((whole_number(written)?, 1)),
         _ => None,
     }
-}
-
-fn absolute(value: Sum) -> Sum {
-    match value.as_ratio() {
-        Some(ratio) => Sum::constant(ratio.abs()),
-        None => Sum::atom(Atom::Call("abs".to_owned(), vec![value])),
-    }
-}
-
-fn factorial(value: &Sum, work: &mut Work) -> Option<Sum> {
-    let Some(ratio) = value.as_ratio() else {
-        return Some(Sum::atom(Atom::Call("!".to_owned(), vec![value.clone()])));
-    };
-    let n = ratio.to_integer().to_u64().filter(|n| ratio.is_integer() && *n <= 300)?;
-    work.spend(n)?;
-    Some(Sum::constant(Ratio::from_integer((1..=n).map(BigInt::from).product())))
-}
-
-fn binomial(n: &Sum, k: &Sum, work: &mut Work) -> Option<Sum> {
-    let (Some(n_ratio), Some(k_ratio)) = (n.as_ratio(), k.as_ratio()) else {
-        return Some(Sum::atom(Atom::Call("binom".to_owned(), vec![n.clone(), k.clone()])));
-    };
-    let whole_number = |ratio: &Ratio| ratio.to_integer().to_u64().filter(|n| ratio.is_integer() && *n <= 200);
-    let (n, k) = (whole_number(&n_ratio)?, whole_number(&k_ratio)?);
-    if k > n {
-        return Some(Sum::default());
-    }
-    work.spend(4 * n)?;
-    let mut value = BigInt::one();
-    for step in 1..=k.min(n - k) {
-        // Divides evenly: the value after each step is a binomial coefficient.
-        value = value * (n + 1 - step) / step;
-    }
-    Some(Sum::constant(Ratio::from_integer(value)))
 }

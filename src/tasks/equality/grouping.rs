@@ -85,7 +85,10 @@ fn separator(tokens: &[Spaced], at: usize) -> Option<(Separator, usize)> {
             Some((Separator::TightComma, at + 3))
         }
         Token::Thin | Token::Joint => {
-            let count = tokens[at..].iter().take_while(|t| matches!(t.token, Token::Thin | Token::Joint)).count();
+            let count = tokens[at..]
+                .iter()
+                .take_while(|t| matches!(t.token, Token::Thin | Token::Joint))
+                .count();
             Some((Separator::Thin, at + count))
         }
         Token::Number(_) if next.blank => Some((Separator::Blank, at)),

@@ -1,6 +1,6 @@
 //! When two short answers are the same.
 //!
-//! Both are read as LaTeX and typography ([`token`]) and compared as what they are: an option of a choice ([`choice`]), several
+//! Both are read as LaTeX and typography ([`lexer`]) and compared as what they are: an option of a choice ([`choice`]), several
 //! values ([`collection`]), an equation or an inequality ([`relation`]), a value with its unit ([`quantity`]), or text
 //! ([`plain`]). Values are expressions in an exact normal form ([`sum`]): `0.5`, `1/2`, `\frac{1}{2}` and `50e-2` are one
 //! answer, and so are `5\sqrt{3}` and `\sqrt{75}`, `(x+1)^2` and `x^2+2x+1`; `0.333` and `1/3` are two. What cannot be decided
@@ -12,41 +12,34 @@ mod choice;
 mod collection;
 mod command;
 mod expression;
+mod factor;
+mod function;
 mod grouping;
+mod lexer;
+mod percent;
 mod plain;
 mod quantity;
 mod relation;
 mod sum;
 mod token;
 mod unit;
+mod work;
 
 use choice::choice;
 use collection::collection;
+use lexer::tokens;
+pub use percent::Percent;
 use plain::plain;
 use quantity::quantity;
 use relation::{Relation, relation};
-use serde::{Deserialize, Serialize};
-use sum::Work;
-use token::{Spaced, Token, tokens};
+use token::{Spaced, Token};
 pub(super) use unit::{changes_a_number, is_multiplier, is_unit};
+use work::Work;
 
 /// Most bytes of an answer that is more than text.
 pub const LONGEST: usize = 2000;
 /// How often an answer is taken apart.
 const DEEPEST: usize = 8;
-
-/// What a percent sign means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Percent {
-    /// Nothing: `50%` is 50 and is not 0.5.
-    #[default]
-    Number,
-    /// Hundredths: `50%` is 0.5 and is not 50.
-    Hundredths,
-    /// Either: `50%` is 50 and is 0.5.
-    Either,
-}
 
 /// True when both are the same answer.
 ///
@@ -78,7 +71,10 @@ struct Comparison {
 impl Comparison {
     fn alike(&mut self, a: &[Spaced], b: &[Spaced], depth: usize) -> bool {
         let (a, b) = (trimmed(a), trimmed(b));
-        if a.is_empty() || b.is_empty() || self.work.spend(20 + (a.len() + b.len()) as u64 / 4).is_none() {
+        if a.is_empty()
+            || b.is_empty()
+            || self.work.spend(20 + (a.len() + b.len()) as u64 / 4).is_none()
+        {
             return false;
         }
         if plain(a) == plain(b) {
@@ -99,8 +95,12 @@ impl Comparison {
                 let open = a.content.is_empty() || b.content.is_empty();
                 Some(a.letter == b.letter && (open || self.alike(a.content, b.content, depth)))
             }
-            (Some(one), None) if !one.content.is_empty() => self.alike(one.content, b, depth).then_some(true),
-            (None, Some(one)) if !one.content.is_empty() => self.alike(a, one.content, depth).then_some(true),
+            (Some(one), None) if !one.content.is_empty() => {
+                self.alike(one.content, b, depth).then_some(true)
+            }
+            (None, Some(one)) if !one.content.is_empty() => {
+                self.alike(a, one.content, depth).then_some(true)
+            }
             _ => None,
         }
     }
@@ -130,7 +130,8 @@ impl Comparison {
         if let Some(interval) = one.interval() {
             return self.alike(&interval, other, depth);
         }
-        let values = one.values(|side| quantity(side, &mut self.work).is_some_and(|side| side.is_constant()));
+        let values = one
+            .values(|side| quantity(side, &mut self.work).is_some_and(|side| side.is_constant()));
         values.into_iter().any(|value| self.alike(value, other, depth))
     }
 
@@ -146,9 +147,11 @@ impl Comparison {
         if self.same_equations(a, b) {
             return true;
         }
-        let mut constant = |side: &[Spaced]| quantity(side, &mut self.work).is_some_and(|side| side.is_constant());
+        let mut constant =
+            |side: &[Spaced]| quantity(side, &mut self.work).is_some_and(|side| side.is_constant());
         // A definition is compared with its name, a calculation by its result.
-        let calculation = |relation: &Relation<'_>| relation.sides.len() != 2 || !relation.is_definition();
+        let calculation =
+            |relation: &Relation<'_>| relation.sides.len() != 2 || !relation.is_definition();
         if !calculation(a) && !calculation(b) {
             return false;
         }
@@ -158,7 +161,10 @@ impl Comparison {
 
     /// True for equations between several variables of which one is a multiple of the other.
     fn same_equations(&mut self, a: &Relation<'_>, b: &Relation<'_>) -> bool {
-        let mut difference = |relation: &Relation<'_>| match (relation.sides.as_slice(), relation.signs.as_slice()) {
+        let mut difference = |relation: &Relation<'_>| match (
+            relation.sides.as_slice(),
+            relation.signs.as_slice(),
+        ) {
             ([left, right], ['=']) => {
                 let left = expression::value(left, &mut self.work)?;
                 let right = expression::value(right, &mut self.work)?;

@@ -14,7 +14,8 @@ pub(super) fn plain(tokens: &[Spaced]) -> String {
             Token::Word { .. } | Token::Letter(_) | Token::Command(_) => 2,
             _ => 0,
         };
-        let apart = matches!(spaced.token, Token::Word { .. }) || !matches!(spaced.token, Token::Letter(_));
+        let apart =
+            matches!(spaced.token, Token::Word { .. }) || !matches!(spaced.token, Token::Letter(_));
         if kind != 0 && kind == last_kind && apart {
             out.push(' ');
         }

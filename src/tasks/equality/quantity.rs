@@ -1,10 +1,11 @@
 //! A value with its unit: `-$1,234.50`, `3/4`, `5 cm`, `12%`, `3 million`, `10\pi\text{ cm}^2`, `31 (in total)`.
 
-use super::Percent;
 use super::expression;
-use super::sum::{self, Ratio, Sum, Work, whole};
+use super::percent::Percent;
+use super::sum::{self, Ratio, Sum, whole};
 use super::token::{Spaced, Token};
 use super::unit;
+use super::work::Work;
 
 /// A value and its unit.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ impl Quantity {
             return false;
         }
         let plainly = |work: &mut Work| sum::same(&self.value, &other.value, work);
-        let in_hundredths = |work: &mut Work| match (self.hundredths(work), other.hundredths(work)) {
+        let in_hundredths = |work: &mut Work| match (self.hundredths(work), other.hundredths(work))
+        {
             (Some(a), Some(b)) => sum::same(&a, &b, work),
             _ => false,
         };
@@ -56,12 +58,25 @@ impl Quantity {
 pub(super) fn quantity(tokens: &[Spaced], work: &mut Work) -> Option<Quantity> {
     let tokens = without_a_remark(tokens);
     let (tokens, currency, negative) = without_currency(tokens);
-    let first = tokens.iter().rev().take(unit::LONGEST).take_while(|spaced| unit::may_belong(spaced)).count();
+    let first = tokens
+        .iter()
+        .rev()
+        .take(unit::LONGEST)
+        .take_while(|spaced| unit::may_belong(spaced))
+        .count();
     let mut read = None;
     for at in tokens.len() - first..=tokens.len() {
         let (number, rest) = tokens.split_at(at);
         // A unit begins with a word or a sign.
-        if matches!(rest.first().map(|spaced| &spaced.token), Some(Token::Number(_) | Token::Open | Token::Close | Token::Symbol('^' | '/' | '*' | '-' | '.'))) {
+        if matches!(
+            rest.first().map(|spaced| &spaced.token),
+            Some(
+                Token::Number(_)
+                    | Token::Open
+                    | Token::Close
+                    | Token::Symbol('^' | '/' | '*' | '-' | '.')
+            )
+        ) {
             continue;
         }
         let (factor, percent, rest) = multiplied(rest);
@@ -95,7 +110,8 @@ fn without_a_remark(tokens: &[Spaced]) -> &[Spaced] {
 fn without_currency(tokens: &[Spaced]) -> (&[Spaced], String, bool) {
     let negative = tokens.first().is_some_and(|first| first.is('-'));
     let after_sign = if negative { &tokens[1..] } else { tokens };
-    let is_sign = |spaced: &Spaced| matches!(spaced.token, Token::Symbol('$' | '€' | '£' | '¥' | '₹'));
+    let is_sign =
+        |spaced: &Spaced| matches!(spaced.token, Token::Symbol('$' | '€' | '£' | '¥' | '₹'));
     let is_name = |spaced: &Spaced| {
         matches!(&spaced.token, Token::Word { letters, .. }
             if matches!(letters.as_str(), "US" | "USD" | "EUR" | "GBP" | "Rs" | "INR" | "RS" | "JPY"))

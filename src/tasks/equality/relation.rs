@@ -13,7 +13,9 @@ pub(super) struct Relation<'a> {
 /// The relation that an answer is, if it is one. The side before a first `=` may be empty.
 pub(super) fn relation(tokens: &[Spaced]) -> Option<Relation<'_>> {
     let tokens = match tokens.split_first() {
-        Some((first, rest)) if first.is('=') && !rest.is_empty() => return Some(Relation { sides: vec![rest], signs: vec!['='] }),
+        Some((first, rest)) if first.is('=') && !rest.is_empty() => {
+            return Some(Relation { sides: vec![rest], signs: vec!['='] });
+        }
         _ => tokens,
     };
     let mut signs = Vec::new();
@@ -30,14 +32,18 @@ pub(super) fn relation(tokens: &[Spaced]) -> Option<Relation<'_>> {
 impl<'a> Relation<'a> {
     /// What it says the answer is: the last side, where those before it are names or `is_constant`. With `≈` the side before
     /// that sign is the answer too.
-    pub(super) fn values(&self, mut is_constant: impl FnMut(&[Spaced]) -> bool) -> Vec<&'a [Spaced]> {
+    pub(super) fn values(
+        &self,
+        mut is_constant: impl FnMut(&[Spaced]) -> bool,
+    ) -> Vec<&'a [Spaced]> {
         let Some((last, before)) = self.sides.split_last() else { return Vec::new() };
         let approximate = match self.signs.split_last() {
             Some(('≈', exact)) => exact.iter().all(|sign| *sign == '='),
             Some((_, _)) => false,
             None => false,
         };
-        let exact = approximate || self.signs.iter().all(|sign| *sign == '=') || self.signs == ['∈'];
+        let exact =
+            approximate || self.signs.iter().all(|sign| *sign == '=') || self.signs == ['∈'];
         if !exact || !before.iter().all(|side| is_name(side) || is_constant(side)) {
             return Vec::new();
         }
@@ -70,23 +76,36 @@ impl<'a> Relation<'a> {
     /// The interval of an inequality in one variable.
     pub(super) fn interval(&self) -> Option<Vec<Spaced>> {
         let ascending = |signs: &[char]| signs.iter().all(|sign| matches!(sign, '<' | '≤'));
-        let relation = if ascending(&self.signs) { Relation { sides: self.sides.clone(), signs: self.signs.clone() } } else { self.reversed() };
+        let relation = if ascending(&self.signs) {
+            Relation { sides: self.sides.clone(), signs: self.signs.clone() }
+        } else {
+            self.reversed()
+        };
         if !ascending(&relation.signs) {
             return None;
         }
-        let is_variable = |side: &[Spaced]| matches!(side, [Spaced { token: Token::Letter(_), .. }]);
+        let is_variable =
+            |side: &[Spaced]| matches!(side, [Spaced { token: Token::Letter(_), .. }]);
         let infinity = |sign: &[char]| {
             let token = |token| Spaced { token, blank: false };
-            let mut side: Vec<Spaced> = sign.iter().map(|sign| token(Token::Symbol(*sign))).collect();
+            let mut side: Vec<Spaced> =
+                sign.iter().map(|sign| token(Token::Symbol(*sign))).collect();
             side.push(token(Token::Letter('∞')));
             side
         };
-        let (low, low_sign, high_sign, high) = match (relation.sides.as_slice(), relation.signs.as_slice()) {
-            ([low, x, high], [first, second]) if is_variable(x) => (low.to_vec(), *first, *second, high.to_vec()),
-            ([low, x], [sign]) if is_variable(x) && !is_variable(low) => (low.to_vec(), *sign, '<', infinity(&[])),
-            ([x, high], [sign]) if is_variable(x) && !is_variable(high) => (infinity(&['-']), '<', *sign, high.to_vec()),
-            _ => return None,
-        };
+        let (low, low_sign, high_sign, high) =
+            match (relation.sides.as_slice(), relation.signs.as_slice()) {
+                ([low, x, high], [first, second]) if is_variable(x) => {
+                    (low.to_vec(), *first, *second, high.to_vec())
+                }
+                ([low, x], [sign]) if is_variable(x) && !is_variable(low) => {
+                    (low.to_vec(), *sign, '<', infinity(&[]))
+                }
+                ([x, high], [sign]) if is_variable(x) && !is_variable(high) => {
+                    (infinity(&['-']), '<', *sign, high.to_vec())
+                }
+                _ => return None,
+            };
         let symbol = |symbol| Spaced { token: Token::Symbol(symbol), blank: false };
         let mut out = vec![symbol(if low_sign == '<' { '(' } else { '[' })];
         out.extend(low);
@@ -102,7 +121,13 @@ pub(super) fn is_name(tokens: &[Spaced]) -> bool {
     let Some(first) = tokens.first() else { return false };
     let begins = match &first.token {
         Token::Letter(_) | Token::Command(_) => true,
-        Token::Word { letters, upright } => *upright || letters.chars().count() != 3 || first.blank || tokens.len() > 1 || is_capital(letters),
+        Token::Word { letters, upright } => {
+            *upright
+                || letters.chars().count() != 3
+                || first.blank
+                || tokens.len() > 1
+                || is_capital(letters)
+        }
         Token::Symbol(symbol) => *symbol == '|',
         _ => false,
     };
@@ -114,11 +139,25 @@ pub(super) fn is_name(tokens: &[Spaced]) -> bool {
             Token::Symbol('_' | '\'' | '|' | ',' | '°' | '#' | '"' | ':' | '*') => {}
             Token::Symbol(symbol) if "+-/^%".contains(*symbol) && depth > 0 => {}
             Token::Number(_) if depth > 0 || (at > 0 && tokens[at - 1].is('_')) => {}
-            Token::Letter(_) if depth == 0 && !(at > 0 && (tokens[at - 1].is('_') || matches!(tokens[at - 1].token, Token::Command(_) | Token::Word { .. }))) => factors += 1,
+            Token::Letter(_)
+                if depth == 0
+                    && !(at > 0
+                        && (tokens[at - 1].is('_')
+                            || matches!(
+                                tokens[at - 1].token,
+                                Token::Command(_) | Token::Word { .. }
+                            ))) =>
+            {
+                factors += 1
+            }
             Token::Letter(_) => {}
             Token::Word { letters, .. } if says_no(letters) => return false,
             Token::Word { .. } => {}
-            Token::Command(name) if matches!(name.as_str(), "frac" | "sqrt" | "binom" | "\\" | "over") => return false,
+            Token::Command(name)
+                if matches!(name.as_str(), "frac" | "sqrt" | "binom" | "\\" | "over") =>
+            {
+                return false;
+            }
             Token::Command(_) => {}
             _ => return false,
         }

@@ -6,6 +6,8 @@
 //! (`\sin 30° = 1/2`) makes them differ: an answer may be missed, none is wrongly accepted. Roots of distinct square-free
 //! integers are linearly independent over the rationals (Besicovitch 1940), so among these nothing is missed.
 
+use super::factor::factors;
+use super::work::Work;
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{One, Signed, ToPrimitive, Zero};
@@ -40,27 +42,8 @@ pub(super) struct Sum(pub(super) BTreeMap<Product, Ratio>);
 const MOST_BITS: u64 = 4096;
 /// Largest exponent that is multiplied out, of a sum with more than one term.
 const MOST_FACTORS: u32 = 32;
-/// Numbers up to the square of this are factored.
-const TRIAL: u32 = 4096;
 /// Deepest nesting of atoms.
 const DEEPEST: usize = 8;
-
-/// How much work may still be done for one comparison, in products of terms of 64 bits.
-#[derive(Debug)]
-pub(super) struct Work(u32);
-
-impl Default for Work {
-    fn default() -> Work {
-        Work(20_000)
-    }
-}
-
-impl Work {
-    pub(super) fn spend(&mut self, cost: u64) -> Option<()> {
-        self.0 = self.0.checked_sub(u32::try_from(cost).ok()?)?;
-        Some(())
-    }
-}
 
 pub(super) fn whole(value: i64) -> Ratio {
     Ratio::from_integer(BigInt::from(value))
@@ -84,10 +67,13 @@ impl Atom {
         match self {
             Atom::Prime(_) => true,
             Atom::Name(name) => {
-                matches!(name.as_str(), "π" | "e" | "i" | "∞") || name.starts_with(|c: char| c.is_ascii_digit())
+                matches!(name.as_str(), "π" | "e" | "i" | "∞")
+                    || name.starts_with(|c: char| c.is_ascii_digit())
             }
             Atom::Root(sum) => sum.is_constant(),
-            Atom::Power(base, exponent) => base.is_constant() && exponent.keys().all(Atom::is_constant),
+            Atom::Power(base, exponent) => {
+                base.is_constant() && exponent.keys().all(Atom::is_constant)
+            }
             Atom::Call(_, arguments) => arguments.iter().all(Sum::is_constant),
         }
     }
@@ -153,7 +139,11 @@ impl Sum {
 
     /// How many variables stand in it outside of roots and functions.
     pub(super) fn variables(&self) -> usize {
-        let names = self.0.keys().flat_map(BTreeMap::keys).filter(|atom| matches!(atom, Atom::Name(_)) && !atom.is_constant());
+        let names = self
+            .0
+            .keys()
+            .flat_map(BTreeMap::keys)
+            .filter(|atom| matches!(atom, Atom::Name(_)) && !atom.is_constant());
         names.collect::<std::collections::BTreeSet<_>>().len()
     }
 
@@ -275,10 +265,13 @@ impl Sum {
             return root_of(&content, exponent, work)?.times(&Sum::term(root, Ratio::one()), work);
         };
         let mut total = root_of(coefficient, exponent, work)?;
-        let (positive, rest): (Vec<_>, Vec<_>) = product.iter().partition(|(atom, _)| atom.is_positive());
-        let positive: Product = positive.into_iter().map(|(atom, power)| (atom.clone(), power * exponent)).collect();
+        let (positive, rest): (Vec<_>, Vec<_>) =
+            product.iter().partition(|(atom, _)| atom.is_positive());
+        let positive: Product =
+            positive.into_iter().map(|(atom, power)| (atom.clone(), power * exponent)).collect();
         total = total.times(&normal(positive, Ratio::one(), work)?, work)?;
-        let rest: Product = rest.into_iter().map(|(atom, power)| (atom.clone(), power.clone())).collect();
+        let rest: Product =
+            rest.into_iter().map(|(atom, power)| (atom.clone(), power.clone())).collect();
         let under = match rest.iter().next() {
             None => return Some(total),
             Some((atom, power)) if rest.len() == 1 && power.is_one() => atom.clone(),
@@ -342,7 +335,10 @@ fn normal(product: Product, mut coefficient: Ratio, work: &mut Work) -> Option<S
                 exponent - up
             }
             Atom::Root(sum) if exponent >= Ratio::one() => {
-                sums.push((sum.clone(), up.to_integer().to_u32().filter(|power| *power <= MOST_FACTORS)?));
+                sums.push((
+                    sum.clone(),
+                    up.to_integer().to_u32().filter(|power| *power <= MOST_FACTORS)?,
+                ));
                 exponent - up
             }
             _ if atom.is_imaginary_unit() && exponent.is_integer() => {
@@ -376,8 +372,10 @@ fn root_of(value: &Ratio, exponent: &Ratio, work: &mut Work) -> Option<Sum> {
     if exponent.denom() > &BigInt::from(64) || exponent.numer().abs() > BigInt::from(4096) {
         return None;
     }
-    let product =
-        primes(&value.abs(), work)?.into_iter().map(|(prime, power)| (prime, power * exponent)).collect();
+    let product = primes(&value.abs(), work)?
+        .into_iter()
+        .map(|(prime, power)| (prime, power * exponent))
+        .collect();
     let size = normal(product, Ratio::one(), work)?;
     if value.is_positive() {
         return Some(size);
@@ -389,36 +387,24 @@ fn root_of(value: &Ratio, exponent: &Ratio, work: &mut Work) -> Option<Sum> {
     if exponent.denom() != &BigInt::from(2) {
         return None;
     }
-    let turns = Product::from([(Atom::Name("i".to_owned()), Ratio::from_integer(exponent.numer().clone()))]);
+    let turns = Product::from([(
+        Atom::Name("i".to_owned()),
+        Ratio::from_integer(exponent.numer().clone()),
+    )]);
     size.times(&normal(turns, Ratio::one(), work)?, work)
 }
 
-/// The prime factors of a positive number; what trial division does not split stays in one piece.
+/// The prime factors of a positive number.
 fn primes(value: &Ratio, work: &mut Work) -> Option<Product> {
     work.spend(200 + bits(value))?;
-    let mut factors = Product::new();
-    for (mut rest, sign) in [(value.numer().clone(), 1), (value.denom().clone(), -1)] {
-        let mut divisor = 2u32;
-        while divisor <= TRIAL && !rest.is_one() {
-            let mut power = 0;
-            while (&rest % divisor).is_zero() {
-                rest /= divisor;
-                power += sign;
-            }
-            if power != 0 {
-                factors.insert(Atom::Prime(BigInt::from(divisor)), whole(power));
-            }
-            divisor += if divisor == 2 { 1 } else { 2 };
-        }
-        if !rest.is_one() {
-            // The rest may be a square or a cube of a large prime.
-            let power = (2..=3).find(|power| rest.nth_root(*power).pow(*power) == rest).unwrap_or(1);
-            let base = rest.nth_root(power);
-            *factors.entry(Atom::Prime(base)).or_insert_with(Ratio::zero) += whole(sign * i64::from(power));
+    let mut product = Product::new();
+    for (number, sign) in [(value.numer(), 1), (value.denom(), -1)] {
+        for (prime, power) in factors(number) {
+            *product.entry(Atom::Prime(prime)).or_insert_with(Ratio::zero) += whole(sign * power);
         }
     }
-    factors.retain(|_, power| !power.is_zero());
-    Some(factors)
+    product.retain(|_, power| !power.is_zero());
+    Some(product)
 }
 
 /// True when two sums are the same number or the same function.
@@ -428,17 +414,24 @@ pub(super) fn same(a: &Sum, b: &Sum, work: &mut Work) -> bool {
 
 /// True when one is a multiple of the other by a number other than 0.
 pub(super) fn proportional(a: &Sum, b: &Sum, work: &mut Work) -> bool {
-    let (Some((product, first)), Some((other, second))) = (a.0.iter().next(), b.0.iter().next()) else { return false };
-    product == other && a.times(&Sum::constant(second / first), work).is_some_and(|scaled| same(&scaled, b, work))
+    let (Some((product, first)), Some((other, second))) = (a.0.iter().next(), b.0.iter().next())
+    else {
+        return false;
+    };
+    product == other
+        && a.times(&Sum::constant(second / first), work)
+            .is_some_and(|scaled| same(&scaled, b, work))
 }
 
 /// True when the difference is 0 after every sum below a fraction line has been multiplied away.
 fn vanishes(a: Sum, b: Sum, work: &mut Work) -> Option<bool> {
     let mut difference = a.plus(b.negated(), work)?;
     for _ in 0..DEEPEST {
-        let below = difference.0.keys().flatten().filter(|(atom, power)| {
-            matches!(atom, Atom::Root(_)) && power.is_negative()
-        });
+        let below = difference
+            .0
+            .keys()
+            .flatten()
+            .filter(|(atom, power)| matches!(atom, Atom::Root(_)) && power.is_negative());
         let Some((atom, power)) = below.min_by(|a, b| a.1.cmp(b.1)) else {
             return Some(difference.is_zero());
         };

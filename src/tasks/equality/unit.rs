@@ -9,21 +9,81 @@ pub(super) const LONGEST: usize = 12;
 
 /// Words that multiply the number before them.
 pub(super) const MULTIPLIERS: [(&str, i64); 5] = [
-    ("hundred", 100), ("thousand", 1000), ("million", 1_000_000), ("billion", 1_000_000_000), ("trillion", 1_000_000_000_000),
+    ("hundred", 100),
+    ("thousand", 1000),
+    ("million", 1_000_000),
+    ("billion", 1_000_000_000),
+    ("trillion", 1_000_000_000_000),
 ];
 
 /// Words that make the number before them another one, which is not read.
 const CHANGES: [&str; 29] = [
-    "dozen", "dozens", "pi", "sqrt", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths", "fifths", "sixths",
-    "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "plus", "minus", "factorial", "squared", "cubed", "root",
-    "score", "gross", "choose", "point",
+    "dozen",
+    "dozens",
+    "pi",
+    "sqrt",
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "quarter",
+    "quarters",
+    "fourths",
+    "fifths",
+    "sixths",
+    "sevenths",
+    "eighths",
+    "ninths",
+    "tenths",
+    "hundredths",
+    "thousandths",
+    "plus",
+    "minus",
+    "factorial",
+    "squared",
+    "cubed",
+    "root",
+    "score",
+    "gross",
+    "choose",
+    "point",
 ];
 
 /// Words after a number that say something about it and are no unit.
 const SAYS_MORE: [&str; 33] = [
-    "or", "and", "to", "mod", "modulo", "is", "are", "was", "isn't", "aren't", "not", "no", "if", "unless", "but", "except",
-    "without", "wrong", "incorrect", "false", "impossible", "than", "from", "over", "divided", "multiplied", "sin", "cos", "tan", "log", "ln",
-    "nor", "never",
+    "or",
+    "and",
+    "to",
+    "mod",
+    "modulo",
+    "is",
+    "are",
+    "was",
+    "isn't",
+    "aren't",
+    "not",
+    "no",
+    "if",
+    "unless",
+    "but",
+    "except",
+    "without",
+    "wrong",
+    "incorrect",
+    "false",
+    "impossible",
+    "than",
+    "from",
+    "over",
+    "divided",
+    "multiplied",
+    "sin",
+    "cos",
+    "tan",
+    "log",
+    "ln",
+    "nor",
+    "never",
 ];
 
 /// True for a word such as `million`.
@@ -38,18 +98,73 @@ pub(in super::super) fn changes_a_number(word: &str) -> bool {
 
 /// A symbol or an abbreviation, and the name by which units are compared.
 const SYMBOLS: [(&str, &str); 67] = [
-    ("m", "metre"), ("meter", "metre"), ("cm", "centimetre"), ("centimeter", "centimetre"), ("mm", "millimetre"),
-    ("millimeter", "millimetre"), ("km", "kilometre"), ("kilometer", "kilometre"), ("g", "gram"), ("gramme", "gram"),
-    ("kg", "kilogram"), ("mg", "milligram"), ("s", "second"), ("sec", "second"), ("min", "minute"), ("mins", "minute"),
-    ("h", "hour"), ("hr", "hour"), ("hrs", "hour"), ("l", "litre"), ("liter", "litre"), ("ml", "millilitre"),
-    ("milliliter", "millilitre"), ("cl", "centilitre"), ("ft", "foot"), ("feet", "foot"), ("in", "inch"), ("inches", "inch"),
-    ("yd", "yard"), ("mi", "mile"), ("lb", "pound of weight"), ("lbs", "pound of weight"), ("oz", "ounce"), ("mph", "mile/hour"),
-    ("kph", "kilometre/hour"), ("kmh", "kilometre/hour"), ("°", "degree"), ("deg", "degree"), ("°c", "degree celsius"),
-    ("°f", "degree fahrenheit"), ("c", "degree celsius"), ("f", "degree fahrenheit"), ("k", "kelvin"), ("rad", "radian"),
-    ("$", "dollar"), ("us$", "dollar"), ("usd", "dollar"), ("buck", "dollar"), ("€", "euro"), ("eur", "euro"), ("£", "pound"),
-    ("gbp", "pound"), ("¥", "yen"), ("jpy", "yen"), ("₹", "rupee"), ("rs", "rupee"), ("inr", "rupee"), ("¢", "cent"), ("kr", "krone"),
-    ("sq", "square"), ("people", "person"), ("persons", "person"), ("children", "child"), ("hz", "hertz"), ("n", "newton"),
-    ("w", "watt"), ("v", "volt"),
+    ("m", "metre"),
+    ("meter", "metre"),
+    ("cm", "centimetre"),
+    ("centimeter", "centimetre"),
+    ("mm", "millimetre"),
+    ("millimeter", "millimetre"),
+    ("km", "kilometre"),
+    ("kilometer", "kilometre"),
+    ("g", "gram"),
+    ("gramme", "gram"),
+    ("kg", "kilogram"),
+    ("mg", "milligram"),
+    ("s", "second"),
+    ("sec", "second"),
+    ("min", "minute"),
+    ("mins", "minute"),
+    ("h", "hour"),
+    ("hr", "hour"),
+    ("hrs", "hour"),
+    ("l", "litre"),
+    ("liter", "litre"),
+    ("ml", "millilitre"),
+    ("milliliter", "millilitre"),
+    ("cl", "centilitre"),
+    ("ft", "foot"),
+    ("feet", "foot"),
+    ("in", "inch"),
+    ("inches", "inch"),
+    ("yd", "yard"),
+    ("mi", "mile"),
+    ("lb", "pound of weight"),
+    ("lbs", "pound of weight"),
+    ("oz", "ounce"),
+    ("mph", "mile/hour"),
+    ("kph", "kilometre/hour"),
+    ("kmh", "kilometre/hour"),
+    ("°", "degree"),
+    ("deg", "degree"),
+    ("°c", "degree celsius"),
+    ("°f", "degree fahrenheit"),
+    ("c", "degree celsius"),
+    ("f", "degree fahrenheit"),
+    ("k", "kelvin"),
+    ("rad", "radian"),
+    ("$", "dollar"),
+    ("us$", "dollar"),
+    ("usd", "dollar"),
+    ("buck", "dollar"),
+    ("€", "euro"),
+    ("eur", "euro"),
+    ("£", "pound"),
+    ("gbp", "pound"),
+    ("¥", "yen"),
+    ("jpy", "yen"),
+    ("₹", "rupee"),
+    ("rs", "rupee"),
+    ("inr", "rupee"),
+    ("¢", "cent"),
+    ("kr", "krone"),
+    ("sq", "square"),
+    ("people", "person"),
+    ("persons", "person"),
+    ("children", "child"),
+    ("hz", "hertz"),
+    ("n", "newton"),
+    ("w", "watt"),
+    ("v", "volt"),
 ];
 
 /// Symbols of one letter that a blank before them is enough to tell from a variable.
@@ -58,7 +173,9 @@ const LETTERS: [char; 6] = ['m', 'g', 's', 'h', 'l', 'L'];
 /// True where a token may be part of a unit.
 pub(super) fn may_belong(spaced: &Spaced) -> bool {
     match &spaced.token {
-        Token::Word { .. } | Token::Letter(_) | Token::Number(_) | Token::Open | Token::Close => true,
+        Token::Word { .. } | Token::Letter(_) | Token::Number(_) | Token::Open | Token::Close => {
+            true
+        }
         Token::Command(name) => name == "frac",
         Token::Symbol(symbol) => "/^*°$€£¥₹¢.-%".contains(*symbol),
         _ => false,
@@ -69,14 +186,20 @@ pub(super) fn may_belong(spaced: &Spaced) -> bool {
 pub(super) fn is_plain_word(spaced: &Spaced) -> bool {
     let Token::Word { letters, .. } = &spaced.token else { return false };
     let lower = letters.to_lowercase();
-    letters.len() > 1 && !SAYS_MORE.contains(&lower.as_str()) && !changes_a_number(&lower) && !is_multiplier(&lower)
+    letters.len() > 1
+        && !SAYS_MORE.contains(&lower.as_str())
+        && !changes_a_number(&lower)
+        && !is_multiplier(&lower)
 }
 
 /// True for the symbol or the name of a known unit.
 pub(in super::super) fn is_unit(word: &str) -> bool {
     let lower = word.to_lowercase();
     let singular = lower.strip_suffix('s').unwrap_or(&lower);
-    lower.len() > 1 && SYMBOLS.iter().any(|(symbol, name)| [*symbol, *name].iter().any(|known| *known == lower || *known == singular))
+    lower.len() > 1
+        && SYMBOLS.iter().any(|(symbol, name)| {
+            [*symbol, *name].iter().any(|known| *known == lower || *known == singular)
+        })
 }
 
 /// The unit that these tokens are, by the name under which units are compared; `None` for what is none.
@@ -118,8 +241,12 @@ pub(super) fn unit(tokens: &[Spaced]) -> Option<String> {
                 parts.push(format!("^{power}"));
             }
             Token::Symbol('°') => parts.push("°".to_owned()),
-            Token::Symbol(symbol @ ('$' | '€' | '£' | '¥' | '₹' | '¢')) => parts.push(name(&symbol.to_string())),
-            Token::Symbol('/') if !parts.is_empty() && !rest.is_empty() => parts.push("/".to_owned()),
+            Token::Symbol(symbol @ ('$' | '€' | '£' | '¥' | '₹' | '¢')) => {
+                parts.push(name(&symbol.to_string()))
+            }
+            Token::Symbol('/') if !parts.is_empty() && !rest.is_empty() => {
+                parts.push("/".to_owned())
+            }
             Token::Symbol('*' | '-') if !parts.is_empty() && !rest.is_empty() => {}
             Token::Symbol('.') if words > 0 => {}
             _ => return None,
@@ -131,22 +258,36 @@ pub(super) fn unit(tokens: &[Spaced]) -> Option<String> {
 /// A word of a unit.
 fn word(letters: &str, upright: bool, before: Option<&str>, blank: bool) -> Option<String> {
     let lower = letters.to_lowercase();
-    let singular = lower.strip_suffix('s').filter(|word| word.chars().count() > 1).unwrap_or(&lower);
+    let singular =
+        lower.strip_suffix('s').filter(|word| word.chars().count() > 1).unwrap_or(&lower);
     let known = SYMBOLS.iter().any(|(symbol, _)| *symbol == lower || *symbol == singular);
     let is_unit = match before {
         // Right after a digit or a bracket, only a known symbol is no product of variables.
         None if !upright && !blank => known || matches!(lower.as_str(), "am" | "pm"),
-        None | Some(_) => known || upright || letters.chars().count() > 2 || matches!(lower.as_str(), "of" | "an" | "in" | "am" | "pm" | "at" | "on" | "by" | "we"),
+        None | Some(_) => {
+            known
+                || upright
+                || letters.chars().count() > 2
+                || matches!(
+                    lower.as_str(),
+                    "of" | "an" | "in" | "am" | "pm" | "at" | "on" | "by" | "we"
+                )
+        }
     };
     let one_letter = letters.chars().count() == 1 && !known && before.is_none();
-    (is_unit && !one_letter && !SAYS_MORE.contains(&lower.as_str()) && !changes_a_number(&lower) && !is_multiplier(&lower)).then(|| {
-        if lower == "per" { "/".to_owned() } else { name(&lower) }
-    })
+    (is_unit
+        && !one_letter
+        && !SAYS_MORE.contains(&lower.as_str())
+        && !changes_a_number(&lower)
+        && !is_multiplier(&lower))
+    .then(|| if lower == "per" { "/".to_owned() } else { name(&lower) })
 }
 
 /// The name by which a unit is compared.
 fn name(lower: &str) -> String {
-    let named = |word: &str| SYMBOLS.iter().find(|(symbol, _)| *symbol == word).map(|(_, name)| (*name).to_owned());
+    let named = |word: &str| {
+        SYMBOLS.iter().find(|(symbol, _)| *symbol == word).map(|(_, name)| (*name).to_owned())
+    };
     let singular = lower.strip_suffix('s').filter(|word| word.len() > 2).unwrap_or(lower);
     named(lower).or_else(|| named(singular)).unwrap_or_else(|| singular.to_owned())
 }
@@ -156,7 +297,10 @@ fn fraction(tokens: &[Spaced]) -> Option<(&[Spaced], &[Spaced], &[Spaced])> {
     let group = |tokens: &'_ [Spaced]| {
         let inside = tokens.iter().position(|spaced| spaced.token == Token::Close)?;
         let opens = tokens.first()?.token == Token::Open;
-        let words = inside > 1 && tokens[1..inside].iter().all(|spaced| matches!(spaced.token, Token::Word { upright: true, .. }));
+        let words = inside > 1
+            && tokens[1..inside]
+                .iter()
+                .all(|spaced| matches!(spaced.token, Token::Word { upright: true, .. }));
         (opens && words).then_some(inside)
     };
     let above = group(tokens)?;

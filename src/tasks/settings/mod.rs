@@ -91,8 +91,8 @@ mod tests {
     use crate::tasks::arithmetic::ArithmeticConfig;
     use crate::tasks::calculator::CalculatorConfig;
     use crate::tasks::command::CommandSettings;
-    use crate::tasks::permutation_chain::ChainConfig;
     use crate::tasks::equality::Percent;
+    use crate::tasks::permutation_chain::ChainConfig;
     use crate::tasks::problem::Problem;
     use crate::tasks::two_hop::{NoiseConfig, TwoHopConfig};
     use crate::tasks::verifier::Attempt;
@@ -138,10 +138,10 @@ mod tests {
         let of = |rest: &str| read(&format!("kind = \"arithmetic\"\n{rest}"));
         assert_eq!(of("").unwrap(), TaskSettings::new(arithmetic()));
         assert_eq!(of("verifier = \"exact\"").unwrap().verifier, [VerifierSettings::Exact]);
-        for (rest, percent) in
-            [("", Percent::Number), (", percent = \"either\"", Percent::Either)]
+        for (rest, percent) in [("", Percent::Number), (", percent = \"either\"", Percent::Either)]
         {
-            let answer = of(&format!("verifier = {{ refusals = [\"no\"]{rest} }}")).unwrap().verifier;
+            let answer =
+                of(&format!("verifier = {{ refusals = [\"no\"]{rest} }}")).unwrap().verifier;
             let refusals = vec!["no".to_owned()];
             assert_eq!(answer, [VerifierSettings::Answer { refusals, percent }]);
         }
@@ -209,7 +209,10 @@ mod tests {
         );
         let several = TaskSettings {
             environment: Some(EnvironmentSettings::Calculator(CalculatorConfig::default())),
-            verifier: vec![VerifierSettings::Exact, VerifierSettings::Answer { refusals: vec![], percent: Percent::Number }],
+            verifier: vec![
+                VerifierSettings::Exact,
+                VerifierSettings::Answer { refusals: vec![], percent: Percent::Number },
+            ],
             ..TaskSettings::new(arithmetic())
         };
         let open = several.open(1).unwrap();
