@@ -2,7 +2,7 @@
 //!
 //! What a model thinks is no answer: only what follows the last `</think>` counts ([`region`]), and of that what `<answer>` tags
 //! enclose, where there are such. There the answer is, in this order: in the last closed `\boxed{…}` ([`boxed`]), after the last
-//! `####`, after the last "answer is …" ([`statement`](stated)), the last line, the last number or formula ([`run`]). Every scan is
+//! `####`, after the last "answer is …", the last line, the last number or formula ([`stated`]). Every scan is
 //! linear in the text, whatever it holds.
 
 mod boxed;

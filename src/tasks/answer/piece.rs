@@ -83,6 +83,8 @@ impl<'a> Pieces<'a> {
                 (Some(Kind::Math), 1 + number(&rest[1..]))
             }
             '*' if next == Some('*') => (None, 2),
+            // `Rs. 18/-`.
+            '/' if is_price_end(rest) => (None, 2),
             // A calculator's note, `<<9*2=18>>`.
             '<' if next == Some('<') => match head(rest, LONGEST_GROUP).find(">>") {
                 Some(end) => (None, end + 2),
@@ -148,15 +150,21 @@ impl<'a> Pieces<'a> {
                 let after_operator =
                     last.is_some_and(|piece| piece.kind == Kind::Operator && piece.text != ",");
                 let operator = |c: char| "=+*/^<>≤≥×−".contains(c);
-                let before_operator = next
-                    .is_some_and(|c| operator(c) || c == '_' || c == '-' || c.is_ascii_digit())
-                    || rest[end..].trim_start_matches(' ').starts_with(operator);
+                let before_operator =
+                    next.is_some_and(|c| {
+                        operator(c) || c == '_' || c == '-' || c == '(' || c.is_ascii_digit()
+                    }) || rest[end..].trim_start_matches(' ').starts_with(operator);
                 if after_operator || before_operator { Kind::Math } else { Kind::Word }
             }
             _ => Kind::Word,
         };
         (Some(kind), end)
     }
+}
+
+/// True for the `/-` after a price.
+fn is_price_end(rest: &str) -> bool {
+    rest.strip_prefix("/-").is_some_and(|after| !after.starts_with(char::is_alphanumeric))
 }
 
 /// True where what follows a `!` makes it a factorial and no exclamation.

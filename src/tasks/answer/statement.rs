@@ -248,7 +248,12 @@ fn first_clause(sentence: &str) -> &str {
         word.len() > 1 && !matches!(word.as_str(), "and" | "or" | "pi" | "sqrt")
     });
     let words = [" because ", " since ", " as ", " so ", " which ", "; ", " — ", " – "];
-    let ends = words.iter().filter_map(|word| sentence.find(word)).chain(comma.map(|(at, _)| at));
+    let remark = sentence.match_indices(" (").find(|(at, bracket)| {
+        let inside = &sentence[at + bracket.len()..];
+        inside.chars().take(2).filter(|c| c.is_alphabetic()).count() == 2
+    });
+    let marks = comma.into_iter().chain(remark).map(|(at, _)| at);
+    let ends = words.iter().filter_map(|word| sentence.find(word)).chain(marks);
     &sentence[..ends.min().unwrap_or(sentence.len())]
 }
 

@@ -89,6 +89,10 @@ impl Lexer<'_> {
         {
             return self.skip(note.len() + 4);
         }
+        if self.rest == "/-" {
+            // After a price: `Rs. 18/-`.
+            return self.skip(2);
+        }
         if c.is_ascii_digit() || (c == '.' && self.is_decimal_point()) {
             return self.digits();
         }

@@ -1,8 +1,8 @@
 //! When two short answers are the same.
 //!
-//! Both are read as LaTeX and typography ([`lexer`]) and compared as what they are: an option of a choice ([`choice`]), several
-//! values ([`collection`]), an equation or an inequality ([`relation`]), a value with its unit ([`quantity`]), or text
-//! ([`plain`]). Values are expressions in an exact normal form ([`sum`]): `0.5`, `1/2`, `\frac{1}{2}` and `50e-2` are one
+//! Both are read as LaTeX and typography (`lexer`) and compared as what they are: an option of a choice (`choice`), several
+//! values (`collection`), an equation or an inequality (`relation`), a value with its unit (`quantity`), or text
+//! (`plain`). Values are expressions in an exact normal form (`sum`): `0.5`, `1/2`, `\frac{1}{2}` and `50e-2` are one
 //! answer, and so are `5\sqrt{3}` and `\sqrt{75}`, `(x+1)^2` and `x^2+2x+1`; `0.333` and `1/3` are two. What cannot be decided
 //! within bounds is different: an answer may be missed, none is wrongly accepted.
 //!
