@@ -25,7 +25,6 @@ pub mod json;
 pub mod judgement;
 pub mod permutation_chain;
 pub mod problem;
-mod quantity;
 pub mod refusal;
 pub mod settings;
 pub mod several;
