@@ -1,6 +1,7 @@
 //! `gradstone generate`.
 
 use super::block_generation::BlockArgs;
+use super::source::ModelArgs;
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -10,19 +11,13 @@ use crate::rl::generate::{rollouts, stream};
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
 use crate::text::Tokenizer;
-use crate::train::{RunDir, open};
+use crate::train::open;
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
 pub(super) struct GenerateArgs {
-    /// A run directory; its newest checkpoint is used
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// A model folder: config.json, tokenizer.json, *.safetensors
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The text to complete; without it, each line of standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -42,21 +37,6 @@ pub(super) struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// The folder with the weights and the tokenizer.
-    fn folder(&self) -> Result<PathBuf> {
-        if let Some(model) = &self.model {
-            return Ok(model.clone());
-        }
-        let run = RunDir::open(self.run.as_deref().unwrap_or(std::path::Path::new(".")))?;
-        let (found, damaged) = run.checkpoints(0).latest()?;
-        for error in damaged {
-            terminal::note(&format!("passing over a damaged checkpoint: {error}"));
-        }
-        found
-            .map(|checkpoint| checkpoint.path)
-            .ok_or_else(|| Error::state(format!("{} has no checkpoint yet", run.root().display())))
-    }
-
     fn prompts(&self) -> Result<Vec<String>, Failure> {
         if let Some(prompt) = &self.prompt {
             return Ok(vec![prompt.clone()]);
@@ -89,7 +69,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
-    let (mut model, tokenizer) = open::folder(&args.folder()?, None, &Device::Cpu)?;
+    let (mut model, tokenizer) = open::folder(&args.model.folder()?, None, &Device::Cpu)?;
     model.move_to(device)?;
     let ids =
         prompts.iter().map(|prompt| tokenizer.encode_prompt(prompt)).collect::<Result<Vec<_>>>()?;

@@ -5,6 +5,7 @@ use super::config;
 use super::diffusion::{DiffusionSession, DiffusionSettings};
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
+use super::run_dir::RunDir;
 use super::settings::{ModelSettings, Settings};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -131,6 +132,15 @@ impl RunSettings {
                 other.map_or("missing".to_owned(), Value::to_string)
             ))),
         }
+    }
+
+    /// The settings of the run in a directory.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when it holds no run, and as [`RunSettings::from_toml`].
+    pub fn of_run(root: &Path) -> Result<RunSettings> {
+        let run = RunDir::open(root)?;
+        RunSettings::from_toml(&run.config()?, &run.config_path().display().to_string())
     }
 
     /// Every setting, as `config.toml` holds it.

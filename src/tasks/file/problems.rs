@@ -98,7 +98,11 @@ impl FileProblems {
                 let reading = Reading {
                     prompt: &file.prompt,
                     answer: &file.answer,
-                    key: "task.evaluation",
+                    key: if settings.path.as_os_str().is_empty() {
+                        "task.format"
+                    } else {
+                        "task.evaluation"
+                    },
                     format: &format,
                 };
                 let (part, columns) = reading.part(bytes, &file.path, &mut notices)?;
@@ -124,7 +128,15 @@ impl FileProblems {
         notices: &mut Vec<String>,
     ) -> Result<FileProblems> {
         let mut seen = HashSet::new();
+        let all = held_out.problems.len();
         held_out.retain(|problem| seen.insert(problem.parts.clone()));
+        let repeated = all - held_out.problems.len();
+        if repeated > 0 {
+            let name = &held_out.source.name;
+            notices.push(format!(
+                "{name}: {repeated} of {all} held-out prompts occur twice and are asked once"
+            ));
+        }
         let before = trained.problems.len();
         trained.retain(|problem| !seen.contains(&problem.parts));
         let (name, left) = (trained.source.name.clone(), trained.problems.len());
