@@ -112,18 +112,9 @@ fn numbers_keep_their_digits_to_logs_and_judges() {
 #[test]
 fn what_was_guessed_is_said_and_written_down() {
     let array = format!("[{}]", sums(12).trim().replace('\n', ",").replace("prompt", "question"));
-    let csv: String = (0..12).map(|i| format!("\"{i}+\n1=\",{}\n", i + 1)).collect();
-    for (name, text) in [
-        ("a.json", array.as_str()),
-        (
-            "c.csv",
-            &format!("question,answer\n{csv}")
-                .replace('\n', " ")
-                .replace("answer ", "answer\n")
-                .replace("\" ", "\"")
-                .replace(" \"", "\n\""),
-        ),
-    ] {
+    let csv: String = (0..12).map(|i| format!("\"{i}+1=\",{}\n", i + 1)).collect();
+    let csv = format!("question,answer\n{csv}");
+    for (name, text) in [("a.json", array.as_str()), ("c.csv", csv.as_str())] {
         let folder = folder(&[(name, text)]);
         let said = out(&train(&folder, name, &[]));
         assert!(said.contains("prompt `question`, answer `answer`"), "{said}");
@@ -229,13 +220,12 @@ fn a_file_of_its_own_is_what_is_evaluated_on() {
     assert!(said.contains("1 of 12 problems are also held out and are not trained on"), "{said}");
     assert!(said.contains("11 problems to train on, 2 held out"), "{said}");
     let rollouts = read(&folder, "run/rollouts.jsonl");
-    assert!(rollouts.contains("\"prompt\":\"5+5=\""), "{rollouts}");
-    let evaluated = rollouts.lines().filter(|line| line.contains("\"prompt\":\"3+1=\""));
-    let answers: Vec<Value> = evaluated.map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(
-        !answers.is_empty()
-            && answers.iter().all(|one| one.get("advantage").is_none_or(Value::is_null))
-    );
+    let trained_on = |prompt: &str| {
+        let named = format!("\"prompt\":\"{prompt}\"");
+        rollouts.lines().any(|line| line.contains(&named) && line.contains("\"advantage\":"))
+    };
+    assert!(!trained_on("3+1=") && !trained_on("5+5="), "{rollouts}");
+    assert!(read(&folder, "run/metrics.jsonl").contains("\"eval_accuracy\":"));
 }
 
 #[test]
@@ -294,7 +284,7 @@ fn an_evaluation_counts_and_repeats() {
     for (more, says) in [
         (&["--k", "2"][..], "--k 2: from 1 to the number of samples, 1"),
         (&["--samples", "2", "--temperature", "0"], "all 2 samples would be the same"),
-        (&["--samples", "0"], "--k 1"),
+        (&["--samples", "0"], "0 samples at temperature"),
         (&["--set", "task.format.answer=gold"], "there is no column `gold` (task.format.answer)"),
         (&["--set", "rollout.promts=3"], "did you mean `rollout.prompts`?"),
     ] {
