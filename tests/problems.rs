@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use gradstone::dtype::DType;
-use gradstone::models::{Causal, Decoder, DecoderConfig};
+use gradstone::models::{Decoder, DecoderConfig};
 use gradstone::text::Tokenizer;
 use serde_json::Value;
 use std::fs;

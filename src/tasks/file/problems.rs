@@ -5,6 +5,7 @@ use super::conversion;
 use super::fingerprint::fingerprint;
 use super::records::{Records, Source, records};
 use super::settings::{FileFormat, FileSettings};
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::tasks::episode::Example;
 use crate::tasks::epochs::Epochs;
@@ -12,6 +13,7 @@ use crate::tasks::final_answer::FinalAnswer;
 use crate::tasks::problem::Problem;
 use crate::tasks::task::{Language, Task};
 use crate::tasks::verifier::Verifier;
+use rayon::prelude::*;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -313,9 +315,10 @@ impl Part {
     /// Takes out the problems that have a fault, and gives these with their places.
     fn without_faults(
         &mut self,
-        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+        fault: &(dyn Fn(&Problem) -> Option<String> + Sync),
     ) -> Vec<(String, String)> {
-        let found: Vec<Option<String>> = self.problems.iter().map(fault).collect();
+        let found: Vec<Option<String>> =
+            pool::install(|| self.problems.par_iter().map(fault).collect());
         let mut each = found.iter();
         let places: Vec<String> =
             self.numbers.iter().map(|number| self.source.place(*number)).collect();
@@ -349,7 +352,7 @@ impl Task for FileProblems {
 
     fn inspect(
         &mut self,
-        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+        fault: &(dyn Fn(&Problem) -> Option<String> + Sync),
     ) -> Result<Vec<String>> {
         let (trained, held_out) = self.sizes();
         let mut faults = self.trained.without_faults(fault);
@@ -559,11 +562,11 @@ mod tests {
 
     #[test]
     fn an_inspection_names_lines_or_leaves_out() {
-        let mut fault = |problem: &Problem| {
+        let fault = |problem: &Problem| {
             (problem.prompt() == "q1" || problem.prompt() == "q9").then(|| "too odd".to_owned())
         };
         let mut strict = parse(&lines(10)).unwrap();
-        let error = strict.inspect(&mut fault).unwrap_err().to_string();
+        let error = strict.inspect(&fault).unwrap_err().to_string();
         assert!(error.starts_with("2 of 10 records cannot be used"), "{error}");
         assert!(
             error.contains("p.jsonl:2: too odd") && error.contains("p.jsonl:10: too odd"),
@@ -571,15 +574,15 @@ mod tests {
         );
         let format = FileFormat { skip_bad: true, held_out: 2, ..FileFormat::default() };
         let mut lax = open(&lines(10), format).unwrap().problems;
-        let notices = lax.inspect(&mut fault).unwrap();
+        let notices = lax.inspect(&fault).unwrap();
         assert!(notices[0].starts_with("2 of 10 records are left out, e.g. "), "{notices:?}");
         assert_eq!((lax.sizes(), lax.size()), ((7, 1), Some(7)));
         assert_eq!(prompts(&lax.held_out(0, 9)), ["q8"]);
         for id in 0..7 {
             assert_eq!(lax.by_id(0, id).unwrap().id, id);
         }
-        assert!(lax.inspect(&mut fault).unwrap().is_empty());
-        let error = lax.inspect(&mut |_: &Problem| Some("all".to_owned())).unwrap_err();
+        assert!(lax.inspect(&fault).unwrap().is_empty());
+        let error = lax.inspect(&|_: &Problem| Some("all".to_owned())).unwrap_err();
         assert!(error.to_string().contains("no problem to train on is left"), "{error}");
     }
 }
