@@ -3,7 +3,8 @@
 use super::columns::{Columns, GUESS};
 use super::conversion;
 use super::fingerprint::fingerprint;
-use super::records::{Records, Source, records};
+use super::format::records;
+use super::records::{Records, Source};
 use super::settings::{FileFormat, FileSettings};
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
