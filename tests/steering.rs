@@ -168,8 +168,9 @@ fn a_terminated_run_saves_and_goes_on() {
             assert!(began.elapsed() < Duration::from_secs(120), "no step");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]);
-        assert!({ kill }.status().unwrap().success());
+        let mut kill = Command::new("kill");
+        kill.args([&format!("-{signal}"), &child.id().to_string()]);
+        assert!(kill.status().unwrap().success());
         let ended = child.wait_with_output().unwrap();
         let err = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(130), "{signal}: {err}");

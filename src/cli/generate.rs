@@ -2,6 +2,7 @@
 
 use super::block_generation::BlockArgs;
 use super::completion::{Done, Growing};
+use super::source::ModelArgs;
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -11,26 +12,16 @@ use crate::rl::generate::{rollouts, stream};
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
 use crate::tasks::{Part, Prompting, Template};
-use crate::train::best::Best;
-use crate::train::checkpoint::Checkpoint;
 use crate::train::kind::RunSettings;
+use crate::train::open;
 use crate::train::text_codec::TextCodec;
-use crate::train::{RunDir, open};
 use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
 pub(super) struct GenerateArgs {
-    /// A run directory; its newest checkpoint is used, unless --checkpoint says which
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// With --run: newest, best (on held-out data) or the number of a step
-    #[arg(long, default_value = "newest", value_name = "WHICH", requires = "run")]
-    checkpoint: Which,
-    /// A model folder: config.json, tokenizer.json, *.safetensors
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The text to complete; without it, each line of standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -70,9 +61,15 @@ pub(super) struct GenerateArgs {
 impl GenerateArgs {
     /// The folder with the weights and the tokenizer, and how a prompt is put to the model: as in the run that trained it.
     fn source(&self) -> Result<(PathBuf, Prompting)> {
-        let (folder, mut prompting) = match (&self.model, &self.run) {
-            (Some(model), _) => (model.clone(), Prompting::default()),
-            (None, run) => trained(run.as_deref().unwrap_or(Path::new(".")), self.checkpoint)?,
+        let mut prompting = match &self.model.run {
+            None => Prompting::default(),
+            Some(run) => match RunSettings::of_run(run)? {
+                RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
+                // It learned from running text.
+                RunSettings::Diffusion(_) => {
+                    Prompting { template: Template::Plain, ..Prompting::default() }
+                }
+            },
         };
         if self.raw {
             prompting = Prompting { template: Template::Plain, ..Prompting::default() };
@@ -80,7 +77,7 @@ impl GenerateArgs {
         if let Some(system) = &self.system {
             prompting.system.clone_from(system);
         }
-        Ok((folder, prompting))
+        Ok((self.model.folder()?, prompting))
     }
 
     fn prompts(&self) -> Result<Vec<String>, Failure> {
@@ -99,75 +96,6 @@ impl GenerateArgs {
             .map_err(|e| Error::io("reading prompts from standard input", e))?;
         Ok(text.lines().map(String::from).collect())
     }
-}
-
-/// Which checkpoint of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
-    Newest,
-    Best,
-    Step(u64),
-}
-
-impl std::str::FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Which, String> {
-        match text {
-            "newest" => Ok(Which::Newest),
-            "best" => Ok(Which::Best),
-            step => step
-                .parse()
-                .map(Which::Step)
-                .map_err(|_| format!("`{text}` is none of newest, best and the number of a step")),
-        }
-    }
-}
-
-impl Which {
-    fn of(self, run: &RunDir) -> Result<Checkpoint> {
-        let place = run.root().display();
-        let wanted = match self {
-            Which::Newest => {
-                let (found, damaged) = run.checkpoints(0).latest()?;
-                for error in damaged {
-                    terminal::note(&format!("passing over a damaged checkpoint: {error}"));
-                }
-                return found.ok_or_else(|| Error::state(format!("{place} has no checkpoint yet")));
-            }
-            Which::Step(step) => step,
-            Which::Best => {
-                let best = Best::of_run(&run.metrics()?);
-                let none = || Error::state(format!("no step of {place} has an evaluation yet"));
-                best.ok_or_else(none)?.step
-            }
-        };
-        let all = run.checkpoints(0).list()?;
-        let found = all.iter().find(|one| one.step == wanted).cloned().ok_or_else(|| {
-            let steps: Vec<String> = all.iter().map(|one| one.step.to_string()).collect();
-            Error::state(format!(
-                "{place} has no checkpoint of step {wanted} (there are: {}); checkpoint.best = true keeps the best one",
-                steps.join(", ")
-            ))
-        })?;
-        found.check()?;
-        Ok(found)
-    }
-}
-
-/// A checkpoint of a run, and how its prompts were put to the model.
-fn trained(root: &Path, which: Which) -> Result<(PathBuf, Prompting)> {
-    let run = RunDir::open(root)?;
-    let checkpoint = which.of(&run)?;
-    let place = run.config_path();
-    let prompting = match RunSettings::from_toml(&run.config()?, &place.display().to_string())? {
-        RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
-        // It learned from running text.
-        RunSettings::Diffusion(_) => {
-            Prompting { template: Template::Plain, ..Prompting::default() }
-        }
-    };
-    Ok((checkpoint.path, prompting))
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {

@@ -76,7 +76,7 @@ impl Verifier for FinalAnswer {
     fn unanswerable(&self, problem: &Problem) -> Option<String> {
         let known = answer::known(&problem.answer);
         // Whatever equals an answer equals it when it is stated as it is.
-        (!equality::same(known, known)).then(|| {
+        (!equality::same(known, known, self.percent)).then(|| {
             if problem.answer.trim().is_empty() {
                 "the answer is empty".to_owned()
             } else {
