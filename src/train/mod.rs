@@ -32,6 +32,7 @@ pub mod run;
 pub mod run_dir;
 pub mod sampled_evaluation;
 pub mod settings;
+mod step_log;
 pub mod summary;
 pub mod supervised;
 pub mod text_codec;

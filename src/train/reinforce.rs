@@ -4,7 +4,7 @@
 //! of the seed and these counters, so a run that is killed and resumed writes the same bits as one that is not (the
 //! two wall-clock fields of `metrics.jsonl` excepted).
 
-use super::advice::{Advice, Seen};
+use super::advice::Advice;
 use super::checkpoint::Checkpoint;
 use super::collect::{Collected, Collector};
 use super::evaluate::Evaluation;
@@ -15,22 +15,23 @@ use super::questions::{Cursor, Questions};
 use super::run::{Skipped, Trainee};
 use super::run_dir::Logs;
 use super::settings::{CheckpointSettings, Settings};
+use super::step_log::{StepLog, Updates, faults_in_words};
 use super::supervised;
 use super::world::World;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
+use crate::kernels::policy_loss::{Metrics, Objective};
 use crate::nn::Parameters;
 use crate::optim::{AdamW, Update};
 use crate::rl::activity::Activity;
-use crate::rl::batch::{Advantage, Batch, host};
+use crate::rl::batch::Batch;
 use crate::rl::entropy_control::EntropyState;
 use crate::rl::episode::Scored;
 use crate::rl::faithful::Baseline;
 use crate::rl::policy::Policy;
 use crate::rl::stage::{self, Stage, Step};
-use crate::tasks::{Author, Example, Faults, Label, Problem};
+use crate::tasks::{Author, Example, Label, Problem};
 use crate::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -414,16 +415,9 @@ impl Reinforcement {
         };
         stage::run(&mut self.stages, &mut collected.batch, &mut context)?;
         if let Some(logs) = logs {
-            self.log(step, &collected, logs)?;
+            self.step_log(step, &collected).write(logs)?;
         }
-        let fresh: Vec<f32> = collected
-            .batch
-            .reward
-            .iter()
-            .zip(&collected.batch.replayed)
-            .filter(|(_, replayed)| !**replayed)
-            .map(|(reward, _)| *reward)
-            .collect();
+        let fresh = self.step_log(step, &collected).fresh();
         let objective = self.objective();
         self.questions.after(&fresh, updates);
         if fresh.iter().all(|reward| reward.is_nan()) {
@@ -450,8 +444,10 @@ impl Reinforcement {
             let name = stage.name();
             stage.learn(&collected.batch, &mut context).map_err(|error| error.at(name))?;
         }
-        let metrics = self.measured(step, &collected, &fresh, &done, &measured);
-        self.advise(step, &collected, &fresh, &metrics);
+        let log = self.step_log(step, &collected);
+        let metrics = log.measured(&done, &measured);
+        let seen = log.seen(&metrics);
+        self.notices = self.advice.after(step, seen, self.settings.rollout.max_new_tokens);
         let own = collected.batch.episodes.iter().map(|one| one.tokens.len()).sum::<usize>();
         self.last = LastStep {
             metrics: done.sums,
@@ -463,20 +459,15 @@ impl Reinforcement {
         Ok((metrics, own + done.tokens))
     }
 
-    /// Leaves a line where the run has learned nothing for a while.
-    fn advise(&mut self, step: u64, collected: &Collected, fresh: &[f32], metrics: &StepMetrics) {
-        let differ = |group: &[i64]| {
-            let all = &collected.batch.reward[group[0] as usize..group[1] as usize];
-            all.iter().any(|reward| *reward != all[0] && !reward.is_nan())
-        };
-        let seen = Seen {
-            highest: fresh.iter().copied().fold(f32::NAN, f32::max),
-            lowest: fresh.iter().copied().fold(f32::NAN, f32::min),
-            truncated: f64::from(metrics.more.get("truncated").copied().unwrap_or(0.0)),
-            unmixed: !collected.batch.groups.windows(2).any(differ),
-        };
-        let limit = self.settings.rollout.max_new_tokens;
-        self.notices = self.advice.after(step, seen, limit);
+    fn step_log<'a>(&'a self, step: u64, collected: &'a Collected) -> StepLog<'a> {
+        StepLog {
+            settings: &self.settings,
+            questions: &self.questions,
+            entropy: self.state.entropy.as_ref(),
+            replies: self.world.replies,
+            step,
+            collected,
+        }
     }
 
     /// What is minimised now: until replay begins without its term, and with the entropy coefficient that follows.
@@ -554,108 +545,6 @@ impl Reinforcement {
         Ok(done)
     }
 
-    fn measured(
-        &self,
-        step: u64,
-        collected: &Collected,
-        fresh: &[f32],
-        done: &Updates,
-        stages: &BTreeMap<String, f64>,
-    ) -> StepMetrics {
-        let batch = &collected.batch;
-        let mut metrics = StepMetrics::new(step, Phase::Rl);
-        let scored = fresh.iter().filter(|r| !r.is_nan()).count();
-        let sum: f64 = fresh.iter().filter(|r| !r.is_nan()).map(|r| f64::from(*r)).sum();
-        metrics.reward = Some((sum / scored.max(1) as f64) as f32);
-        metrics.mismatch = done.mismatch;
-        metrics.grad_norm = Some(done.grad_norm);
-        let own = || batch.episodes.iter().zip(&batch.replayed).filter(|(_, back)| !**back);
-        let lengths: usize = own().map(|(one, _)| one.written()).sum();
-        metrics.response_length = Some(lengths as f32 / own().count().max(1) as f32);
-        metrics.more = stages.iter().map(|(name, value)| (name.clone(), *value as f32)).collect();
-        let cut = own().filter(|(one, _)| one.truncated).count();
-        let mut note = |name: &str, value: f64| {
-            metrics.more.insert(name.to_owned(), value as f32);
-        };
-        note("truncated", cut as f64 / own().count().max(1) as f64);
-        note("groups_drawn", collected.drawn as f64);
-        note("skipped_updates", f64::from(done.skipped));
-        if self.settings.rollout.dynamic_sampling.is_some() {
-            note("step_without_mixed_group", f64::from(u8::from(collected.unmixed)));
-        }
-        for (fault, count) in collected.faults.iter() {
-            note(&format!("verifier_{}", fault.name()), count as f64);
-        }
-        if let Some(loss) = done.value_loss {
-            note("value_loss", loss / done.rounds);
-        }
-        if let Some(state) = &self.state.entropy {
-            note("entropy_coefficient", state.coefficient);
-        }
-        if let Some(pool) = self.questions.pool() {
-            let back = batch.replayed.iter().filter(|back| **back).count();
-            note("replayed", back as f64 / batch.replayed.len().max(1) as f64);
-            note("pool_problems", pool.len() as f64);
-            note("pool_retired", pool.retired() as f64);
-            note("only_replayed_groups", collected.only_replayed as f64);
-        }
-        if self.world.replies {
-            let turns = batch.episodes.iter().map(|one| {
-                1 + one.mask.windows(2).filter(|pair| pair[0] != 0 && pair[1] == 0).count()
-            });
-            note("turns", turns.sum::<usize>() as f64 / batch.episodes.len().max(1) as f64);
-        }
-        if let Some(sums) = &done.sums {
-            note("ratio_max", sums.ratio_max);
-            note("ratio_mean", sums.ratio_mean);
-            for (name, value) in measured_by(&self.settings.objective, sums) {
-                note(name, value);
-            }
-            metrics.loss = Some((sums.loss / done.rounds) as f32);
-            metrics.entropy = Some(sums.entropy as f32);
-            let kl = if self.settings.objective.kl.is_some() { sums.kl } else { sums.approx_kl };
-            metrics.kl = Some(kl as f32);
-            metrics.clip_fraction = Some(sums.clip_fraction as f32);
-        }
-        metrics
-    }
-
-    fn log(&self, step: u64, collected: &Collected, logs: &mut Logs) -> Result<()> {
-        let batch = &collected.batch;
-        let count = batch.episodes.len();
-        let per_token = match &batch.advantage {
-            Some(Advantage::PerToken(all)) if self.settings.rollout.logged > 0 => host(all)?,
-            _ => Vec::new(),
-        };
-        let advantage = |at: usize| match &batch.advantage {
-            Some(Advantage::PerEpisode(all)) => Some(all[at]),
-            Some(Advantage::PerToken(_)) if !per_token.is_empty() => {
-                let bounds = &batch.offsets()[at..at + 2];
-                let own = &per_token[bounds[0] as usize..bounds[1] as usize];
-                Some(own.iter().sum::<f32>() / own.len().max(1) as f32)
-            }
-            _ => None,
-        };
-        for i in 0..self.settings.rollout.logged.min(count) {
-            // One of each group before a second of any.
-            let group = self.settings.rollout.group;
-            let at = ((i * group) % count + (i * group) / count).min(count - 1);
-            let episode = &batch.episodes[at];
-            let problem = &collected.problems[episode.prompt];
-            logs.rollouts.write(&metrics::Rollout {
-                step,
-                prompt: problem.prompt().into_owned(),
-                completion: collected.texts[at].clone(),
-                answer: problem.answer.clone(),
-                reward: batch.reward[at],
-                advantage: advantage(at),
-                tokens: episode.tokens.len(),
-                truncated: episode.truncated,
-            })?;
-        }
-        Ok(())
-    }
-
     /// One step without logs, for a loop of your own: see [`run`](super::run::run()) for the library's.
     ///
     /// # Errors
@@ -678,18 +567,6 @@ impl Reinforcement {
         }
         Ok(done)
     }
-}
-
-/// What the updates of one step gave.
-#[derive(Default)]
-struct Updates {
-    sums: Option<Metrics>,
-    mismatch: Option<f32>,
-    grad_norm: f32,
-    skipped: u32,
-    tokens: usize,
-    value_loss: Option<f64>,
-    rounds: f64,
 }
 
 impl Trainee for Reinforcement {
@@ -770,31 +647,4 @@ fn fill_with_zeros(parameters: &Parameters, gradients: &mut Gradients) -> Result
         }
     }
     Ok(())
-}
-
-fn faults_in_words(faults: &Faults) -> String {
-    let all: Vec<String> =
-        faults.iter().map(|(fault, count)| format!("{} {count} times", fault.name())).collect();
-    if all.is_empty() { "none is finite".to_owned() } else { all.join(", ") }
-}
-
-/// What an objective measures beyond the fields that every step has.
-fn measured_by<'a>(
-    objective: &Objective,
-    sums: &'a Metrics,
-) -> impl Iterator<Item = (&'static str, f64)> + use<'a> {
-    let clips = matches!(objective.surrogate, Surrogate::PpoClip { .. });
-    let dual = matches!(objective.surrogate, Surrogate::PpoClip { dual_clip: Some(_), .. });
-    [
-        ("clip_fraction_high", sums.clip_fraction_high, clips),
-        ("clip_fraction_low", sums.clip_fraction_low, clips),
-        ("dual_clip_fraction", sums.dual_clip_fraction, dual),
-        ("ratio_variance", sums.ratio_variance, true),
-        ("absolute_log_ratio", sums.absolute_log_ratio, true),
-        ("drift_loss", sums.drift_loss, objective.drift.is_some()),
-        ("selected_fraction", sums.selected_fraction, objective.selection.is_some()),
-        ("dropped_fraction", sums.dropped_fraction, objective.off_policy_threshold.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, value, wanted)| wanted.then_some((name, value)))
 }
