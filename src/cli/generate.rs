@@ -100,6 +100,7 @@ fn trained(root: &Path) -> Result<(PathBuf, Prompting)> {
     let place = run.config_path();
     let prompting = match RunSettings::from_toml(&run.config()?, &place.display().to_string())? {
         RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
+        RunSettings::Offline(settings) => settings.data.resumed_prompting(),
         // It learned from running text.
         RunSettings::Diffusion(_) => {
             Prompting { template: Template::Plain, ..Prompting::default() }

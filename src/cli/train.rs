@@ -91,6 +91,13 @@ impl TrainArgs {
                 }
                 "diffusion.steps"
             }
+            Kind::Offline(_) => {
+                let data = |path| format!("data.path={}", quoted(path));
+                all.extend(self.data.as_deref().map(data));
+                let evaluation = |path| format!("data.evaluation={{path={}}}", quoted(path));
+                all.extend(self.eval_data.as_deref().map(evaluation));
+                "steps"
+            }
         };
         all.extend(self.settings.iter().cloned());
         all.extend(self.steps.map(|count| format!("{steps}={count}")));

@@ -19,6 +19,7 @@ pub mod kind;
 pub mod learner;
 pub mod metrics;
 pub mod observer;
+pub mod offline;
 pub mod open;
 mod plan;
 mod questions;

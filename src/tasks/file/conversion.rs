@@ -54,7 +54,11 @@ fn last_reply(part: &mut Part, column: &str, columns: &Columns) -> Result<Option
     Ok(reply)
 }
 
-fn part(value: Json, name: &str) -> Result<Part, String> {
+/// A string, a list of messages or a list of token ids, `name` its column.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn part(value: Json, name: &str) -> Result<Part, String> {
     match value {
         Json::Text(text) if text.is_empty() => Err(format!("`{name}` is empty")),
         Json::Text(text) => Ok(Part::Text(text)),
@@ -147,7 +151,7 @@ mod tests {
     fn of(record: &str, prompt: &str, answer: &str) -> Result<Problem, String> {
         let Json::Object(fields) = Json::parse(record).unwrap() else { unreachable!() };
         let columns = Columns { prompt: prompt.to_owned(), answer: answer.to_owned() };
-        problem(fields, &columns, "{prompt}!")
+        problem(fields, &columns)
     }
 
     fn said(role: &str, content: &str) -> Message {
@@ -159,7 +163,7 @@ mod tests {
         let text =
             of(r#"{"q": "a", "a": 36893488147419103232, "x": 0.10000000000000000555}"#, "q", "a")
                 .unwrap();
-        assert_eq!((&*text.prompt(), text.answer.as_str()), ("a!", "36893488147419103232"));
+        assert_eq!((&*text.prompt(), text.answer.as_str()), ("a", "36893488147419103232"));
         assert_eq!(text.fields["x"].to_string(), "0.10000000000000000555");
         let ids = of(r#"{"q": [5, 0, 7], "a": "b"}"#, "q", "a").unwrap();
         assert_eq!(ids.tokens(), Some(&[5, 0, 7][..]));
