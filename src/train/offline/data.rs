@@ -2,7 +2,7 @@
 
 use super::encoding::{Encoded, Encoder};
 use super::settings::{OfflineData, OfflineObjective, TooLong};
-use super::written::{Written, written};
+use super::written::{Wanted, Written, written};
 use crate::error::{Error, Result};
 use crate::rl::preference::kto::KtoLoss;
 use crate::tasks::file::{Records, bytes, left_out, records};
@@ -144,7 +144,7 @@ impl Reader<'_> {
             bad.into_iter().map(|one| (one.number, one.fault)).collect();
         let (mut all, mut long) = (Vec::new(), 0);
         for record in good {
-            let said = written(&record.fields, &settings.columns, objective.wanted());
+            let said = written(&record.fields, &settings.columns, Wanted::of(objective));
             let read = said.and_then(|said| {
                 said.iter().map(|one| self.read(one, settings)).collect::<Result<Vec<_>, _>>()
             });

@@ -1,6 +1,5 @@
 //! The settings of a run that learns from demonstrations or preferences: what a recipe gives defaults for.
 
-use super::written::Wanted;
 use crate::error::{Error, Result};
 use crate::optim::{AdamWSettings, Schedule};
 use crate::rl::preference::{Cpo, Dpo, Kto, Orpo};
@@ -201,15 +200,6 @@ pub enum OfflineObjective {
 pub struct Sft {}
 
 impl OfflineObjective {
-    /// What it learns from.
-    pub(super) fn wanted(&self) -> Wanted {
-        match self {
-            OfflineObjective::Sft(_) => Wanted::Demonstrations,
-            OfflineObjective::Kto(_) => Wanted::Labels,
-            _ => Wanted::Pairs,
-        }
-    }
-
     /// True where it measures from a reference policy.
     pub fn has_reference(&self) -> bool {
         matches!(self, OfflineObjective::Dpo(_) | OfflineObjective::Kto(_))

@@ -3,7 +3,7 @@
 //! The forms are those of TRL's data sets: `messages`, `prompt` and `completion`, or `text`; `prompt`, `chosen` and
 //! `rejected`, where a conversation's prompt may stand inside the other two; `prompt`, `completion` and `label`.
 
-use super::settings::OfflineColumns;
+use super::settings::{OfflineColumns, OfflineObjective};
 use crate::tasks::file::{part, value_at};
 use crate::tasks::json::{Json, Object};
 use crate::tasks::{Message, Part};
@@ -17,6 +17,16 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
+    pub(super) fn of(objective: &OfflineObjective) -> Wanted {
+        match objective {
+            OfflineObjective::Sft(_) => Wanted::Demonstrations,
+            OfflineObjective::Kto(_) => Wanted::Labels,
+            OfflineObjective::Dpo(_) | OfflineObjective::Cpo(_) | OfflineObjective::Orpo(_) => {
+                Wanted::Pairs
+            }
+        }
+    }
+
     fn forms(self) -> &'static str {
         match self {
             Wanted::Demonstrations => "`messages`, `prompt` and `completion`, or `text`",
