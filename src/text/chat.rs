@@ -1,7 +1,7 @@
 //! Chat templates: a conversation as the text that a model was trained to read, rendered as `transformers` renders it.
 //!
 //! A model folder has its template in `chat_template.jinja`, or in `tokenizer_config.json` under `chat_template`: a text, or a
-//! list of named ones of which `default` is taken. A file wins. [`jinja`](super::jinja) is the language.
+//! list of named ones of which `default` is taken. A file wins.
 
 use super::guard::guarded;
 use super::jinja::{environment, prepared};
@@ -15,9 +15,9 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What a rendering may cost: instructions, and 64 bytes that it makes, one each. A second of work or a quarter of a
-/// gibibyte; published templates take some thousands.
-const FUEL: u64 = 1 << 22;
+/// What a rendering may cost: instructions, and 64 bytes that it makes, one each. Half a second of work or 128 MiB; published
+/// templates take some thousands.
+const FUEL: u64 = 1 << 21;
 
 /// The file of a model folder that has a template and nothing else.
 pub(super) const FILE: &str = "chat_template.jinja";
@@ -199,7 +199,6 @@ fn error(place: &str, error: &minijinja::Error) -> Error {
         | ErrorKind::UnknownTest
         | ErrorKind::UnknownFunction
         | ErrorKind::UnknownMethod
-        | ErrorKind::TemplateNotFound
         | ErrorKind::OutOfFuel => Error::unsupported(message),
         _ => Error::format(message),
     }
@@ -235,7 +234,7 @@ mod tests {
             ),
             ("{{ 'a' | nope }}", true, "line 1: unknown filter"),
             ("{{ nope() }}", true, "line 1: unknown function"),
-            ("{% include 'x' %}", true, "line 1: "),
+            ("{% include 'x' %}", false, "line 1: "),
             ("{{ strftime_now('%') }}", false, "line 1: strftime_now"),
         ] {
             let error = render(source).unwrap_err();
@@ -255,8 +254,6 @@ mod tests {
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
             "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
             "{% set n = namespace(t='ab') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
-            "{% set n = namespace(t='ab') %}{% for i in range(60) %}{% set n.t = n.t.replace('a', 'aa') %}{% endfor %}",
-            "{% set n = namespace(t=[1]) %}{% for i in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}",
             "{{ 'a' * 100000000000 }}",
             "{{ 'a'.ljust(100000000000) }}",
             "{% for i in range(99999) %}{{ 'a' * 100000 }}{% endfor %}",
