@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use gradstone::tasks::command::{CommandSettings, CommandVerifier, OnFailure};
+use gradstone::tasks::json::Json;
 use gradstone::tasks::steps::Segmentation;
 use gradstone::tasks::{Attempt, Extent, Fault, Judged, Label, Problem, Verifier, judged};
 use std::fs;
@@ -189,9 +190,9 @@ while True:
     say(asked, float(asked == expected))
 ";
     let (_folder, verifier) = judge(body, |_| ());
-    let fields = serde_json::json!({"facts": [1, {"x": null}], "id": "mine"});
-    let problem =
-        Problem { fields: fields.as_object().unwrap().clone(), ..Problem::text(3, "q", "") };
+    let record = r#"{"facts": [1, {"x": null}], "id": "mine"}"#;
+    let Ok(Json::Object(fields)) = Json::parse(record) else { panic!() };
+    let problem = Problem { fields, ..Problem::text(3, "q", "") };
     let attempt = Attempt::one_shot("a \n\u{e9}", &[], true);
     assert_eq!(judged(&verifier, &[(&problem, attempt)]).unwrap().totals(), [1.0]);
 }

@@ -2,6 +2,7 @@
 
 use super::block_generation::BlockArgs;
 use super::completion::{Done, Growing};
+use super::source::ModelArgs;
 use super::{ComputeArgs, Failure, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -12,20 +13,14 @@ use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
 use crate::tasks::{Part, Prompting, Template};
 use crate::train::kind::RunSettings;
+use crate::train::open;
 use crate::train::text_codec::TextCodec;
-use crate::train::{RunDir, open};
 use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["run", "model"])))]
 pub(super) struct GenerateArgs {
-    /// A run directory; its newest checkpoint is used
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// A model folder: config.json, tokenizer.json, *.safetensors
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The text to complete; without it, each line of standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -54,19 +49,24 @@ pub(super) struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// The folder with the weights and the tokenizer, and how a prompt is put to the model: as in the run that trained it.
-    fn source(&self) -> Result<(PathBuf, Prompting)> {
-        let (folder, mut prompting) = match (&self.model, &self.run) {
-            (Some(model), _) => (model.clone(), Prompting::default()),
-            (None, run) => trained(run.as_deref().unwrap_or(Path::new(".")))?,
+    /// How a prompt is put to the model: as in the run that trained it.
+    fn prompting(&self) -> Result<Prompting> {
+        let mut prompting = match &self.model.run {
+            _ if self.raw => Prompting { template: Template::Plain, ..Prompting::default() },
+            None => Prompting::default(),
+            Some(run) => match RunSettings::of_run(run)? {
+                RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
+                RunSettings::Offline(settings) => settings.data.resumed_prompting(),
+                // It learned from running text.
+                RunSettings::Diffusion(_) => {
+                    Prompting { template: Template::Plain, ..Prompting::default() }
+                }
+            },
         };
-        if self.raw {
-            prompting = Prompting { template: Template::Plain, ..Prompting::default() };
-        }
         if let Some(system) = &self.system {
             prompting.system.clone_from(system);
         }
-        Ok((folder, prompting))
+        Ok(prompting)
     }
 
     fn prompts(&self) -> Result<Vec<String>, Failure> {
@@ -87,28 +87,6 @@ impl GenerateArgs {
     }
 }
 
-/// The newest checkpoint of a run, and how its prompts were put to the model.
-fn trained(root: &Path) -> Result<(PathBuf, Prompting)> {
-    let run = RunDir::open(root)?;
-    let (found, damaged) = run.checkpoints(0).latest()?;
-    for error in damaged {
-        terminal::note(&format!("passing over a damaged checkpoint: {error}"));
-    }
-    let Some(checkpoint) = found else {
-        return Err(Error::state(format!("{} has no checkpoint yet", run.root().display())));
-    };
-    let place = run.config_path();
-    let prompting = match RunSettings::from_toml(&run.config()?, &place.display().to_string())? {
-        RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
-        RunSettings::Offline(settings) => settings.data.resumed_prompting(),
-        // It learned from running text.
-        RunSettings::Diffusion(_) => {
-            Prompting { template: Template::Plain, ..Prompting::default() }
-        }
-    };
-    Ok((checkpoint.path, prompting))
-}
-
 pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         let temperature = args.temperature;
@@ -123,9 +101,10 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
-    let (folder, prompting) = args.source()?;
+    let folder = args.model.folder()?;
     let (mut model, tokenizer) = open::folder(&folder, None, &Device::Cpu)?;
-    let codec = TextCodec::new(tokenizer, &prompting, None).map_err(|e| e.at(folder.display()))?;
+    let codec =
+        TextCodec::new(tokenizer, &args.prompting()?, None).map_err(|e| e.at(folder.display()))?;
     let tokenizer = codec.tokenizer();
     model.move_to(device)?;
     let ids = prompts

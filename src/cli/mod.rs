@@ -1,17 +1,19 @@
 //! The program: what the command line says, and what is printed.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (a training run after its checkpoint). An error
-//! is one or two lines on standard error. A closed pipe ends the output, silently.
+//! is one or two lines on standard error; one of several records shows the first five. A closed pipe ends the output, silently.
 
 mod bench;
 mod block_generation;
 mod completion;
 mod devices;
+mod evaluate;
 mod generate;
 mod list;
 mod progress;
 mod reproduce;
 mod setting_docs;
+mod source;
 mod terminal;
 mod train;
 
@@ -37,6 +39,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Let a trained model complete prompts
     Generate(generate::GenerateArgs),
+    /// Let a trained model answer a file of problems, and judge it: pass@k with intervals
+    Evaluate(evaluate::EvaluateArgs),
     /// Write report.html of a run, or a page that compares several, and print where it is
     Report {
         /// The run directory; several are laid side by side
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Report { dirs, out } => report(&dirs, &out),
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -47,7 +47,7 @@ pub const REGISTRY: &[Recipe] = &[
     },
     Recipe {
         name: "jsonl",
-        summary: "GRPO on a Hugging Face model folder (--model) and a JSONL file of problems (--data)",
+        summary: "GRPO on a Hugging Face model folder (--model) and a file of problems (--data)",
         settings: Kind::Reinforcement(jsonl),
         small: None,
         reproduction: None,

@@ -34,7 +34,7 @@ pub trait Task: Send + Sync {
     /// [`Error::is_format`](crate::Error::is_format) naming where problems with a fault stand, where they are not to be left out.
     fn inspect(
         &mut self,
-        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+        fault: &(dyn Fn(&Problem) -> Option<String> + Sync),
     ) -> Result<Vec<String>> {
         let _ = fault;
         Ok(Vec::new())

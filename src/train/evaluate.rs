@@ -1,9 +1,8 @@
 //! Accuracy on held-out problems by greedy decoding.
 
 use super::metrics::Rollout;
-use super::world::World;
+use super::world::{Attempts, World};
 use crate::error::Result;
-use crate::rl::episode::Episode;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
@@ -44,15 +43,9 @@ impl Evaluation<'_> {
         let mut answers = Vec::with_capacity(problems.len());
         for part in problems.chunks(self.batch.max(1)) {
             let of: Vec<&Problem> = part.iter().collect();
-            let prompts =
-                part.iter().map(|one| self.world.prompt(one)).collect::<Result<Vec<_>>>()?;
-            let conversation = self.world.replies_to(&of);
-            let replies = if self.world.replies { Some(&conversation as _) } else { None };
-            let counts = vec![1; part.len()];
-            let drawn = self.policy.generate(&prompts, &counts, &sampling, replies)?;
-            let episodes: Vec<&Episode> = drawn.iter().collect();
-            let judged = self.world.judge(&of, &episodes)?;
-            for (i, (episode, text)) in drawn.iter().zip(judged.texts).enumerate() {
+            let Attempts { episodes, judged } =
+                self.world.attempts(self.policy, &of, 1, &sampling)?;
+            for (i, (episode, text)) in episodes.iter().zip(judged.texts).enumerate() {
                 answers.push(Rollout {
                     step,
                     prompt: part[i].prompt().into_owned(),

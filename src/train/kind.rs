@@ -6,6 +6,7 @@ use super::diffusion::{DiffusionSession, DiffusionSettings};
 use super::offline::{OfflineSession, OfflineSettings};
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
+use super::run_dir::RunDir;
 use super::settings::{ModelSettings, Settings};
 use super::text_codec::tells_time;
 use crate::device::Device;
@@ -153,6 +154,15 @@ impl RunSettings {
                 other.map_or("missing".to_owned(), Value::to_string)
             ))),
         }
+    }
+
+    /// The settings of the run in a directory.
+    ///
+    /// # Errors
+    /// [`Error::is_state`] when it holds no run, and as [`RunSettings::from_toml`].
+    pub fn of_run(root: &Path) -> Result<RunSettings> {
+        let run = RunDir::open(root)?;
+        RunSettings::from_toml(&run.config()?, &run.config_path().display().to_string())
     }
 
     /// Every setting, as `config.toml` holds it.

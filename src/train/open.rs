@@ -233,7 +233,7 @@ impl Surroundings {
         };
         let Opened { policy, codec, stop } = opened;
         let mut notices = parts.notices;
-        notices.extend(parts.task.inspect(&mut |problem| {
+        notices.extend(parts.task.inspect(&|problem| {
             parts.verifier.unanswerable(problem).or_else(|| {
                 let prompt = codec.prompt(&parts.environment.begin(problem));
                 prompt.map_or_else(|e| Some(e.to_string()), |ids| unreadable(&ids, &*policy))

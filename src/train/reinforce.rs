@@ -22,7 +22,7 @@ use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
 use crate::optim::{AdamW, Update};
 use crate::rl::batch::{Advantage, Batch, host};
 use crate::rl::entropy_control::EntropyState;
-use crate::rl::episode::{Episode, Scored};
+use crate::rl::episode::Scored;
 use crate::rl::faithful::Baseline;
 use crate::rl::policy::Policy;
 use crate::rl::stage::{self, Stage, Step};
@@ -307,15 +307,8 @@ impl Reinforcement {
         let mut labels = Vec::new();
         for part in problems.chunks(self.settings.rollout.batch.max(1)) {
             let of: Vec<&Problem> = part.iter().collect();
-            let prompts =
-                part.iter().map(|one| self.world.prompt(one)).collect::<Result<Vec<_>>>()?;
             let sampling = collector.sampling(FROM + labels.len() as u64);
-            let counts = vec![1; part.len()];
-            let conversation = self.world.replies_to(&of);
-            let replies = if self.world.replies { Some(&conversation as _) } else { None };
-            let drawn = self.policy.generate(&prompts, &counts, &sampling, replies)?;
-            let drawn: Vec<&Episode> = drawn.iter().collect();
-            let judged = self.world.judge(&of, &drawn)?;
+            let judged = self.world.attempts(&*self.policy, &of, 1, &sampling)?.judged;
             labels.extend(judged.judgements.into_iter().map(|one| one.and_then(|one| one.label)));
         }
         let labelled: Vec<Label> = labels.into_iter().flatten().collect();

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::kernels::step_credit::Part as Credited;
 use crate::rl::batch::Verdicts;
 use crate::rl::episode::Episode;
-use crate::rl::policy::Replies;
+use crate::rl::policy::{Policy, Replies};
+use crate::rl::sampling::Sampling;
 use crate::tasks::{
     Attempt, Environment, Faults, Judgement, Part, Problem, Task, Turn, Verifier, judged,
 };
@@ -36,6 +37,14 @@ pub struct Judged {
     pub faults: Faults,
 }
 
+/// What a policy wrote, judged.
+pub struct Attempts {
+    /// The first problem's, then the second's.
+    pub episodes: Vec<Episode>,
+    /// What is thought of them.
+    pub judged: Judged,
+}
+
 impl World {
     /// The ids of a problem's prompt, as the environment begins it.
     ///
@@ -44,6 +53,27 @@ impl World {
     pub fn prompt(&self, problem: &Problem) -> Result<Vec<i32>> {
         let ids = self.codec.prompt(&self.environment.begin(problem));
         ids.map_err(|e| e.at(format!("task {}, problem {}", self.task.name(), problem.id)))
+    }
+
+    /// Lets a policy attempt problems, `samples` times each, and judges what it wrote.
+    ///
+    /// # Errors
+    /// As [`World::prompt`], [`Policy::generate`] and [`World::judge`].
+    pub fn attempts(
+        &self,
+        policy: &dyn Policy,
+        problems: &[&Problem],
+        samples: usize,
+        sampling: &Sampling,
+    ) -> Result<Attempts> {
+        let prompts = problems.iter().map(|one| self.prompt(one)).collect::<Result<Vec<_>>>()?;
+        let conversation = self.replies_to(problems);
+        let replies = if self.replies { Some(&conversation as _) } else { None };
+        let counts = vec![samples; problems.len()];
+        let episodes = policy.generate(&prompts, &counts, sampling, replies)?;
+        let of: Vec<&Problem> = problems.iter().flat_map(|one| vec![*one; samples]).collect();
+        let judged = self.judge(&of, &episodes.iter().collect::<Vec<_>>())?;
+        Ok(Attempts { episodes, judged })
     }
 
     /// Judges episodes; `of[i]` is the problem of episode i.

@@ -1,6 +1,6 @@
 //! Which column of a file is what: as the settings say, or by the names that published sets use.
 
-use super::conversion::ends_with_a_reply;
+use super::conversation::ends_with_a_reply;
 use super::records::{Records, value_at};
 use crate::error::{Error, Result};
 use crate::tasks::json::{Json, Object};
@@ -148,7 +148,7 @@ fn in_most(records: &Records, holds: impl Fn(&Object) -> bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::records;
+    use super::super::format::records;
     use super::*;
     use std::path::Path;
 

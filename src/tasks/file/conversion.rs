@@ -1,9 +1,10 @@
 //! A record as a problem.
 
 use super::columns::Columns;
+use super::conversation::{ASSISTANT, messages};
 use super::records::value_at;
 use crate::tasks::json::{Json, Object};
-use crate::tasks::problem::{Message, Part, Problem};
+use crate::tasks::problem::{Part, Problem};
 
 /// The problem of a record. The columns of prompt and answer are taken out of its fields; a value inside an object stays there.
 ///
@@ -33,13 +34,6 @@ pub(super) fn problem(mut fields: Object, columns: &Columns) -> Result<Problem, 
     Ok(Problem { fields, ..Problem::new(0, part, known) })
 }
 
-/// True for a list of messages of which the last is the assistant's.
-pub(super) fn ends_with_a_reply(value: &Json) -> bool {
-    matches!(messages(value, ""), Ok(Some(all)) if all.last().is_some_and(|last| last.role == ASSISTANT))
-}
-
-const ASSISTANT: &str = "assistant";
-
 /// Takes a reply at the end of a whole conversation away: the policy must not read it. A column `prompt` holds prompts, and
 /// a reply that it ends with is one to go on with, unless it is named as the answer.
 fn last_reply(part: &mut Part, column: &str, columns: &Columns) -> Result<Option<String>, String> {
@@ -67,52 +61,6 @@ pub fn part(value: Json, name: &str) -> Result<Part, String> {
             Some(messages) => Ok(Part::Messages(messages)),
             None => tokens(&list, name),
         },
-    }
-}
-
-/// The messages of a list of objects; `None` for anything else.
-fn messages(value: &Json, name: &str) -> Result<Option<Vec<Message>>, String> {
-    let Json::List(items) = value else { return Ok(None) };
-    if !matches!(items.first(), Some(Json::Object(_))) {
-        return Ok(None);
-    }
-    items
-        .iter()
-        .zip(1..)
-        .map(|(item, number)| message(item, number, name))
-        .collect::<Result<_, _>>()
-        .map(Some)
-}
-
-fn message(value: &Json, number: usize, name: &str) -> Result<Message, String> {
-    let Json::Object(fields) = value else {
-        return Err(format!("`{name}`: message {number} is not an object"));
-    };
-    let Some(Json::Text(role)) = fields.get("role") else {
-        return Err(format!("`{name}`: message {number} has no `role`"));
-    };
-    let content = fields.get("content").and_then(content);
-    let content =
-        content.ok_or_else(|| format!("`{name}`: message {number} has no text in `content`"))?;
-    Ok(Message { role: role.clone(), content })
-}
-
-/// The text of a message: a string, or a list of parts that are all text.
-fn content(value: &Json) -> Option<String> {
-    let piece = |part: &Json| match part {
-        Json::Object(fields) => match (fields.get("type"), fields.get("text")) {
-            (None, Some(Json::Text(text))) => Some(text.clone()),
-            (Some(Json::Text(kind)), Some(Json::Text(text))) if kind == "text" => {
-                Some(text.clone())
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    match value {
-        Json::Text(text) => Some(text.clone()),
-        Json::List(parts) => parts.iter().map(piece).collect(),
-        _ => None,
     }
 }
 
@@ -147,6 +95,7 @@ fn reference(value: Option<&Json>, name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::problem::Message;
 
     fn of(record: &str, prompt: &str, answer: &str) -> Result<Problem, String> {
         let Json::Object(fields) = Json::parse(record).unwrap() else { unreachable!() };

@@ -135,3 +135,91 @@ fn pages(bytes: &[u8], column: &Value) -> Result<Vec<Page>> {
     }
     Ok(pages)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Zigzag and varint of a number.
+    fn number(value: i64) -> Vec<u8> {
+        let mut left = ((value << 1) ^ (value >> 63)) as u64;
+        let mut bytes = Vec::new();
+        while left > 0x7f {
+            bytes.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        bytes.push(left as u8);
+        bytes
+    }
+
+    /// A struct of `(number, kind, value)`, numbers rising by less than 16.
+    fn structure_of(fields: &[(u8, u8, Vec<u8>)]) -> Vec<u8> {
+        let (mut bytes, mut last) = (Vec::new(), 0);
+        for (field, kind, value) in fields {
+            bytes.push((field - last) << 4 | kind);
+            bytes.extend(value);
+            last = *field;
+        }
+        bytes.push(0);
+        bytes
+    }
+
+    const I32: u8 = 5;
+    const I64: u8 = 6;
+    const LIST: u8 = 9;
+    const STRUCT: u8 = 12;
+
+    fn list_of(structs: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = vec![0xf0 | STRUCT, structs.len() as u8];
+        bytes.extend(structs.concat());
+        bytes
+    }
+
+    /// A file whose only page claims `unpacked` bytes and `values` values, and whose columns have these numbers of children.
+    fn file(rows: i64, unpacked: i64, values: i64, children: &[i64]) -> Vec<u8> {
+        let counted = structure_of(&[(1, I32, number(values))]);
+        let page = structure_of(&[
+            (1, I32, number(2)),
+            (2, I32, number(unpacked)),
+            (3, I32, number(3)),
+            (7, STRUCT, counted),
+        ]);
+        let body = [&b"PAR1"[..], &page, b"abc"].concat();
+        let column = structure_of(&[(7, I64, number(body.len() as i64 - 4)), (9, I64, number(4))]);
+        let chunk = structure_of(&[(3, STRUCT, column)]);
+        let group = structure_of(&[(1, LIST, list_of(&[chunk])), (3, I64, number(rows))]);
+        let schema: Vec<Vec<u8>> =
+            children.iter().map(|count| structure_of(&[(5, I32, number(*count))])).collect();
+        let metadata = structure_of(&[
+            (2, LIST, list_of(&schema)),
+            (3, I64, number(rows)),
+            (4, LIST, list_of(&[group])),
+        ]);
+        let length = (metadata.len() as u32).to_le_bytes();
+        [&body[..], &metadata, &length, b"PAR1"].concat()
+    }
+
+    #[test]
+    fn claims_beyond_the_length_are_refused() {
+        check(&file(2, 100, 3, &[1, 0])).unwrap();
+        let gigabyte = 1 << 30;
+        let deep: Vec<i64> = std::iter::repeat_n(1, 80).chain([0]).collect();
+        for (file, says) in [
+            (file(1 << 60, 100, 3, &[1, 0]), "its rows claim"),
+            (file(-1, 100, 3, &[1, 0]), "is negative"),
+            (file(2, gigabyte, 3, &[1, 0]), "its pages claim 1073741824 bytes"),
+            (file(2, -1, 3, &[1, 0]), "is negative"),
+            (file(2, 100, gigabyte, &[1, 0]), "its dictionaries claim"),
+            (file(2, 100, 3, &[gigabyte, 0]), "its columns are no tree"),
+            (file(2, 100, 3, &[2, 0]), "its columns are no tree"),
+            (file(2, 100, 3, &[1, 0, 0]), "its columns are no tree"),
+            (file(2, 100, 3, &deep), "nested deeper than 64 levels"),
+            (b"PAR1\xff\xff\xff\x7fPAR1".to_vec(), "longer than the file"),
+            (b"PAR1".to_vec(), "cut off"),
+        ] {
+            let error = check(&file).unwrap_err();
+            assert!(error.is_format() && error.to_string().contains(says), "{says}: {error}");
+        }
+        assert!(check(b"PAR1\0\0\0\0PARE").unwrap_err().is_unsupported());
+    }
+}

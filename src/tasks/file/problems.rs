@@ -3,8 +3,10 @@
 use super::columns::{Columns, GUESS};
 use super::conversion;
 use super::fingerprint::fingerprint;
-use super::records::{Records, Source, records};
+use super::format::records;
+use super::records::{Records, Source};
 use super::settings::{FileFormat, FileSettings};
+use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::tasks::episode::Example;
 use crate::tasks::epochs::Epochs;
@@ -12,6 +14,7 @@ use crate::tasks::final_answer::FinalAnswer;
 use crate::tasks::problem::Problem;
 use crate::tasks::task::{Language, Task};
 use crate::tasks::verifier::Verifier;
+use rayon::prelude::*;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -92,7 +95,11 @@ impl FileProblems {
                 let reading = Reading {
                     prompt: &file.prompt,
                     answer: &file.answer,
-                    key: "task.evaluation",
+                    key: if settings.path.as_os_str().is_empty() {
+                        "task.format"
+                    } else {
+                        "task.evaluation"
+                    },
                     format: &format,
                 };
                 let (part, columns) = reading.part(bytes, &file.path, &mut notices)?;
@@ -118,7 +125,15 @@ impl FileProblems {
         notices: &mut Vec<String>,
     ) -> Result<FileProblems> {
         let mut seen = HashSet::new();
+        let all = held_out.problems.len();
         held_out.retain(|problem| seen.insert(problem.parts.clone()));
+        let repeated = all - held_out.problems.len();
+        if repeated > 0 {
+            let name = &held_out.source.name;
+            notices.push(format!(
+                "{name}: {repeated} of {all} held-out prompts occur twice and are asked once"
+            ));
+        }
         let before = trained.problems.len();
         trained.retain(|problem| !seen.contains(&problem.parts));
         let (name, left) = (trained.source.name.clone(), trained.problems.len());
@@ -302,9 +317,10 @@ impl Part {
     /// Takes out the problems that have a fault, and gives these with their places.
     fn without_faults(
         &mut self,
-        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+        fault: &(dyn Fn(&Problem) -> Option<String> + Sync),
     ) -> Vec<(String, String)> {
-        let found: Vec<Option<String>> = self.problems.iter().map(fault).collect();
+        let found: Vec<Option<String>> =
+            pool::install(|| self.problems.par_iter().map(fault).collect());
         let mut each = found.iter();
         let places: Vec<String> =
             self.numbers.iter().map(|number| self.source.place(*number)).collect();
@@ -338,7 +354,7 @@ impl Task for FileProblems {
 
     fn inspect(
         &mut self,
-        fault: &mut dyn FnMut(&Problem) -> Option<String>,
+        fault: &(dyn Fn(&Problem) -> Option<String> + Sync),
     ) -> Result<Vec<String>> {
         let (trained, held_out) = self.sizes();
         let mut faults = self.trained.without_faults(fault);
@@ -548,11 +564,11 @@ mod tests {
 
     #[test]
     fn an_inspection_names_lines_or_leaves_out() {
-        let mut fault = |problem: &Problem| {
+        let fault = |problem: &Problem| {
             (problem.prompt() == "q1" || problem.prompt() == "q9").then(|| "too odd".to_owned())
         };
         let mut strict = parse(&lines(10)).unwrap();
-        let error = strict.inspect(&mut fault).unwrap_err().to_string();
+        let error = strict.inspect(&fault).unwrap_err().to_string();
         assert!(error.starts_with("2 of 10 records cannot be used"), "{error}");
         assert!(
             error.contains("p.jsonl:2: too odd") && error.contains("p.jsonl:10: too odd"),
@@ -560,15 +576,15 @@ mod tests {
         );
         let format = FileFormat { skip_bad: true, held_out: 2, ..FileFormat::default() };
         let mut lax = open(&lines(10), format).unwrap().problems;
-        let notices = lax.inspect(&mut fault).unwrap();
+        let notices = lax.inspect(&fault).unwrap();
         assert!(notices[0].starts_with("2 of 10 records are left out, e.g. "), "{notices:?}");
         assert_eq!((lax.sizes(), lax.size()), ((7, 1), Some(7)));
         assert_eq!(prompts(&lax.held_out(0, 9)), ["q8"]);
         for id in 0..7 {
             assert_eq!(lax.by_id(0, id).unwrap().id, id);
         }
-        assert!(lax.inspect(&mut fault).unwrap().is_empty());
-        let error = lax.inspect(&mut |_: &Problem| Some("all".to_owned())).unwrap_err();
+        assert!(lax.inspect(&fault).unwrap().is_empty());
+        let error = lax.inspect(&|_: &Problem| Some("all".to_owned())).unwrap_err();
         assert!(error.to_string().contains("no problem to train on is left"), "{error}");
     }
 }

@@ -107,6 +107,17 @@ impl FileSettings {
         held_out.map(|_| "task.evaluation.answer")
     }
 
+    /// Makes the file one that is held out whole, of which nothing is trained on.
+    pub fn hold_out_all(&mut self) {
+        self.evaluation = Some(HeldOutFile {
+            path: std::mem::take(&mut self.path),
+            fingerprint: self.fingerprint.take(),
+            prompt: self.format.prompt.clone(),
+            answer: self.format.answer.clone(),
+        });
+        self.format.held_out = 0;
+    }
+
     /// Takes the files as they are now: what they were when the run began is forgotten.
     pub fn accept_changes(&mut self) {
         self.fingerprint = None;
