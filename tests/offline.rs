@@ -288,6 +288,28 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
     }
 }
 
+/// A record of one's own, that lacks what the loss reads.
+#[test]
+fn an_incomplete_record_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = (model(folder.path(), false), preferences(folder.path()));
+    let session = opened(&settings(recipes::dpo(), &model, &data, 1));
+    let good = session.training()[0].clone();
+    for record in [
+        Record::default(),
+        Record { reference: Vec::new(), ..good.clone() },
+        Record { sequences: good.sequences[..1].to_vec(), ..good.clone() },
+    ] {
+        for objective in
+            [OfflineObjective::Dpo(Dpo::default()), OfflineObjective::Kto(Kto::default())]
+        {
+            let policy = session.policy();
+            let learner = Learner { policy, objective: &objective, micro_batch_tokens: 64 };
+            assert!(learner.measure(&[&record]).unwrap_err().is_invalid());
+        }
+    }
+}
+
 #[test]
 fn epochs_decide_the_steps() {
     let folder = tempfile::tempdir().unwrap();

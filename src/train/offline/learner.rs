@@ -8,7 +8,7 @@ use super::data::Record;
 use super::encoding::Encoded;
 use super::settings::OfflineObjective;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rl::episode::{Scored, micro_batches};
 use crate::rl::policy::Policy;
 use crate::rl::preference::completion::MeasuredPairs;
@@ -113,8 +113,10 @@ impl Learner<'_> {
     /// Adds the gradient of the mean loss over some records.
     ///
     /// # Errors
-    /// As [`Policy::score`].
+    /// [`Error::is_invalid`] for a record without a completion or the log-probs of the reference that the objective reads; as
+    /// [`Policy::score`].
     pub fn gradients(&self, records: &[&Record], gradients: &mut Gradients) -> Result<Learned> {
+        records.iter().try_for_each(|record| self.check(record))?;
         match self.objective {
             OfflineObjective::Sft(_) => self.demonstrations(records, gradients),
             OfflineObjective::Kto(kto) => self.labels(kto, records, gradients),
@@ -122,10 +124,28 @@ impl Learner<'_> {
         }
     }
 
+    fn check(&self, record: &Record) -> Result<()> {
+        let wanted = match self.objective {
+            OfflineObjective::Sft(_) | OfflineObjective::Kto(_) => 1,
+            _ => 2,
+        };
+        let sequences = record.sequences.len();
+        let scored = record.reference.iter().zip(&record.sequences);
+        let reference = record.reference.len() == sequences
+            && scored.into_iter().all(|(own, sequence)| own.len() == sequence.learned());
+        if sequences < wanted || (self.objective.has_reference() && !reference) {
+            return Err(Error::invalid(format!(
+                "offline learning: a record has {sequences} completions, {wanted} are read, and of the reference policy {} are scored",
+                record.reference.len()
+            )));
+        }
+        Ok(())
+    }
+
     /// The loss over some records, without gradients.
     ///
     /// # Errors
-    /// As [`Policy::score`].
+    /// As [`Learner::gradients`].
     pub fn measure(&self, records: &[&Record]) -> Result<Learned> {
         no_grad(|| self.gradients(records, &mut Gradients::new()))
     }
