@@ -30,10 +30,11 @@ pub(super) struct TrainArgs {
     /// A model folder: config.json, tokenizer.json, *.safetensors
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Problems with answers: lines of JSON, a JSON array, CSV or Parquet; for block diffusion a folder of source files
+    /// Problems with answers, demonstrations or preferences: lines of JSON, a JSON array, CSV or Parquet; for block diffusion a
+    /// folder of source files
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Problems for evaluation alone; without it some of --data are held out
+    /// Problems or records for evaluation alone; without it some of --data are held out
     #[arg(long, value_name = "FILE")]
     eval_data: Option<PathBuf>,
     /// Steps of reinforcement learning, or of block diffusion

@@ -4,7 +4,7 @@
 //! `rejected`, where a conversation's prompt may stand inside the other two; `prompt`, `completion` and `label`.
 
 use super::settings::{OfflineColumns, OfflineObjective};
-use crate::tasks::file::{part, value_at};
+use crate::tasks::file::{self, value_at};
 use crate::tasks::json::{Json, Object};
 use crate::tasks::{Message, Part};
 
@@ -73,7 +73,7 @@ pub(super) fn written(
                 return Ok(vec![answered(prompt, completion, columns)?]);
             }
             if let Some(value) = own(&columns.text) {
-                let reply = part(value.clone(), &columns.text)?;
+                let reply = part(value, &columns.text)?;
                 return match reply {
                     Part::Messages(_) => Err(format!("`{}` is no text", columns.text)),
                     reply => Ok(vec![Written { prompt: None, replies: vec![reply], label: true }]),
@@ -110,6 +110,14 @@ pub(super) fn written(
     Err(format!("wanted are {}; it has {}{advice}", wanted.forms(), names.join(", ")))
 }
 
+/// A prompt or a completion; a number is its digits.
+fn part(value: &Json, name: &str) -> Result<Part, String> {
+    match value {
+        Json::Number(digits) => Ok(text(digits)),
+        value => file::part(value.clone(), name),
+    }
+}
+
 fn truth(value: &Json) -> Option<bool> {
     match value {
         Json::Bool(label) => Some(*label),
@@ -124,7 +132,7 @@ fn truth(value: &Json) -> Option<bool> {
 
 /// A conversation: everything from the assistant's first turn on is written after the prompt.
 fn conversation(value: &Json, name: &str) -> Result<Written, String> {
-    let Part::Messages(mut prompt) = part(value.clone(), name)? else {
+    let Part::Messages(mut prompt) = part(value, name)? else {
         return Err(format!("`{name}` is not a list of messages"));
     };
     let Some(first) = prompt.iter().position(|message| message.role == ASSISTANT) else {
@@ -138,14 +146,14 @@ fn conversation(value: &Json, name: &str) -> Result<Written, String> {
 }
 
 fn answered(prompt: &Json, completion: &Json, columns: &OfflineColumns) -> Result<Written, String> {
-    let prompt = part(prompt.clone(), &columns.prompt)?;
+    let prompt = part(prompt, &columns.prompt)?;
     let replies = vec![reply(completion, &columns.completion)?];
     Ok(Written { prompt: Some(prompt), replies, label: true })
 }
 
 /// A completion. Messages must have a turn of the assistant.
 fn reply(value: &Json, name: &str) -> Result<Part, String> {
-    let reply = part(value.clone(), name)?;
+    let reply = part(value, name)?;
     match &reply {
         Part::Messages(all) if all.iter().all(|one| one.role != ASSISTANT) => {
             Err(format!("`{name}` has no turn of the assistant"))
@@ -163,7 +171,7 @@ fn preference(
 ) -> Result<Written, String> {
     let chosen = reply(chosen, &columns.chosen)?;
     let rejected = reply(rejected, &columns.rejected)?;
-    let prompt = prompt.map(|value| part(value.clone(), &columns.prompt)).transpose()?;
+    let prompt = prompt.map(|value| part(value, &columns.prompt)).transpose()?;
     let both = format!("`{}` and `{}`", columns.chosen, columns.rejected);
     let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
         (Some(Part::Messages(prompt)), Part::Messages(mut a), Part::Messages(mut b)) => {
@@ -267,6 +275,8 @@ mod tests {
             [one(q, &[a], true)]
         );
         assert_eq!(of(r#"{"text": "t"}"#, wanted).unwrap()[0].prompt, None);
+        let number = of(r#"{"prompt": "q", "completion": 1.50}"#, wanted).unwrap();
+        assert_eq!(number[0].replies, [text("1.50")]);
         for (text, says) in [
             (
                 r#"{"prompt": "q"}"#,
