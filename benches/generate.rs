@@ -38,6 +38,7 @@ fn main() {
         seed: 1,
         stream: Stream::Sample,
         first_sequence: 0,
+        activity: Default::default(),
     };
     let tokens = SEQUENCES * NEW;
     let attention = LAYERS * 2 * WIDTH * (NEW + 1) / 2;

@@ -88,6 +88,7 @@ fn update(policy: &mut dyn Policy, optimizer: &mut AdamW, batch: &Batch) {
         number: 1,
         value_head: None,
         policy: true,
+        activity: None,
     };
     let mut gradients = Gradients::new();
     learner::gradients(policy, batch, &batch.members, &how, &mut gradients).unwrap();

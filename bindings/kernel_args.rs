@@ -2590,6 +2590,7 @@ pub struct SampleArgs {
     pub entropy: *mut f32,
     pub logsumexp: *mut f32,
     pub argmax: *mut i32,
+    pub kept_mass: *mut f32,
     pub status: *mut u32,
     pub rows: i64,
     pub vocab: i64,
@@ -2598,12 +2599,14 @@ pub struct SampleArgs {
     pub softmax: SoftmaxRule,
     pub top_p: f32,
     pub top_k: u32,
+    pub min_p_depth: f32,
     pub stream: u32,
     pub greedy: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SampleArgs"][::core::mem::size_of::<SampleArgs>() - 160usize];
+    ["Size of SampleArgs"][::core::mem::size_of::<SampleArgs>() - 176usize];
     ["Alignment of SampleArgs"][::core::mem::align_of::<SampleArgs>() - 8usize];
     ["Offset of field: SampleArgs::logits"][::core::mem::offset_of!(SampleArgs, logits) - 0usize];
     ["Offset of field: SampleArgs::sequences"]
@@ -2620,18 +2623,23 @@ const _: () = {
     ["Offset of field: SampleArgs::logsumexp"]
         [::core::mem::offset_of!(SampleArgs, logsumexp) - 56usize];
     ["Offset of field: SampleArgs::argmax"][::core::mem::offset_of!(SampleArgs, argmax) - 64usize];
-    ["Offset of field: SampleArgs::status"][::core::mem::offset_of!(SampleArgs, status) - 72usize];
-    ["Offset of field: SampleArgs::rows"][::core::mem::offset_of!(SampleArgs, rows) - 80usize];
-    ["Offset of field: SampleArgs::vocab"][::core::mem::offset_of!(SampleArgs, vocab) - 88usize];
+    ["Offset of field: SampleArgs::kept_mass"]
+        [::core::mem::offset_of!(SampleArgs, kept_mass) - 72usize];
+    ["Offset of field: SampleArgs::status"][::core::mem::offset_of!(SampleArgs, status) - 80usize];
+    ["Offset of field: SampleArgs::rows"][::core::mem::offset_of!(SampleArgs, rows) - 88usize];
+    ["Offset of field: SampleArgs::vocab"][::core::mem::offset_of!(SampleArgs, vocab) - 96usize];
     ["Offset of field: SampleArgs::excluded_count"]
-        [::core::mem::offset_of!(SampleArgs, excluded_count) - 96usize];
-    ["Offset of field: SampleArgs::seed"][::core::mem::offset_of!(SampleArgs, seed) - 104usize];
+        [::core::mem::offset_of!(SampleArgs, excluded_count) - 104usize];
+    ["Offset of field: SampleArgs::seed"][::core::mem::offset_of!(SampleArgs, seed) - 112usize];
     ["Offset of field: SampleArgs::softmax"]
-        [::core::mem::offset_of!(SampleArgs, softmax) - 112usize];
-    ["Offset of field: SampleArgs::top_p"][::core::mem::offset_of!(SampleArgs, top_p) - 144usize];
-    ["Offset of field: SampleArgs::top_k"][::core::mem::offset_of!(SampleArgs, top_k) - 148usize];
-    ["Offset of field: SampleArgs::stream"][::core::mem::offset_of!(SampleArgs, stream) - 152usize];
-    ["Offset of field: SampleArgs::greedy"][::core::mem::offset_of!(SampleArgs, greedy) - 156usize];
+        [::core::mem::offset_of!(SampleArgs, softmax) - 120usize];
+    ["Offset of field: SampleArgs::top_p"][::core::mem::offset_of!(SampleArgs, top_p) - 152usize];
+    ["Offset of field: SampleArgs::top_k"][::core::mem::offset_of!(SampleArgs, top_k) - 156usize];
+    ["Offset of field: SampleArgs::min_p_depth"]
+        [::core::mem::offset_of!(SampleArgs, min_p_depth) - 160usize];
+    ["Offset of field: SampleArgs::stream"][::core::mem::offset_of!(SampleArgs, stream) - 164usize];
+    ["Offset of field: SampleArgs::greedy"][::core::mem::offset_of!(SampleArgs, greedy) - 168usize];
+    ["Offset of field: SampleArgs::unused"][::core::mem::offset_of!(SampleArgs, unused) - 172usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

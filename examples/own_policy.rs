@@ -119,7 +119,7 @@ impl Policy for Table {
                 positions: &vec![place as u32; live.len()],
             };
             let mut tokens = vec![0; live.len()];
-            sample::tokens(&draw, &mut tokens, None)?;
+            sample::tokens(&draw, &mut tokens, None, None)?;
             for (i, token) in live.into_iter().zip(tokens) {
                 let episode = &mut episodes[i];
                 episode.tokens.push(token);

@@ -5,9 +5,9 @@
 // Floor      one read of the logits; what follows reads them again from L2, a row being at most some hundred KB.
 // Algorithm  A block a row. Weights 2^y are made integers of 2^-40 of the largest: sums of integers have no order, so every
 //            thread order draws the same token, and comparisons are exact. Without truncation the ids are walked in tiles
-//            until the running sum passes the random number (two reads). With top-k or top-p nothing is sorted: one
-//            read counts and weighs what lies within 1, 2, 4, ... 64 powers of two of the largest logit; the least of these
-//            sets that is enough goes into shared memory (or stays where it is, when it has more than 2048 ids). There
+//            until the running sum passes the random number (two reads). With top-k, top-p or min-p nothing is sorted: one
+//            read counts and weighs what lies within 1, 2, 4, ... 64 powers of two of the largest logit, and what min-p
+//            leaves, which is what lies above a logit; the least of these sets that is enough goes into shared memory (or stays where it is, when it has more than 2048 ids). There
 //            the boundary of top-k, that of top-p and the token itself are three searches for the key (logit, id)
 //            above which a count or a weight is reached, two bits a step and ended when one candidate is left.
 // Hazards    Equal logits: the id is the lower half of the key, so that exactly k are kept and ties go to the lower id.
@@ -229,9 +229,11 @@ __device__ __forceinline__ Word nucleus_of(Word sum, float p) {
 }
 
 template <class T>
-__device__ __forceinline__ unsigned draw_likely(const Distribution<T>& from, double unit, unsigned top_k, float top_p) {
-  // Within 1, 2, 4, ... powers of two of the largest logit; the last is everything.
-  ReachedAll<DEPTHS + 1> within{};
+__device__ __forceinline__ unsigned draw_likely(const Distribution<T>& from, double unit, unsigned top_k, float top_p,
+                                                float min_p_depth, float& kept_mass) {
+  // Within 1, 2, 4, ... powers of two of the largest logit; then everything; then what min-p leaves.
+  ReachedAll<DEPTHS + 2> within{};
+  const float floor = from.max + min_p_depth;
   for (unsigned id = threadIdx.x; id < from.vocab; id += THREADS) {
     const float logit = from.logit(id);
     if (logit == -INFINITY_F) continue;
@@ -243,12 +245,15 @@ __device__ __forceinline__ unsigned draw_likely(const Distribution<T>& from, dou
         within.add(i, weight);
       }
     }
+    if (logit >= floor) within.add(DEPTHS + 1, weight);
   }
-  within = block_reduce<THREADS>(within, AddReached<DEPTHS + 1>());
-  const Reached all = within.at(DEPTHS);
+  within = block_reduce<THREADS>(within, AddReached<DEPTHS + 2>());
+  const Reached all = within.at(DEPTHS), above = within.at(DEPTHS + 1);
   if (all.weight == 0) return from.vocab;
   const bool nucleus = top_p < 1.0f;
-  const Goal enough = top_k ? Goal{0, top_k < all.count ? top_k : all.count} : Goal{nucleus_of(all.weight, top_p), 0};
+  const Goal enough = top_k     ? Goal{0, top_k < all.count ? top_k : all.count}
+                      : nucleus ? Goal{nucleus_of(all.weight, top_p), 0}
+                                : Goal{0, above.count};
   Candidates& gathered = block_shared<Candidates>();
   Pool<T> pool{from, gathered, from.vocab, true, all};
   int depth = DEPTHS;
@@ -276,6 +281,8 @@ __device__ __forceinline__ unsigned draw_likely(const Distribution<T>& from, dou
   if (!top_k) kept = all;
   if (top_k) kept = search(pool, enough).reached;
   if (nucleus) kept = search(pool, Goal{nucleus_of(kept.weight, top_p), 0}).reached;
+  if (above.count < kept.count) kept = above;  // each bound keeps the first ids of one order
+  kept_mass = float(double(kept.weight) / double(all.weight));
   return id_of(search(pool, Goal{part_of(kept.weight, unit) + 1, 0}).key);
 }
 
@@ -292,14 +299,16 @@ __device__ __forceinline__ Word best_key(const Distribution<T>& from) {
 }
 
 template <class T>
-__device__ __forceinline__ unsigned choose(const SampleArgs& a, const Distribution<T>& from, int64_t row) {
+__device__ __forceinline__ unsigned choose(const SampleArgs& a, const Distribution<T>& from, int64_t row, float& kept_mass) {
   if (a.greedy) {
     const Word best = best_key(from);
     return best ? id_of(best) : from.vocab;
   }
   const Random4 random = philox(a.seed, a.stream, a.sequences[row], a.positions[row]);
   const double unit = double((Word(random.word[0]) << 32 | random.word[1]) >> 11) * (1.0 / 9007199254740992.0);
-  if (a.top_k || a.top_p < 1.0f) return draw_likely(from, unit, a.top_k, a.top_p);
+  if (a.top_k || a.top_p < 1.0f || a.min_p_depth > -INFINITY_F) {
+    return draw_likely(from, unit, a.top_k, a.top_p, a.min_p_depth, kept_mass);
+  }
   Word sum = 0;
   for (unsigned id = threadIdx.x; id < from.vocab; id += THREADS) sum += from.weight(from.logit(id));
   sum = block_reduce<THREADS>(sum, AddWords());
@@ -323,7 +332,8 @@ __device__ __forceinline__ void sample(const SampleArgs& a) {
       from.max = block_reduce<THREADS>(max, Max());
     }
     from.max = reference_of(from.max);
-    const unsigned id = broken ? from.vocab : choose(a, from, i);
+    float kept_mass = 1.0f;
+    const unsigned id = broken ? from.vocab : choose(a, from, i, kept_mass);
     if (threadIdx.x != 0) continue;
     const bool drawn = id < from.vocab;
     if (!drawn) raise_status(a.status, broken ? STATUS_NON_FINITE : STATUS_BAD_TARGET);
@@ -334,6 +344,7 @@ __device__ __forceinline__ void sample(const SampleArgs& a) {
     if (a.entropy) a.entropy[i] = summary.entropy;
     if (a.logsumexp) a.logsumexp[i] = summary.logsumexp;
     if (a.argmax) a.argmax[i] = summary.argmax;
+    if (a.kept_mass) a.kept_mass[i] = drawn ? kept_mass : 0.0f;
   }
 }
 

@@ -417,6 +417,7 @@ fn reward_rises() {
                 seed: 5,
                 stream: Stream::Sample,
                 first_sequence: 64 * step,
+                activity: Default::default(),
             };
             let drawn = policy.generate(&prompts, &[16, 16], &sampling, None).unwrap();
             let rewards: Vec<f32> = drawn.iter().map(reward).collect();
@@ -439,6 +440,7 @@ fn reward_rises() {
                 number: step,
                 value_head: None,
                 policy: true,
+                activity: None,
             };
             let done =
                 learner::gradients(&policy, &batch, &batch.members, &how, &mut gradients).unwrap();

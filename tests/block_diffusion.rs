@@ -402,7 +402,7 @@ fn config(
 fn a_published_llada_config_is_read_and_its_switches_are_checked() {
     let read = config(|_| {}).unwrap();
     assert_eq!((read.hidden_size, read.layers, read.vocab_size, read.heads), (32, 2, 48, 4));
-    assert_eq!((read.tied, read.eos.clone(), read.rope.theta), (false, vec![3], 500_000.0));
+    assert_eq!((read.tied, read.eos.clone(), read.ropes[0].theta), (false, vec![3], 500_000.0));
     assert_eq!(read.diffusion, Some(Diffusion { mask_id: 36, block: 64, shift: false }));
     for (name, value) in [
         ("alibi", json!(true)),

@@ -49,6 +49,7 @@ fn sampling(max_new_tokens: usize) -> Sampling {
         seed: 11,
         stream: Stream::Sample,
         first_sequence: 40,
+        activity: Default::default(),
     }
 }
 

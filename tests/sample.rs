@@ -26,7 +26,7 @@ struct How<'a> {
 const PLAIN: How<'static> = How {
     temperature: 1.0,
     softcap: None,
-    truncation: Truncation { top_k: None, top_p: None },
+    truncation: Truncation { top_k: None, top_p: None, min_p: None },
     banned: &[],
 };
 
@@ -35,6 +35,7 @@ struct Got {
     logprob: Vec<f32>,
     entropy: Vec<f32>,
     logsumexp: Vec<f32>,
+    kept_mass: Vec<f32>,
 }
 
 fn draw(
@@ -46,8 +47,13 @@ fn draw(
 ) -> Result<Got, Error> {
     let rows = sequences.len();
     let zeros = || vec![f32::NAN; rows];
-    let mut got =
-        Got { tokens: vec![-7; rows], logprob: zeros(), entropy: zeros(), logsumexp: zeros() };
+    let mut got = Got {
+        tokens: vec![-7; rows],
+        logprob: zeros(),
+        entropy: zeros(),
+        logsumexp: zeros(),
+        kept_mass: zeros(),
+    };
     let How { temperature, softcap, truncation, banned } = how;
     let args = Sample {
         logits,
@@ -68,7 +74,7 @@ fn draw(
         logsumexp: &mut got.logsumexp,
         argmax: None,
     };
-    tokens(&args, &mut got.tokens, Some(out))?;
+    tokens(&args, &mut got.tokens, Some(out), Some(&mut got.kept_mass))?;
     Ok(got)
 }
 
@@ -102,6 +108,9 @@ fn probabilities(row: &[f32], how: How<'_>) -> Vec<f64> {
             keep += 1;
         }
         order.truncate(keep);
+    }
+    if let Some(p) = how.truncation.min_p {
+        order.retain(|i| weight(*i) >= f64::from(p));
     }
     let whole: f64 = order.iter().map(|i| weight(*i)).sum();
     let mut out = vec![0.0; row.len()];
@@ -140,7 +149,7 @@ fn chi_square(drawn: &[i32], probabilities: &[f64]) -> f64 {
 
 #[test]
 fn frequencies_are_the_probabilities() {
-    let top = |k: Option<u32>, p: Option<f32>| Truncation { top_k: k, top_p: p };
+    let top = |k: Option<u32>, p: Option<f32>| Truncation { top_k: k, top_p: p, min_p: None };
     let hows = [
         PLAIN,
         How { temperature: 0.6, ..PLAIN },
@@ -233,6 +242,7 @@ proptest! {
         vocab in prop::sample::select(vec![5usize, 100, 2049, 9001]),
         top_k in prop::sample::select(vec![None, Some(1u32), Some(3), Some(40), Some(20_000)]),
         top_p in prop::sample::select(vec![None, Some(0.05f32), Some(0.5), Some(0.95), Some(0.999_99), Some(1.0)]),
+        min_p in prop::sample::select(vec![None, Some(0.0f32), Some(1e-4), Some(0.1), Some(1.0)]),
         flat in any::<bool>(),
         seed in 0u64..1000,
     ) {
@@ -240,7 +250,7 @@ proptest! {
         // Ties, which go to the lower id, and ids without a probability.
         row[vocab - 1] = row[0];
         row[vocab / 2] = f32::NEG_INFINITY;
-        let how = How { truncation: Truncation { top_k, top_p }, banned: &[2], ..PLAIN };
+        let how = How { truncation: Truncation { top_k, top_p, min_p }, banned: &[2], ..PLAIN };
         let p = probabilities(&row, how);
         for id in repeated(&row, 12, how) {
             prop_assert!(p[id as usize] > 0.0, "{id} lies outside the truncation");
@@ -251,7 +261,7 @@ proptest! {
 /// The id that a draw from the likeliest ids takes, found by sorting them all, and how near the random number, or what
 /// top-p keeps, comes to a bound: there rounding decides.
 fn by_sorting(row: &[f32], how: How<'_>, sequence: u64, position: u32) -> (i32, f64) {
-    let all = How { truncation: Truncation { top_p: None, ..how.truncation }, ..how };
+    let all = How { truncation: Truncation { top_p: None, min_p: None, ..how.truncation }, ..how };
     let p = probabilities(row, all);
     let mut order: Vec<usize> = (0..row.len()).filter(|id| p[*id] > 0.0).collect();
     order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
@@ -262,6 +272,13 @@ fn by_sorting(row: &[f32], how: How<'_>, sequence: u64, position: u32) -> (i32, 
         sum += sorted[kept];
         kept += 1;
         margin = margin.min((sum - goal).abs());
+    }
+    if let Some(p) = how.truncation.min_p.map(f64::from) {
+        let likely = sorted.partition_point(|one| *one >= p * sorted[0]);
+        let distance = |one: &f64| (one / sorted[0] - p).abs();
+        margin = sorted.iter().map(distance).fold(margin, f64::min);
+        kept = kept.min(likely);
+        sum = sorted[..kept].iter().sum();
     }
     let kept: Vec<f64> = sorted[..kept].iter().map(|p| p / sum).collect();
     let (place, of_token) = inverse_of_the_sum(&kept, sequence, position);
@@ -294,18 +311,23 @@ fn rows_of_all_kinds(vocab: usize, seed: u64) -> Vec<(&'static str, Vec<f32>)> {
 fn likely_draws_are_those_of_sorting_everything() {
     for (seed, vocab) in [1usize, 2, 130, 2049, 30_011].into_iter().enumerate() {
         for (kind, row) in rows_of_all_kinds(vocab, seed as u64) {
-            for (top_k, top_p) in [
-                (None, Some(0.3)),
-                (None, Some(0.9)),
-                (None, Some(0.9999)),
-                (Some(1), None),
-                (Some(50), Some(0.9)),
-                (Some(3000), None),
-                (Some(40_000), Some(0.99)),
+            for (top_k, top_p, min_p) in [
+                (None, Some(0.3), None),
+                (None, Some(0.9), None),
+                (None, Some(0.9999), None),
+                (Some(1), None, None),
+                (Some(50), Some(0.9), None),
+                (Some(3000), None, None),
+                (Some(40_000), Some(0.99), None),
+                (None, None, Some(0.05)),
+                (None, None, Some(1e-6)),
+                (None, Some(0.9), Some(0.2)),
+                (Some(30), None, Some(0.01)),
+                (Some(3000), Some(0.95), Some(0.001)),
             ] {
                 let banned: &[i32] = if vocab > 2 { &[1, vocab as i32 / 2] } else { &[] };
                 for banned in [&[], banned] {
-                    let truncation = Truncation { top_k, top_p };
+                    let truncation = Truncation { top_k, top_p, min_p };
                     let how = How { truncation, temperature: 0.8, banned, ..PLAIN };
                     for (position, got) in repeated(&row, 3, how).into_iter().enumerate() {
                         let (want, margin) = by_sorting(&row, how, 5, position as u32);
@@ -318,12 +340,33 @@ fn likely_draws_are_those_of_sorting_everything() {
     }
 }
 
+#[test]
+fn the_kept_mass_is_what_can_be_drawn() {
+    let row = normal(3001, 5, 3.0);
+    let whole = probabilities(&row, PLAIN);
+    for (top_k, top_p, min_p) in [
+        (None, None, None),
+        (Some(7), None, None),
+        (Some(9000), None, None),
+        (None, Some(0.6), None),
+        (None, None, Some(0.02)),
+        (Some(300), Some(0.99), Some(0.1)),
+    ] {
+        let how = How { truncation: Truncation { top_k, top_p, min_p }, ..PLAIN };
+        let can = probabilities(&row, how);
+        let mass: f64 = whole.iter().zip(&can).filter(|(_, can)| **can > 0.0).map(|(p, _)| p).sum();
+        let got = draw(FloatSlice::F32(&row), row.len(), &[5], &[0], how).unwrap();
+        let kept = f64::from(got.kept_mass[0]);
+        assert!((kept - mass).abs() < 1e-5, "{:?}: {kept}, not {mass}", how.truncation);
+    }
+}
+
 /// Relative to the banned id none of the others has a weight.
 #[test]
 fn a_banned_id_leaves_the_others_however_unlikely() {
     let mut row = normal(5000, 8, 1.0);
     row[4000] = 400.0;
-    let of = |top_k, top_p| Truncation { top_k, top_p };
+    let of = |top_k, top_p| Truncation { top_k, top_p, min_p: None };
     for truncation in [of(None, None), of(None, Some(0.8)), of(Some(30), None)] {
         let how = How { truncation, banned: &[4000], ..PLAIN };
         let excess = chi_square(&repeated(&row, 2000, how), &probabilities(&row, how));
@@ -358,7 +401,7 @@ fn a_token_depends_on_its_row_and_its_place_alone() {
     for (top_k, top_p) in
         [(None, None), (Some(50), Some(0.9)), (None, Some(0.9)), (Some(5000), None)]
     {
-        let how = How { truncation: Truncation { top_k, top_p }, ..PLAIN };
+        let how = How { truncation: Truncation { top_k, top_p, min_p: None }, ..PLAIN };
         let all = draw(FloatSlice::F32(&logits), vocab, &sequences, &positions, how).unwrap();
         for threads in [1, 2, 4] {
             pool::set_threads(threads).unwrap();
@@ -393,7 +436,7 @@ fn bad_input_is_an_error_that_says_what() {
     let row = [0.0, 1.0, 2.0];
     assert!(one(&row, How { temperature: -1.0, ..PLAIN }).is_invalid());
     assert!(one(&row, How { temperature: f32::NAN, ..PLAIN }).is_invalid());
-    let top = |top_k, top_p| How { truncation: Truncation { top_k, top_p }, ..PLAIN };
+    let top = |top_k, top_p| How { truncation: Truncation { top_k, top_p, min_p: None }, ..PLAIN };
     assert!(one(&row, top(Some(0), None)).is_invalid());
     assert!(one(&row, top(None, Some(0.0))).is_invalid());
     assert!(one(&row, top(None, Some(1.5))).is_invalid());

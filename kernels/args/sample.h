@@ -19,6 +19,7 @@ typedef struct SampleArgs {
   float* entropy;            /**< [rows] */
   float* logsumexp;          /**< [rows] */
   int32_t* argmax;           /**< [rows] */
+  float* kept_mass;          /**< [rows] the share of the distribution that was drawn from, 1 without truncation; may be null */
   uint32_t* status;
   int64_t rows;
   int64_t vocab;
@@ -27,8 +28,10 @@ typedef struct SampleArgs {
   SoftmaxRule softmax; /**< without banned ids: the statistics are of the whole distribution */
   float top_p;         /**< in (0, 1]; 1: not truncated */
   uint32_t top_k;      /**< 0: not truncated */
+  float min_p_depth;   /**< at most 0: no logit that lies further below the largest is drawn; -inf: not truncated */
   uint32_t stream;
   uint32_t greedy; /**< the first of the largest logits */
+  uint32_t unused; /**< 0 */
 } SampleArgs;
 
 #endif

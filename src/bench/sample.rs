@@ -35,8 +35,8 @@ pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result
         let of = Rc::new(Problem::new(device, dtype, shape)?);
         for (part, truncation) in [
             ("temperature", Truncation::default()),
-            ("top_p", Truncation { top_k: None, top_p: Some(0.9) }),
-            ("top_k_top_p", Truncation { top_k: Some(50), top_p: Some(0.9) }),
+            ("top_p", Truncation { top_k: None, top_p: Some(0.9), min_p: None }),
+            ("top_k_top_p", Truncation { top_k: Some(50), top_p: Some(0.9), min_p: None }),
         ] {
             let (run, known) = (Rc::clone(&of), Rc::clone(&of));
             let error = move |out: &[Tensor; 2]| known.error(truncation, out);
@@ -86,7 +86,7 @@ impl Problem {
             };
             let (to, logsumexp) = (&mut logprob, &mut logsumexp);
             let out = Outputs { logprob: to, entropy: None, logsumexp, argmax: None };
-            tokens(&read, &mut ids, Some(out))?;
+            tokens(&read, &mut ids, Some(out), None)?;
             let logprob = Tensor::from_buffer(logprob, &shape, DType::F32)?;
             return Ok([Tensor::from_i32(ids, &shape)?, logprob]);
         };

@@ -16,6 +16,7 @@ use crate::train::kind::RunSettings;
 use crate::train::open;
 use crate::train::text_codec::TextCodec;
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GenerateArgs {
@@ -36,6 +37,15 @@ pub(super) struct GenerateArgs {
     /// Divides the logits; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
+    /// Draw only from the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+    /// Draw only from the fewest likely tokens whose probabilities reach P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw only tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
     /// The longest completion, tokens
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
@@ -49,10 +59,9 @@ pub(super) struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// How a prompt is put to the model: as in the run that trained it.
-    fn prompting(&self) -> Result<Prompting> {
+    /// The folder with the weights and the tokenizer, and how a prompt is put to the model: as in the run that trained it.
+    fn source(&self) -> Result<(PathBuf, Prompting)> {
         let mut prompting = match &self.model.run {
-            _ if self.raw => Prompting { template: Template::Plain, ..Prompting::default() },
             None => Prompting::default(),
             Some(run) => match RunSettings::of_run(run)? {
                 RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
@@ -66,7 +75,7 @@ impl GenerateArgs {
         if let Some(system) = &self.system {
             prompting.system.clone_from(system);
         }
-        Ok(prompting)
+        Ok((self.model.folder()?, prompting))
     }
 
     fn prompts(&self) -> Result<Vec<String>, Failure> {
@@ -101,10 +110,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// Completes prompts side by side; a single one is printed as it is drawn, several line by line when they are done.
 fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<(), Failure> {
-    let folder = args.model.folder()?;
+    let (folder, prompting) = args.source()?;
+    if args.compute.verbose {
+        open::passed_over(&folder)?.iter().for_each(|line| terminal::note(line));
+    }
     let (mut model, tokenizer) = open::folder(&folder, None, &Device::Cpu)?;
-    let codec =
-        TextCodec::new(tokenizer, &args.prompting()?, None).map_err(|e| e.at(folder.display()))?;
+    let codec = TextCodec::new(tokenizer, &prompting, None).map_err(|e| e.at(folder.display()))?;
     let tokenizer = codec.tokenizer();
     model.move_to(device)?;
     let ids = prompts
@@ -122,13 +133,14 @@ fn complete(args: &GenerateArgs, device: &Device, prompts: &[String]) -> Result<
     }
     let sampling = Sampling {
         temperature: args.temperature,
-        truncation: Truncation::default(),
+        truncation: Truncation { top_k: args.top_k, top_p: args.top_p, min_p: args.min_p },
         max_new_tokens: args.max_tokens,
         stop: open::stop_ids(&model, tokenizer),
         banned: Vec::new(),
         seed: args.seed,
         stream: Stream::Generate,
         first_sequence: 0,
+        activity: Default::default(),
     };
     if let ([prompt], false) = (ids.as_slice(), args.json) {
         let mut growing = Growing::new(tokenizer);

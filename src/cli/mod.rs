@@ -10,7 +10,9 @@ mod devices;
 mod evaluate;
 mod generate;
 mod list;
+mod observers;
 mod progress;
+mod remaining;
 mod reproduce;
 mod setting_docs;
 mod source;
@@ -19,10 +21,10 @@ mod train;
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::train::RunDir;
+use crate::train::{RunDir, export};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Trains language models with reinforcement learning and block diffusion, on a CPU or an NVIDIA GPU, from one command.
@@ -49,6 +51,12 @@ enum Command {
         /// Where the comparison of several goes
         #[arg(long, default_value = "comparison.html", value_name = "FILE")]
         out: PathBuf,
+        /// Write the numbers of one run as a table too
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+        /// Write the numbers of one run as event files of TensorBoard too, into this folder
+        #[arg(long, value_name = "DIR")]
+        tensorboard: Option<PathBuf>,
     },
     /// Run a paper's recipe over several seeds and judge its claims
     Reproduce(reproduce::ReproduceArgs),
@@ -96,6 +104,9 @@ struct ComputeArgs {
     /// Threads to compute with; 0: one per core. Results do not depend on it
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// Say what is passed over: fields of config.json that the model's class does not read
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 impl ComputeArgs {
@@ -119,7 +130,9 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
-        Command::Report { dirs, out } => report(&dirs, &out),
+        Command::Report { dirs, out, csv, tensorboard } => {
+            report(&dirs, &out, csv.as_deref(), tensorboard.as_deref())
+        }
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices => terminal::print(&devices::describe()).map_err(Failure::from),
@@ -129,6 +142,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has had enough.
         Err(failure) if terminal::is_closed_pipe(&failure.error) => ExitCode::SUCCESS,
+        // Who asked a run to end did not make an error.
+        Err(failure) if failure.error.is_interrupted() => {
+            terminal::note(&failure.error.to_string());
+            ExitCode::from(failure.status)
+        }
         Err(failure) => {
             terminal::complain(&failure.error.to_string());
             ExitCode::from(failure.status)
@@ -141,8 +159,29 @@ fn listed(what: Option<list::Listed>, recipe: Option<&str>) -> Result<(), Failur
     Ok(terminal::print(&text)?)
 }
 
-fn report(dirs: &[PathBuf], out: &std::path::Path) -> Result<(), Failure> {
+fn report(
+    dirs: &[PathBuf],
+    out: &Path,
+    csv: Option<&Path>,
+    tensorboard: Option<&Path>,
+) -> Result<(), Failure> {
     let runs = dirs.iter().map(|dir| RunDir::open(dir)).collect::<crate::Result<Vec<_>>>()?;
+    if csv.is_some() || tensorboard.is_some() {
+        let [run] = &runs[..] else {
+            return Err(Failure::usage(Error::invalid("--csv and --tensorboard take one run")));
+        };
+        let records = run.metrics()?;
+        if let Some(path) = csv {
+            let mut table = Vec::new();
+            export::csv::write(&records, &mut table)?;
+            std::fs::write(path, table)
+                .map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
+        }
+        if let Some(folder) = tensorboard {
+            let mut events = export::tensorboard::EventFile::create(folder, 0)?;
+            records.iter().try_for_each(|record| events.add_record(record))?;
+        }
+    }
     let path = match &runs[..] {
         [run] => crate::train::report::write(run)?,
         several => {

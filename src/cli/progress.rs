@@ -1,12 +1,18 @@
-//! How training shows itself: a bar on a terminal, plain lines in a pipe or a file. And Ctrl-C.
+//! How training shows itself: a bar on a terminal, with what a step is doing, and plain lines in a pipe or a file. And
+//! Ctrl-C, and what a scheduler sends when a process is to end.
 
+use super::remaining::Remaining;
 use super::terminal;
 use crate::error::{Error, Result};
+use crate::rl::activity::Activity;
+use crate::train::Phase;
 use crate::train::chart::{Unit, number};
 use crate::train::{Observer, StepMetrics};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Plain lines come at most this often, except for evaluations and the ends.
@@ -34,6 +40,8 @@ pub(super) fn catch_interrupts() -> Result<()> {
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
+    /// The bar's last words, which it draws again several times a second.
+    tail: Arc<Mutex<Tail>>,
     last_line: Option<Instant>,
     /// The newest evaluation, shown until there is a newer one.
     accuracy: Option<f32>,
@@ -44,8 +52,13 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new() -> Progress {
         let bar = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let bar = bar.then(|| ProgressBar::new(0).with_style(style()));
-        Progress { bar, total: 0, last_line: None, accuracy: None, silent: false }
+        let tail = Arc::<Mutex<Tail>>::default();
+        let bar = bar.then(|| ProgressBar::new(0).with_style(live_style(Arc::clone(&tail))));
+        Progress { bar, total: 0, tail, last_line: None, accuracy: None, silent: false }
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&mut self, text: &str) {
@@ -57,8 +70,39 @@ impl Progress {
     }
 }
 
+/// What stands at the end of the bar.
+#[derive(Default)]
+struct Tail {
+    activity: Activity,
+    remaining: Remaining,
+    step: u64,
+}
+
+impl Tail {
+    fn words(&self) -> String {
+        let left = self.remaining.words(self.step);
+        let doing = self.activity.now().map(|doing| match doing.of {
+            0 | 1 => doing.what.to_owned(),
+            of => format!("{} {} of {of}", doing.what, doing.done),
+        });
+        let parts = [doing, Some(left).filter(|left| !left.is_empty())];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+    }
+}
+
+/// The bar of a run. Its message gives way where the terminal is narrow.
+fn live_style(tail: Arc<Mutex<Tail>>) -> ProgressStyle {
+    let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {wide_msg} {tail}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸·");
+    style.with_key("tail", move |_: &ProgressState, out: &mut dyn Write| {
+        let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is nobody to tell when a terminal takes no more.
+        let _ = out.write_str(&tail.words());
+    })
+}
+
 fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}  {eta} left");
+    let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {wide_msg} {eta} left");
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸·")
 }
 
@@ -68,15 +112,23 @@ impl Observer for Progress {
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
-            bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(250));
         } else if done > 0 {
             self.line(&format!("going on after step {done} of {total}"));
         }
     }
 
+    fn watch(&mut self, phases: &[(Phase, u64)], activity: Activity) {
+        let mut tail = self.tail();
+        (tail.remaining, tail.activity) = (Remaining::new(phases), activity);
+    }
+
     fn step(&mut self, metrics: &StepMetrics) {
         self.accuracy = metrics.eval_accuracy.or(self.accuracy);
+        let mut tail = self.tail();
+        tail.step = metrics.step;
+        tail.remaining.add(metrics.phase, metrics.seconds);
+        drop(tail);
         let values = values(metrics, self.bar.is_some().then_some(self.accuracy).flatten());
         if let Some(bar) = &self.bar {
             bar.set_position(metrics.step);

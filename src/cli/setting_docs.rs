@@ -53,6 +53,7 @@ const SOURCES: &[(&str, &str)] = sources! {
     "rl/replay/buckets.rs"
     "rl/unmasking.rs"
     "tasks/arithmetic.rs"
+    "tasks/equality/percent.rs"
     "tasks/file/settings.rs"
     "tasks/permutation_chain/mod.rs"
     "tasks/settings/source.rs"

@@ -1,12 +1,13 @@
 //! `gradstone train`.
 
+use super::observers::{Events, Observers};
 use super::progress::{Progress, catch_interrupts};
 use super::{ComputeArgs, Failure, list, terminal};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipes;
 use crate::train::kind::{Kind, OpenRun, RunSettings};
-use crate::train::{self, Observer, Outcome, RunDir, report};
+use crate::train::{self, Observer, Outcome, RunDir, report, summary};
 use std::path::{Path, PathBuf};
 
 /// Which files of a folder are source text, and how much of it is read.
@@ -19,7 +20,7 @@ const RUNS: &str = "runs";
 #[derive(Debug, clap::Args)]
 #[command(after_help = list::recipes(|_| true))]
 pub(super) struct TrainArgs {
-    /// What to train, of the list below; jsonl where --model or --data is given, else arithmetic
+    /// What to train, of the list below; else what --config names, jsonl where --model or --data is given, or arithmetic
     recipe: Option<String>,
     /// A TOML file over the recipe's settings
     #[arg(long, value_name = "FILE")]
@@ -46,9 +47,16 @@ pub(super) struct TrainArgs {
     /// The run directory; by default the next free runs/RECIPE-NNN
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the run in --out (by default the newest) from its last checkpoint, with its settings
-    #[arg(long, conflicts_with_all = ["recipe", "config", "settings", "model", "data", "eval_data", "steps", "seed"])]
+    /// Go on with the run in --out (by default the newest) from its last checkpoint, with its settings; --steps makes it
+    /// longer, and --set changes what is done from now on
+    #[arg(long, conflicts_with_all = ["recipe", "config", "model", "data", "eval_data", "seed"])]
     resume: bool,
+    /// Print every setting of the run as TOML, and train nothing
+    #[arg(long)]
+    print_config: bool,
+    /// Write every step to event files of TensorBoard too, in OUT/tensorboard
+    #[arg(long)]
+    tensorboard: bool,
     /// With --resume: go on although a file of problems has changed since the run began
     #[arg(long, requires = "resume")]
     accept_changes: bool,
@@ -58,9 +66,20 @@ pub(super) struct TrainArgs {
 
 impl TrainArgs {
     /// The recipe that is named, else the one that the other options fit.
-    fn recipe(&self) -> &str {
+    ///
+    /// # Errors
+    /// What reading --config reports.
+    fn recipe(&self) -> Result<String> {
+        if let Some(recipe) = &self.recipe {
+            return Ok(recipe.clone());
+        }
+        if let Some(config) = &self.config
+            && let Some(recipe) = recipes::of_config(config)?
+        {
+            return Ok(recipe.to_owned());
+        }
         let own = self.model.is_some() || self.data.is_some();
-        self.recipe.as_deref().unwrap_or(if own { "jsonl" } else { recipes::REGISTRY[0].name })
+        Ok(if own { "jsonl" } else { recipes::REGISTRY[0].name }.to_owned())
     }
 
     /// The options that are settings, as overrides in the order they are applied: a file of problems comes before the
@@ -110,32 +129,40 @@ impl TrainArgs {
     fn directory(&self) -> Result<PathBuf> {
         match (&self.out, self.resume) {
             (Some(out), _) => Ok(out.clone()),
-            (None, false) => Ok(next_free(Path::new(RUNS), self.recipe())),
+            (None, false) => Ok(next_free(Path::new(RUNS), &self.recipe()?)),
             (None, true) => newest(Path::new(RUNS)),
         }
     }
 }
 
 pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
-    let device = args.compute.apply()?;
     let out = args.directory()?;
+    if args.print_config {
+        let settings = if args.resume { resumed(args, &out)?.1 } else { chosen(args)?.0 };
+        return Ok(terminal::print(&settings.to_toml()?)?);
+    }
+    let device = args.compute.apply()?;
     catch_interrupts()?;
     let mut progress = Progress::new();
+    let events = args.tensorboard.then(|| Events::new(out.join("tensorboard")));
+    let mut observers = Observers { shown: &mut progress, events };
     let outcome = if args.resume {
-        resume(args, &out, &device, &mut progress)
+        resume(args, &out, &device, &mut observers)
     } else {
-        begin(args, &out, &device, &mut progress)
+        begin(args, &out, &device, &mut observers)
     }?;
     drop(progress);
-    let written = report::write(&RunDir::open(&out)?)?;
+    let run = RunDir::open(&out)?;
+    let written = report::write(&run)?;
+    let learned = summary::words(&run.metrics()?);
     if outcome == Outcome::Interrupted {
         let place = out.display();
         return Err(Error::interrupted(format!(
-            "stopped at a checkpoint\ngo on with: gradstone train --resume --out {place}"
+            "stopped at a checkpoint: {learned}\ngo on with: gradstone train --resume --out {place}"
         ))
         .into());
     }
-    Ok(terminal::print(&format!("report {}\n", written.display()))?)
+    Ok(terminal::print(&format!("report {}\n{learned}\n", written.display()))?)
 }
 
 /// Trains in `out` from the beginning.
@@ -146,24 +173,40 @@ fn begin(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Failure> {
     RunDir::vacant(out)?;
-    let recipe = recipes::named(args.recipe()).map_err(Failure::usage)?;
-    let kind = recipe.trained(args.model.is_some() || args.data.is_some());
-    let overrides = args.overrides(kind);
-    let settings = RunSettings::load(kind, args.config.as_deref(), &overrides);
-    let settings = settings.map_err(Failure::usage)?;
+    let (settings, name) = chosen(args)?;
     if let Some((option, what)) = settings.missing() {
-        let name = recipe.name;
         let message = format!("recipe {name} needs {what}: give {option}");
         return Err(Failure::usage(Error::invalid(message)));
     }
     settings.check().map_err(Failure::usage)?;
-    let settings = settings.dated()?;
+    if args.compute.verbose {
+        settings.passed_over()?.iter().for_each(|line| observer.message(line));
+    }
     // The model and the data are read before the directory is made: a run that cannot begin leaves nothing behind.
     let OpenRun { mut trainee, config, notices } = settings.open(None, device)?;
     let run = RunDir::create(out, &config)?;
     observer.message(&format!("run {}", out.display()));
     notices.iter().for_each(|line| observer.message(line));
     Ok(train::run(&mut *trainee, &run, observer)?)
+}
+
+/// The settings of a new run, and the recipe that they are of.
+fn chosen(args: &TrainArgs) -> Result<(RunSettings, &'static str), Failure> {
+    let recipe = recipes::named(&args.recipe()?).map_err(Failure::usage)?;
+    let kind = recipe.trained(args.model.is_some() || args.data.is_some());
+    let overrides = args.overrides(kind);
+    let settings = RunSettings::load(kind, args.config.as_deref(), &overrides);
+    Ok((settings.map_err(Failure::usage)?, recipe.name))
+}
+
+/// A run that is there, with its settings and those that are given over them.
+fn resumed(args: &TrainArgs, out: &Path) -> Result<(RunDir, RunSettings), Failure> {
+    let run = RunDir::resume(out)?;
+    let place = run.config_path();
+    let settings = RunSettings::from_toml(&run.config()?, &place.display().to_string())?;
+    let mut changes = args.settings.clone();
+    changes.extend(args.steps.map(|steps| format!("{}={steps}", settings.steps_key())));
+    Ok((run, settings.changed(&changes).map_err(Failure::usage)?))
 }
 
 /// Goes on in `out` after its newest checkpoint; from the beginning where there is none yet.
@@ -173,9 +216,8 @@ fn resume(
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Failure> {
-    let run = RunDir::resume(out)?;
-    let place = run.config_path();
-    let mut settings = RunSettings::from_toml(&run.config()?, &place.display().to_string())?;
+    let (run, mut settings) = resumed(args, out)?;
+    settings.check().map_err(Failure::usage)?;
     if args.accept_changes {
         settings.accept_changes();
     }
@@ -183,10 +225,17 @@ fn resume(
     for error in damaged {
         observer.message(&format!("passing over a damaged checkpoint: {error}"));
     }
+    let changed = args.accept_changes || args.steps.is_some() || !args.settings.is_empty();
     let OpenRun { mut trainee, config, notices } = settings.open(latest.as_ref(), device)?;
     run.rewind(trainee.step())?;
-    if args.accept_changes {
+    if changed {
         run.replace_config(&config)?;
+    }
+    if trainee.step() >= trainee.total_steps() {
+        observer.message(&format!(
+            "all {} steps are done; --steps N makes the run longer",
+            trainee.total_steps()
+        ));
     }
     observer.message(&format!("run {} from step {}", out.display(), trainee.step()));
     notices.iter().for_each(|line| observer.message(line));

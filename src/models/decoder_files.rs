@@ -38,7 +38,7 @@ impl Decoder {
                 |name: &str| (tied && name == head) || name.ends_with("rotary_emb.inv_freq");
             let dtype = match (dtype, &weights.float_types(ignorable)[..]) {
                 (None, [first, others @ ..]) if others.iter().any(|other| other != first) => {
-                    // The widest holds every value of the others; of bf16 and f16 neither does.
+                    // As transformers does: all in the type that the config names; f32 holds every value of the others.
                     Some(config.dtype.filter(|dtype| dtype.is_float()).unwrap_or(DType::F32))
                 }
                 (dtype, _) => dtype,

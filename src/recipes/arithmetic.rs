@@ -50,6 +50,7 @@ pub fn arithmetic() -> Settings {
             overlong: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             resampling: None,
             order: Order::Task,
             filling: None,
@@ -84,6 +85,6 @@ pub fn arithmetic() -> Settings {
         optimizer: AdamWSettings { learning_rate: 5e-4, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },
         evaluation: EvaluationSettings { every: 20, problems: 400 },
-        checkpoint: CheckpointSettings { every: 100, keep: 2 },
+        checkpoint: CheckpointSettings { every: 100, keep: 2, best: false },
     }
 }

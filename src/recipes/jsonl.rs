@@ -40,6 +40,7 @@ pub fn jsonl() -> Settings {
             overlong: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             resampling: None,
             order: Order::Task,
             filling: None,
@@ -65,6 +66,6 @@ pub fn jsonl() -> Settings {
         optimizer: AdamWSettings { learning_rate: 1e-6, ..AdamWSettings::default() },
         schedule: Schedule { warmup: 5, ..Schedule::default() },
         evaluation: EvaluationSettings { every: 20, problems: 100 },
-        checkpoint: CheckpointSettings { every: 50, keep: 2 },
+        checkpoint: CheckpointSettings { every: 50, keep: 2, best: true },
     }
 }

@@ -121,6 +121,30 @@ pub fn named(name: &str) -> Result<&'static Recipe> {
     })
 }
 
+/// The recipe that a TOML file of settings is of: what its `recipe` says, else one of its `kind`, else one of the kind that alone
+/// has its keys. `None`: it does not tell.
+///
+/// # Errors
+/// [`Error::is_io`] when it cannot be read, and [`Error::is_invalid`] naming file and line where it is no TOML.
+pub fn of_config(path: &std::path::Path) -> Result<Option<&'static str>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+    let Ok(table) = text.parse::<toml::Table>() else { return Ok(None) };
+    let text_of = |key: &str| table.get(key).and_then(toml::Value::as_str);
+    if let Some(recipe) = text_of("recipe") {
+        return Ok(Some(named(recipe)?.name));
+    }
+    let folder = table.get("model").and_then(|model| model.get("kind")?.as_str()) == Some("folder");
+    let of_diffusion =
+        ["text", "next_token", "diffusion", "noising"].iter().any(|key| table.contains_key(*key));
+    Ok(match text_of("kind") {
+        Some("diffusion") => Some("stable_diffcoder"),
+        None if of_diffusion => Some("stable_diffcoder"),
+        _ if folder => Some("jsonl"),
+        _ => None,
+    })
+}
+
 impl Recipe {
     /// Where `train` begins; `own`: with a model or data of the user's.
     pub fn trained(&self, own: bool) -> Kind {

@@ -48,6 +48,6 @@ fn settings(objective: OfflineObjective, learning_rate: f64) -> OfflineSettings 
             completions: 4,
             max_new_tokens: 128,
         },
-        checkpoint: CheckpointSettings { every: 200, keep: 2 },
+        checkpoint: CheckpointSettings { every: 200, keep: 2, best: true },
     }
 }

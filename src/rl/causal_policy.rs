@@ -121,6 +121,7 @@ mod tests {
             seed: 7,
             stream: Stream::Sample,
             first_sequence: 40,
+            activity: Default::default(),
         }
     }
 

@@ -39,6 +39,8 @@ struct OnDevice {
     banned: Option<DeviceBuffer>,
     /// f32 log-probs in the order of the draws; the last one has room behind its elements that are used.
     kept: Vec<(DeviceBuffer, usize)>,
+    /// f32 masses that the truncation kept, beside each of these; empty where there is none.
+    masses: Vec<DeviceBuffer>,
     /// Which episode and which of its tokens each of them belongs to.
     places: Vec<(usize, usize)>,
 }
@@ -54,7 +56,13 @@ impl<'a> Drawing<'a> {
             Device::Cpu => None,
             Device::Gpu(gpu) => {
                 let banned = banned_ids(&gpu, &sampling.banned, of.vocab)?;
-                Some(OnDevice { gpu, banned, kept: Vec::new(), places: Vec::new() })
+                Some(OnDevice {
+                    gpu,
+                    banned,
+                    kept: Vec::new(),
+                    masses: Vec::new(),
+                    places: Vec::new(),
+                })
             }
         };
         Ok(Drawing { of, sampling, on_device })
@@ -73,6 +81,9 @@ impl<'a> Drawing<'a> {
             Some(device) => {
                 let places = live.iter_mut().map(|one| {
                     one.episode.logprob.push(0.0);
+                    if let Some(drawn) = &mut one.episode.drawn_logprob {
+                        drawn.push(0.0);
+                    }
                     (one.index, one.episode.tokens.len())
                 });
                 let places: Vec<(usize, usize)> = places.collect();
@@ -90,16 +101,31 @@ impl<'a> Drawing<'a> {
         let mut done: BTreeMap<usize, Live<'_>> =
             done.into_iter().map(|one| (one.index, one)).collect();
         let mut places = device.places.iter();
-        for (buffer, used) in &device.kept {
+        for (at, (buffer, used)) in device.kept.iter().enumerate() {
             let mut logprobs = vec![0f32; *used];
             buffer.download(0..*used, bytemuck::cast_slice_mut(&mut logprobs))?;
-            for (logprob, (index, token)) in logprobs.into_iter().zip(&mut places) {
-                let of = done.get_mut(index).and_then(|one| one.episode.logprob.get_mut(*token));
-                *of.ok_or_else(|| Error::state(format!("episode {index} is lost")))? = logprob;
+            let mut masses = vec![1f32; *used];
+            if let Some(buffer) = device.masses.get(at) {
+                buffer.download(0..*used, bytemuck::cast_slice_mut(&mut masses))?;
+            }
+            for ((logprob, mass), (index, token)) in
+                logprobs.into_iter().zip(masses).zip(&mut places)
+            {
+                let lost = || Error::state(format!("episode {index} is lost"));
+                let episode = &mut done.get_mut(index).ok_or_else(lost)?.episode;
+                *episode.logprob.get_mut(*token).ok_or_else(lost)? = logprob;
+                if let Some(drawn) = &mut episode.drawn_logprob {
+                    *drawn.get_mut(*token).ok_or_else(lost)? = of_the_draw(logprob, mass);
+                }
             }
         }
         Ok(())
     }
+}
+
+/// The log-prob under what a truncation left of the distribution.
+fn of_the_draw(logprob: f32, kept_mass: f32) -> f32 {
+    (f64::from(logprob) - f64::from(kept_mass).ln()).min(0.0) as f32
 }
 
 fn draw(
@@ -128,8 +154,15 @@ fn draw(
     };
     let outputs =
         Outputs { logprob: &mut logprob, entropy: None, logsumexp: &mut logsumexp, argmax: None };
-    sample::tokens(&args, &mut ids, Some(outputs))?;
-    live.iter_mut().zip(logprob).for_each(|(one, logprob)| one.episode.logprob.push(logprob));
+    let mut masses = vec![0f32; if sampling.cuts() { rows } else { 0 }];
+    let kept = sampling.cuts().then_some(&mut masses[..]);
+    sample::tokens(&args, &mut ids, Some(outputs), kept)?;
+    for (row, (one, logprob)) in live.iter_mut().zip(logprob).enumerate() {
+        one.episode.logprob.push(logprob);
+        if let Some(drawn) = &mut one.episode.drawn_logprob {
+            drawn.push(of_the_draw(logprob, masses[row]));
+        }
+    }
     Ok(ids)
 }
 
@@ -149,8 +182,11 @@ impl OnDevice {
         let positions = DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(positions))?;
         let mut tokens = DeviceBuffer::recycled(gpu, DType::I32, rows)?;
         if self.kept.last().is_none_or(|(buffer, used)| buffer.len() - used < rows) {
-            let more = DeviceBuffer::recycled(gpu, DType::F32, rows.max(KEPT_TOGETHER))?;
-            self.kept.push((more, 0));
+            let more = || DeviceBuffer::recycled(gpu, DType::F32, rows.max(KEPT_TOGETHER));
+            if sampling.cuts() {
+                self.masses.push(more()?);
+            }
+            self.kept.push((more()?, 0));
         }
         let Some((kept, used)) = self.kept.last_mut() else { return Ok(Vec::new()) };
         let args = launch::Sample {
@@ -168,7 +204,13 @@ impl OnDevice {
         };
         let mut kept = kept.whole_mut();
         let logprob = kept.slice_mut(*used..*used + rows)?;
-        let outputs = launch::Outputs { logprob: Some(logprob), ..launch::Outputs::default() };
+        let mut masses = self.masses.last_mut().map(DeviceBuffer::whole_mut);
+        let kept_mass = match &mut masses {
+            Some(masses) => Some(masses.slice_mut(*used..*used + rows)?),
+            None => None,
+        };
+        let outputs =
+            launch::Outputs { logprob: Some(logprob), kept_mass, ..launch::Outputs::default() };
         launch::tokens(&args, tokens.whole_mut(), outputs)?;
         *used += rows;
         let mut ids = vec![0i32; rows];

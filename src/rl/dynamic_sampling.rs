@@ -73,6 +73,8 @@ pub struct Refill<T> {
     sampling: DynamicSampling,
     wanted: usize,
     kept: Vec<T>,
+    /// Some that the criterion dropped, for a step that keeps none.
+    left_out: Vec<T>,
     surplus: usize,
     rounds: usize,
     drawn: usize,
@@ -87,7 +89,15 @@ impl<T> Refill<T> {
         if wanted == 0 {
             return Err(Error::invalid("dynamic sampling: a batch of 0 groups"));
         }
-        Ok(Refill { sampling, wanted, kept: Vec::new(), surplus: 0, rounds: 0, drawn: 0 })
+        Ok(Refill {
+            sampling,
+            wanted,
+            kept: Vec::new(),
+            left_out: Vec::new(),
+            surplus: 0,
+            rounds: 0,
+            drawn: 0,
+        })
     }
 
     /// Takes one round of generated groups with their rewards, in order; what the batch has no room for is counted and
@@ -97,6 +107,9 @@ impl<T> Refill<T> {
         for (group, rewards) in groups {
             self.drawn += 1;
             if !self.sampling.criterion.keeps(&rewards) {
+                if self.left_out.len() < self.wanted {
+                    self.left_out.push(group);
+                }
                 continue;
             }
             if self.kept.len() < self.wanted {
@@ -134,9 +147,9 @@ impl<T> Refill<T> {
         dropped as f64 / self.drawn.max(1) as f64
     }
 
-    /// The kept groups, in the order in which they were drawn.
-    pub fn into_groups(self) -> Vec<T> {
-        self.kept
+    /// The kept groups, and as many at most of those that the criterion dropped, in the order in which they were drawn.
+    pub fn into_groups(self) -> (Vec<T>, Vec<T>) {
+        (self.kept, self.left_out)
     }
 }
 
@@ -172,7 +185,7 @@ mod tests {
         ]);
         assert_eq!((refill.next(), refill.rounds(), refill.drawn()), (Next::Train, 2, 6));
         assert!((refill.dropped_share() - 2.0 / 6.0).abs() < 1e-12);
-        assert_eq!(refill.into_groups(), [1, 4, 5]);
+        assert_eq!(refill.into_groups().0, [1, 4, 5]);
 
         let limited = DynamicSampling { criterion: Criterion::default(), max_rounds: 1 };
         let mut short = Refill::new(limited, 2).unwrap();

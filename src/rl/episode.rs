@@ -23,7 +23,7 @@ pub struct Episode {
     /// `[tokens]`: the log-prob of each token under the tempered distribution of the policy that drew it, over the whole
     /// vocabulary; 0 for the environment's.
     pub logprob: Vec<f32>,
-    /// `[tokens]`: the log-prob under the truncated distribution that the token was drawn from, where top-k or top-p cut it;
+    /// `[tokens]`: the log-prob under the truncated distribution that the token was drawn from, where top-k, top-p or min-p cut it;
     /// `None`: nothing was cut off, and it is `logprob`.
     pub drawn_logprob: Option<Vec<f32>>,
     /// It was cut at a limit instead of ending itself.

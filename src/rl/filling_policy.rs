@@ -131,6 +131,7 @@ impl Policy for FillingPolicy {
         let asked: Vec<usize> = counts.iter().enumerate().flat_map(each).collect();
         let repeated: Vec<Vec<i32>> = asked.iter().map(|p| prompts[*p].clone()).collect();
         let filled = fill(&self.model, &repeated, 1, &decoding)?;
+        sampling.activity.advance(filled.len());
         let episode = |((number, one), prompt): ((u64, super::filling::Filled), usize)| Episode {
             prompt,
             number,

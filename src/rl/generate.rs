@@ -96,7 +96,10 @@ fn draw_all<M: Causal>(
     let each = counts.iter().enumerate().flat_map(|(p, count)| std::iter::repeat_n(p, *count));
     let mut done: Vec<Episode> = (sampling.first_sequence..)
         .zip(each)
-        .map(|(number, prompt)| Episode { prompt, number, ..Episode::default() })
+        .map(|(number, prompt)| {
+            let drawn_logprob = sampling.cuts().then(Vec::new);
+            Episode { prompt, number, drawn_logprob, ..Episode::default() }
+        })
         .collect();
     if done.is_empty() {
         return Ok(done);
@@ -231,6 +234,7 @@ impl<M: Causal> Batch<'_, M> {
             }
             let ended = live.len() - kept.len();
             if ended > 0 {
+                sampling.activity.advance(ended);
                 cache.keep(&kept)?;
                 let mut row = 0;
                 done.extend(live.extract_if(.., |_| {

@@ -3,10 +3,11 @@
 //! A [`policy`] draws [`episode`]s ([`generate`] for one that writes from left to right, [`filling_policy`] for one that fills
 //! masked blocks), and scores them again. A [`batch`] holds a step's episodes with everything known about them, and
 //! [`stage`]s work on its columns one after another: rewards, a [`critic`], advantages, step credit, correction. Which groups
-//! are trained on is [`dynamic_sampling`]'s and [`resampling`]'s, what comes back [`replay`]'s.
+//! are trained on is [`dynamic_sampling`]'s and [`resampling`]'s, what comes back [`replay`]'s. What a step is doing is told by its [`activity`].
 //!
 //! Objectives and advantages are kernels; the loop that puts all together is [`train`](crate::train)'s.
 
+pub mod activity;
 pub mod batch;
 pub mod block_decoding;
 mod causal_policy;

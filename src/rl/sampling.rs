@@ -1,5 +1,6 @@
 //! How completions are drawn, and what their log-probs are log-probs of.
 
+use super::activity::Activity;
 use crate::kernels::sample::Truncation;
 use crate::ops::SoftmaxOptions;
 use crate::rng::Stream;
@@ -23,9 +24,16 @@ pub struct Sampling {
     pub stream: Stream,
     /// The number of the first completion: completion i is sequence `first_sequence + i`.
     pub first_sequence: u64,
+    /// Told of every completion that has ended.
+    pub activity: Activity,
 }
 
 impl Sampling {
+    /// True where a part of the distribution cannot be drawn, so that a draw's log-prob is larger than that of the whole.
+    pub fn cuts(&self) -> bool {
+        self.temperature > 0.0 && !self.truncation.is_none()
+    }
+
     /// What the recorded log-probs are of: the tempered distribution over the whole vocabulary. Truncation and bans
     /// change which tokens can be drawn, not what is recorded.
     pub fn distribution(&self) -> Distribution {

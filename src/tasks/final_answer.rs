@@ -3,43 +3,45 @@
 //! Finding the answer in free text is [`super::answer`]'s work, comparing two answers [`super::equality`]'s, telling a
 //! refusal [`super::refusal`]'s.
 
+use super::equality::Percent;
 use super::judgement::{Judgement, Label};
 use super::problem::Problem;
 use super::verifier::{Attempt, Gives, Verifier};
 use super::{answer, equality, refusal};
 
-/// 1 when the final answer in the policy's last turn equals the known one as a number (or as normalised text), else 0.
+/// 1 when the final answer in the policy's last turn equals the known one as a value (or as normalised text), else 0.
 ///
-/// A truncated attempt earns its reward only by a closed `\boxed{…}`: the last number of a sentence that was cut off is
+/// What a model thinks is no answer: with `</think>` in the text, only what follows the last one is looked at. A truncated
+/// attempt earns its reward only by a closed `\boxed{…}`: the last number of a sentence that was cut off is
 /// nobody's answer. The label tells a wrong answer from a refusal; a refusal is right, and earns 1, where the known answer
 /// is one too.
 #[derive(Clone, Debug)]
 pub struct FinalAnswer {
     refusals: Vec<String>,
+    percent: Percent,
 }
 
 impl Default for FinalAnswer {
     fn default() -> FinalAnswer {
-        FinalAnswer::new(refusal::PHRASES.map(str::to_owned).to_vec())
+        FinalAnswer::new(refusal::PHRASES.map(str::to_owned).to_vec(), Percent::default())
     }
 }
 
 impl FinalAnswer {
-    /// A verifier that takes these phrases for a refusal.
-    pub fn new(refusals: Vec<String>) -> FinalAnswer {
-        FinalAnswer { refusals }
+    /// A verifier that takes these phrases for a refusal, and a percent sign for this.
+    pub fn new(refusals: Vec<String>, percent: Percent) -> FinalAnswer {
+        FinalAnswer { refusals, percent }
     }
 
     fn label(&self, problem: &Problem, attempt: &Attempt<'_>) -> Label {
-        let text = attempt.last_text();
+        let Some(text) = answer::region(attempt.last_text()) else { return Label::Wrong };
         let known = answer::known(&problem.answer);
-        let boxed = answer::boxed(text);
-        let given = match boxed {
-            None if attempt.truncated => return Label::Wrong,
-            None => answer::stated(text),
-            boxed => boxed,
+        let given = match answer::boxed(text) {
+            Some(found) if found.closed || !attempt.truncated => vec![found.inside],
+            _ if attempt.truncated => return Label::Wrong,
+            _ => answer::stated(text),
         };
-        if given.is_some_and(|given| equality::same(given, known)) {
+        if given.iter().any(|given| equality::same(given, known, self.percent)) {
             Label::Right
         } else if !refusal::refuses(text, &self.refusals) {
             Label::Wrong
@@ -74,7 +76,7 @@ impl Verifier for FinalAnswer {
     fn unanswerable(&self, problem: &Problem) -> Option<String> {
         let known = answer::known(&problem.answer);
         // Whatever equals an answer equals it when it is stated as it is.
-        (!equality::same(known, known)).then(|| {
+        (!equality::same(known, known, self.percent)).then(|| {
             if problem.answer.trim().is_empty() {
                 "the answer is empty".to_owned()
             } else {
@@ -187,18 +189,18 @@ mod tests {
             label("-1/2", &text, cut);
             label(&text, &text, cut);
             // What is the same as something is the same as itself.
-            if equality::same(&text, "5") {
-                prop_assert!(equality::same("5", &text));
+            if equality::same(&text, "5", Percent::Number) {
+                prop_assert!(equality::same("5", &text, Percent::Number));
             }
         }
 
         #[test]
         fn a_number_equals_itself_however_written(whole in -1_000_000i64..1_000_000, decimals in 0u32..1000) {
             let plain = format!("{whole}.{decimals:03}");
-            prop_assert!(equality::same(&plain, &format!("${plain}00$")), "{}", plain);
+            prop_assert!(equality::same(&plain, &format!("${plain}00$"), Percent::Number), "{}", plain);
             let numerator = whole.signum().max(-1) * (whole.abs() * 1000 + i64::from(decimals));
             if whole != 0 {
-                prop_assert!(equality::same(&plain, &format!("{numerator}/1000")), "{} {}", plain, numerator);
+                prop_assert!(equality::same(&plain, &format!("{numerator}/1000"), Percent::Number), "{} {}", plain, numerator);
             }
             prop_assert_eq!(label(&plain, &format!("so it is {plain}."), false), Label::Right);
         }

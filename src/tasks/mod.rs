@@ -1,7 +1,7 @@
 //! Problems, what a policy works on them in, and what judges it.
 //!
 //! A [`Task`] gives [`Problem`]s: made in code ([`arithmetic`], [`permutation_chain`], [`two_hop`]) or read from a file
-//! ([`file`]). An [`Environment`] answers while the policy works ([`calculator`]). A [`Verifier`] judges what the policy
+//! ([`mod@file`]). An [`Environment`] answers while the policy works ([`calculator`]). A [`Verifier`] judges what the policy
 //! wrote, with named rewards, a label of the outcome and verdicts about steps: it is built in ([`final_answer`], [`exact`]), a
 //! type of the user's, or a program of the user's ([`command`]). [`settings`] chooses all three for a run.
 //!
@@ -25,7 +25,6 @@ pub mod json;
 pub mod judgement;
 pub mod permutation_chain;
 pub mod problem;
-mod quantity;
 pub mod refusal;
 pub mod settings;
 pub mod several;

@@ -16,8 +16,8 @@ pub const PHRASES: [&str; 7] = [
 /// True when the final answer of a text is a refusal: a phrase stands in the last box or after the last `####`, or, where a
 /// text has neither, after the phrase comes no number and no other answer. Case does not matter.
 pub fn refuses(text: &str, phrases: &[String]) -> bool {
-    if let Some(inside) = answer::boxed(text) {
-        return last_phrase(&plain(inside), phrases).is_some();
+    if let Some(found) = answer::boxed(text) {
+        return last_phrase(&plain(found.inside), phrases).is_some();
     }
     let text = plain(text);
     if let Some(at) = text.rfind("####") {

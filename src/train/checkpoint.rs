@@ -19,6 +19,7 @@ pub const STATE: &str = "state.json";
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
+    protected: Option<u64>,
 }
 
 /// A complete checkpoint.
@@ -33,7 +34,12 @@ pub struct Checkpoint {
 impl Checkpoints {
     /// The checkpoints in a folder. `keep`: how many of the newest stay when one is added; 0: all.
     pub fn new(folder: &Path, keep: usize) -> Checkpoints {
-        Checkpoints { folder: folder.to_path_buf(), keep }
+        Checkpoints { folder: folder.to_path_buf(), keep, protected: None }
+    }
+
+    /// Keeps the checkpoint of this step, however old it grows, beside the newest.
+    pub fn protect(&mut self, step: u64) {
+        self.protected = Some(step);
     }
 
     /// Makes the checkpoint of a step: `write` puts weights, optimizer and whatever else into the folder it is given,
@@ -63,7 +69,8 @@ impl Checkpoints {
     }
 
     fn prune(&self) -> Result<()> {
-        let all = self.list()?;
+        let mut all = self.list()?;
+        all.retain(|one| Some(one.step) != self.protected);
         let surplus = if self.keep == 0 { 0 } else { all.len().saturating_sub(self.keep) };
         for old in all.iter().take(surplus) {
             fs::remove_dir_all(&old.path)

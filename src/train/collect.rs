@@ -3,7 +3,8 @@
 use super::questions::{Asked, Questions};
 use super::settings::RolloutSettings;
 use super::world::World;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::rl::activity::Activity;
 use crate::rl::batch::{Batch, Verdicts};
 use crate::rl::dynamic_sampling::{Next, Refill};
 use crate::rl::episode::Episode;
@@ -25,6 +26,8 @@ pub(super) struct Collected {
     pub faults: Faults,
     /// Groups in which only what came back is right.
     pub only_replayed: usize,
+    /// Dynamic sampling found no group that teaches: these are some that it left out.
+    pub unmixed: bool,
 }
 
 /// The completions of one problem, judged.
@@ -52,6 +55,8 @@ pub(super) struct Collector<'a> {
     pub weights: &'a [f64],
     /// Whether a greedy answer to each problem is wanted.
     pub greedy: bool,
+    /// Told of what is being done.
+    pub activity: &'a Activity,
 }
 
 impl Collector<'_> {
@@ -66,6 +71,7 @@ impl Collector<'_> {
             seed: self.seed,
             stream: Stream::Sample,
             first_sequence,
+            activity: self.activity.clone(),
         }
     }
 
@@ -81,7 +87,7 @@ impl Collector<'_> {
         let mut faults = Faults::default();
         let Some(sampling) = self.settings.dynamic_sampling else {
             let groups = self.groups(wanted, questions, sequence, update, &mut faults)?;
-            return self.batch(groups, wanted, faults);
+            return self.batch(groups, wanted, faults, false);
         };
         let mut refill = Refill::new(sampling, wanted)?;
         while let Next::Draw(missing) = refill.next() {
@@ -91,16 +97,12 @@ impl Collector<'_> {
                 (group, rewards)
             }));
         }
-        let (rounds, drawn) = (refill.rounds(), refill.drawn());
-        let kept = refill.into_groups();
-        if kept.is_empty() {
-            return Err(Error::numeric(format!(
-                "dynamic sampling: none of {drawn} groups in {rounds} rounds has both right and wrong answers \
-                 (all problems may be solved, or none; rollout.dynamic_sampling.max_rounds = {})",
-                sampling.max_rounds
-            )));
+        let drawn = refill.drawn();
+        let (kept, left_out) = refill.into_groups();
+        match kept.is_empty() {
+            true => self.batch(left_out, drawn, faults, true),
+            false => self.batch(kept, drawn, faults, false),
         }
-        self.batch(kept, drawn, faults)
     }
 
     /// Draws episodes, some prompts at a time.
@@ -112,6 +114,7 @@ impl Collector<'_> {
         mut sampling: Sampling,
     ) -> Result<Vec<Episode>> {
         let mut drawn: Vec<Episode> = Vec::new();
+        self.activity.begin("generating", counts.iter().sum());
         let most = counts.iter().copied().max().unwrap_or(1).max(1);
         let together = (self.settings.batch / most).max(1);
         for ((prompts, counts), problems) in
@@ -199,6 +202,7 @@ impl Collector<'_> {
             .flat_map(|group| std::iter::repeat_n(&group.problem, group.episodes.len()))
             .collect();
         let episodes: Vec<&Episode> = groups.iter().flat_map(|group| &group.episodes).collect();
+        self.activity.begin("judging", of.len());
         let judged = self.world.judge(&of, &episodes)?;
         *faults = faults.plus(&judged.faults);
         let (mut texts, mut judgements) = (judged.texts.into_iter(), judged.judgements.into_iter());
@@ -229,7 +233,13 @@ impl Collector<'_> {
     }
 
     /// Groups side by side. `drawn`: how many were generated for it.
-    fn batch(&self, groups: Vec<Group>, drawn: usize, faults: Faults) -> Result<Collected> {
+    fn batch(
+        &self,
+        groups: Vec<Group>,
+        drawn: usize,
+        faults: Faults,
+        unmixed: bool,
+    ) -> Result<Collected> {
         let gives: Gives = self.world.verifier.gives();
         let (mut problems, mut prompts, mut episodes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut texts, mut replayed, mut named) = (Vec::new(), Vec::new(), Vec::new());
@@ -270,6 +280,6 @@ impl Collector<'_> {
         batch.verdicts = gives.steps.then_some(verdicts);
         batch.greedy_reward = self.greedy.then_some(greedy);
         batch.replayed = replayed;
-        Ok(Collected { batch, problems, texts, drawn, faults, only_replayed })
+        Ok(Collected { batch, problems, texts, drawn, faults, only_replayed, unmixed })
     }
 }

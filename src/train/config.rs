@@ -128,7 +128,13 @@ fn with_text<T: Serialize + DeserializeOwned>(
     text: &str,
     place: &str,
 ) -> Result<Table> {
-    let over: Table = text.parse().map_err(|e| syntax(&e, text, place))?;
+    let mut over: Table = text.parse().map_err(|e| syntax(&e, text, place))?;
+    // What says which recipe the file is of, the `config.toml` of a run among others, is no setting.
+    for key in [KIND, "recipe"] {
+        if !settings.contains_key(key) {
+            over.remove(key);
+        }
+    }
     merge(&mut settings, over);
     let whole: T = read(&settings).map_err(|e| located(&e, text, place))?;
     table(&whole)

@@ -3,6 +3,7 @@
 use super::metrics::Rollout;
 use super::world::{Attempts, World};
 use crate::error::Result;
+use crate::rl::activity::Activity;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
@@ -22,6 +23,8 @@ pub struct Evaluation<'a> {
     pub max_new_tokens: usize,
     /// Completions generated side by side.
     pub batch: usize,
+    /// Told of every answer.
+    pub activity: &'a Activity,
 }
 
 impl Evaluation<'_> {
@@ -39,7 +42,9 @@ impl Evaluation<'_> {
             seed: 0,
             stream: Stream::HeldOut,
             first_sequence: 0,
+            activity: self.activity.clone(),
         };
+        self.activity.begin("evaluating", problems.len());
         let mut answers = Vec::with_capacity(problems.len());
         for part in problems.chunks(self.batch.max(1)) {
             let of: Vec<&Problem> = part.iter().collect();

@@ -4,6 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::config;
 use super::diffusion::{DiffusionSession, DiffusionSettings};
 use super::offline::{OfflineSession, OfflineSettings};
+use super::open;
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
 use super::run_dir::RunDir;
@@ -116,6 +117,66 @@ impl RunSettings {
             }
             RunSettings::Offline(settings) => settings.data.accept_changes(),
             RunSettings::Diffusion(_) => {}
+        }
+    }
+
+    /// Settings over those of a run that is there, as `key=value`: a resumed run may change what is done from now on.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] for a key that says what the run is made of (its seed, its model), and as [`config::load`].
+    pub fn changed(self, overrides: &[String]) -> Result<RunSettings> {
+        const FIXED: [&str; 2] = ["seed", "model"];
+        for setting in overrides {
+            let key = setting.split('=').next().unwrap_or_default().trim();
+            if let Some(fixed) = FIXED.iter().find(|fixed| key.split('.').next() == Some(**fixed)) {
+                return Err(Error::invalid(format!(
+                    "--set {setting}: {fixed} cannot change in a run that goes on; begin another run for it"
+                )));
+            }
+        }
+        Ok(match self {
+            RunSettings::Reinforcement(settings) => {
+                RunSettings::Reinforcement(Box::new(config::load(&*settings, None, overrides)?))
+            }
+            RunSettings::Diffusion(settings) => {
+                RunSettings::Diffusion(Box::new(config::load(&*settings, None, overrides)?))
+            }
+            RunSettings::Offline(settings) => {
+                RunSettings::Offline(Box::new(config::load(&*settings, None, overrides)?))
+            }
+        })
+    }
+
+    /// Lines about fields of the model's `config.json` that its class does not read, which change nothing.
+    ///
+    /// # Errors
+    /// What reading the file reports.
+    pub fn passed_over(&self) -> Result<Vec<String>> {
+        let model = match self {
+            RunSettings::Reinforcement(settings) => &settings.model,
+            RunSettings::Diffusion(settings) => &settings.model,
+            RunSettings::Offline(settings) => &settings.model,
+        };
+        match model {
+            ModelSettings::Folder { path, .. } => open::passed_over(path),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The key that counts the steps of the run's last phase.
+    pub fn steps_key(&self) -> &'static str {
+        match self {
+            RunSettings::Reinforcement(_) | RunSettings::Offline(_) => "steps",
+            RunSettings::Diffusion(_) => "diffusion.steps",
+        }
+    }
+
+    /// Steps of all phases; 0 where they follow from data that has not been read.
+    pub fn total_steps(&self) -> u64 {
+        match self {
+            RunSettings::Reinforcement(settings) => settings.total_steps(),
+            RunSettings::Diffusion(settings) => settings.total_steps(),
+            RunSettings::Offline(settings) => settings.steps.unwrap_or_default(),
         }
     }
 

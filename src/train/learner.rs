@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernels::policy_loss::{Metrics, Objective, Surrogate, Totals};
 use crate::kernels::token_selection::{self, Selection};
 use crate::ops::{self, Advantages, PolicyColumns, PolicyMetrics};
+use crate::rl::activity::Activity;
 use crate::rl::batch::{Advantage, Batch, Column, missing};
 use crate::rl::episode::{Scored, micro_batches};
 use crate::rl::policy::{Policy, Scores};
@@ -35,6 +36,8 @@ pub struct Minimise<'a> {
     pub value_head: Option<&'a ValueHead>,
     /// Whether the policy learns too; while a critic warms up it does not.
     pub policy: bool,
+    /// Told of every micro-batch.
+    pub activity: Option<&'a Activity>,
 }
 
 /// What one update's forward and backward gave.
@@ -74,6 +77,9 @@ pub fn gradients(
         Some(selection) => Some(select(policy, batch, members, &parts, selection, how)?),
         None => None,
     };
+    if let Some(activity) = how.activity {
+        activity.begin("updating", parts.len());
+    }
     let mut pending = Vec::new();
     let (mut first, mut token) = (0, 0);
     for part in parts {
@@ -86,6 +92,9 @@ pub fn gradients(
         let columns = Columns::new(batch, own, how.objective, selected)?;
         let one = columns.backward(policy, batch, part, own, how, totals, gradients)?;
         pending.push((one, run));
+        if let Some(activity) = how.activity {
+            activity.advance(1);
+        }
     }
     // Read when everything has been started: a device is waited for once.
     let mut result: Option<Updated> = None;
@@ -261,6 +270,18 @@ impl Columns {
         })
     }
 
+    /// True where every advantage is 0 and the objective has no term without one, so that its gradient is 0 whatever the
+    /// log-probs are. Advantages that are per token, which may be on a device, are not looked at.
+    fn teaches_nothing(&self, objective: &Objective) -> Result<bool> {
+        let Advantage::PerEpisode(advantages) = &self.advantage else { return Ok(false) };
+        let alone = objective.kl.is_none()
+            && objective.drift.is_none()
+            && objective.replay.is_none()
+            && objective.selection.is_none()
+            && objective.entropy_coefficient == 0.0;
+        Ok(alone && advantages.iter().all(|advantage| *advantage == 0.0))
+    }
+
     fn given(&self, totals: Totals) -> PolicyColumns<'_> {
         PolicyColumns {
             old_logprob: Some(&self.old_logprob),
@@ -300,7 +321,9 @@ impl Columns {
                 ops::policy_loss(how.objective, &columns, &logprob, &entropy)
             }
         };
-        let loss = if how.policy { compute()? } else { no_grad(compute)? };
+        // Where every gradient is 0, only what is measured is computed.
+        let learns = how.policy && !self.teaches_nothing(how.objective)?;
+        let loss = if learns { compute()? } else { no_grad(compute)? };
         let mut roots = Vec::new();
         let mut value_loss = None;
         if let Some(head) = how.value_head {

@@ -187,12 +187,17 @@ pub struct Record {
     pub values: BTreeMap<String, f64>,
 }
 
-/// Reads `metrics.jsonl`. A last line without a line end (of a killed process) is left out.
-///
-/// # Errors
-/// [`Error::is_io`], or [`Error::is_format`] with file and line number.
-pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let record = |value: Value| -> Option<Record> {
+impl Record {
+    /// What a step measured, as its line would be read.
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`] when it is not expressible in JSON.
+    pub fn of(metrics: &StepMetrics) -> Result<Record> {
+        let value = serde_json::to_value(metrics).ok().and_then(Record::from_json);
+        value.ok_or_else(|| Error::invalid("a step's measurements are not JSON"))
+    }
+
+    fn from_json(value: Value) -> Option<Record> {
         let fields = value.as_object()?;
         let number = |v: &Value| if v.is_null() { Some(f64::NAN) } else { v.as_f64() };
         Some(Record {
@@ -204,10 +209,17 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
                 .filter_map(|(name, value)| Some((name.clone(), number(value)?)))
                 .collect(),
         })
-    };
+    }
+}
+
+/// Reads `metrics.jsonl`. A last line without a line end (of a killed process) is left out.
+///
+/// # Errors
+/// [`Error::is_io`], or [`Error::is_format`] with file and line number.
+pub fn read(path: &Path) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for (number, line) in complete_lines(path)?.lines().enumerate() {
-        let parsed = serde_json::from_str(line).ok().and_then(record);
+        let parsed = serde_json::from_str(line).ok().and_then(Record::from_json);
         records.push(parsed.ok_or_else(|| not_a_line(path, number, "metrics"))?);
     }
     Ok(records)

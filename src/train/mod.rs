@@ -7,6 +7,8 @@
 //! and no arithmetic depends on the number of threads. Only the clock's fields in `metrics.jsonl` (`seconds`,
 //! `tokens_per_second`) differ.
 
+mod advice;
+pub mod best;
 pub mod chart;
 pub mod checkpoint;
 pub mod codec;
@@ -15,6 +17,7 @@ pub mod comparison;
 pub mod config;
 pub mod diffusion;
 pub mod evaluate;
+pub mod export;
 pub mod kind;
 pub mod learner;
 pub mod metrics;
@@ -30,6 +33,7 @@ pub mod run;
 pub mod run_dir;
 pub mod sampled_evaluation;
 pub mod settings;
+pub mod summary;
 pub mod supervised;
 pub mod text_codec;
 pub mod world;

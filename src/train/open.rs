@@ -9,7 +9,7 @@ use super::world::World;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::models::{Causal, Decoder, DecoderConfig, Gpt, GptConfig};
+use crate::models::{Causal, Decoder, DecoderConfig, Gpt, GptConfig, read_json};
 use crate::rl::filling_policy::{Filling, FillingPolicy};
 use crate::rl::policy::Policy;
 use crate::tasks::environment::OneShot;
@@ -26,6 +26,22 @@ pub fn folder(path: &Path, dtype: Option<DType>, device: &Device) -> Result<(Dec
     let decoder = Decoder::load_on(path, dtype, device)?;
     let tokenizer = Tokenizer::load(path)?.fitted(decoder.config().vocab_size);
     Ok((decoder, tokenizer.map_err(|e| e.at(path.display()))?))
+}
+
+/// A line about the fields of a folder's `config.json` that its class does not read, where there are some.
+///
+/// # Errors
+/// As [`read_json`] and [`DecoderConfig::from_json`].
+pub fn passed_over(path: &Path) -> Result<Vec<String>> {
+    let config = DecoderConfig::from_json(read_json(&path.join("config.json"))?)?;
+    let names = config.ignored.join(", ");
+    let family = config.architecture.model_type;
+    Ok(match config.ignored.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "config.json: {names}: not read by the class of {family} models, so they change nothing"
+        )],
+    })
 }
 
 /// The ids that end a completion: the tokenizer's, whose first a trainer appends, and the model's.

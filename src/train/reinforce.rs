@@ -4,6 +4,7 @@
 //! of the seed and these counters, so a run that is killed and resumed writes the same bits as one that is not (the
 //! two wall-clock fields of `metrics.jsonl` excepted).
 
+use super::advice::{Advice, Seen};
 use super::checkpoint::Checkpoint;
 use super::collect::{Collected, Collector};
 use super::evaluate::Evaluation;
@@ -17,9 +18,12 @@ use super::settings::{CheckpointSettings, Settings};
 use super::supervised;
 use super::world::World;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::policy_loss::{Metrics, Objective, Surrogate};
+use crate::nn::Parameters;
 use crate::optim::{AdamW, Update};
+use crate::rl::activity::Activity;
 use crate::rl::batch::{Advantage, Batch, host};
 use crate::rl::entropy_control::EntropyState;
 use crate::rl::episode::Scored;
@@ -27,7 +31,7 @@ use crate::rl::faithful::Baseline;
 use crate::rl::policy::Policy;
 use crate::rl::stage::{self, Stage, Step};
 use crate::tasks::{Author, Example, Faults, Label, Problem};
-use crate::tensor::Gradients;
+use crate::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,6 +84,10 @@ pub struct Reinforcement {
     held_out: Vec<Problem>,
     state: State,
     last: LastStep,
+    activity: Activity,
+    advice: Advice,
+    /// Lines for the user about the last step.
+    notices: Vec<String>,
     opening_notices: Vec<String>,
 }
 
@@ -184,6 +192,9 @@ impl Reinforcement {
             held_out,
             state,
             last,
+            activity: Activity::default(),
+            advice: Advice::default(),
+            notices: Vec::new(),
             opening_notices: Vec::new(),
         })
     }
@@ -278,6 +289,7 @@ impl Reinforcement {
             by_label: self.settings.reward.outcome.is_some(),
             max_new_tokens: self.settings.rollout.max_new_tokens,
             batch: self.settings.rollout.batch,
+            activity: &self.activity,
         };
         evaluation.run(&self.held_out, self.state.step)
     }
@@ -323,6 +335,7 @@ impl Reinforcement {
             seed: self.settings.seed,
             weights,
             greedy: plan::wants_greedy(&self.settings.advantage),
+            activity: &self.activity,
         }
     }
 
@@ -387,6 +400,7 @@ impl Reinforcement {
             seed: self.settings.seed,
             weights: &weights,
             greedy: plan::wants_greedy(&self.settings.advantage),
+            activity: &self.activity,
         };
         let mut collected = collector.collect(&mut self.questions, &mut sequence, updates)?;
         self.state.sequence = sequence;
@@ -421,7 +435,8 @@ impl Reinforcement {
             )));
         }
         let degenerate = measured.get("zero_advantage_groups").copied().unwrap_or(0.0);
-        let skips = self.settings.update.skip_degenerate && degenerate >= 1.0;
+        let skips =
+            collected.unmixed || (self.settings.update.skip_degenerate && degenerate >= 1.0);
         let done =
             if skips { Updates::default() } else { self.update(step, &collected, &objective)? };
         let mut context = Step {
@@ -436,6 +451,7 @@ impl Reinforcement {
             stage.learn(&collected.batch, &mut context).map_err(|error| error.at(name))?;
         }
         let metrics = self.measured(step, &collected, &fresh, &done, &measured);
+        self.advise(step, &collected, &fresh, &metrics);
         let own = collected.batch.episodes.iter().map(|one| one.tokens.len()).sum::<usize>();
         self.last = LastStep {
             metrics: done.sums,
@@ -445,6 +461,22 @@ impl Reinforcement {
             measured,
         };
         Ok((metrics, own + done.tokens))
+    }
+
+    /// Leaves a line where the run has learned nothing for a while.
+    fn advise(&mut self, step: u64, collected: &Collected, fresh: &[f32], metrics: &StepMetrics) {
+        let differ = |group: &[i64]| {
+            let all = &collected.batch.reward[group[0] as usize..group[1] as usize];
+            all.iter().any(|reward| *reward != all[0] && !reward.is_nan())
+        };
+        let seen = Seen {
+            highest: fresh.iter().copied().fold(f32::NAN, f32::max),
+            lowest: fresh.iter().copied().fold(f32::NAN, f32::min),
+            truncated: f64::from(metrics.more.get("truncated").copied().unwrap_or(0.0)),
+            unmixed: !collected.batch.groups.windows(2).any(differ),
+        };
+        let limit = self.settings.rollout.max_new_tokens;
+        self.notices = self.advice.after(step, seen, limit);
     }
 
     /// What is minimised now: until replay begins without its term, and with the entropy coefficient that follows.
@@ -482,9 +514,14 @@ impl Reinforcement {
                     number,
                     value_head: self.stages.iter().find_map(|stage| stage.joined_head()),
                     policy: !withheld,
+                    activity: Some(&self.activity),
                 };
                 let one: Updated =
                     learner::gradients(&*self.policy, batch, part, &how, &mut gradients)?;
+                if !withheld {
+                    // Where no advantage differs from 0 nothing was walked back, and the gradient is 0.
+                    fill_with_zeros(self.policy.parameters(), &mut gradients)?;
+                }
                 // Only before the first update are these the weights that sampled.
                 if epoch == 0 && i == 0 {
                     done.mismatch = Some(one.mismatch);
@@ -543,6 +580,9 @@ impl Reinforcement {
         note("truncated", cut as f64 / own().count().max(1) as f64);
         note("groups_drawn", collected.drawn as f64);
         note("skipped_updates", f64::from(done.skipped));
+        if self.settings.rollout.dynamic_sampling.is_some() {
+            note("step_without_mixed_group", f64::from(u8::from(collected.unmixed)));
+        }
         for (fault, count) in collected.faults.iter() {
             note(&format!("verifier_{}", fault.name()), count as f64);
         }
@@ -661,6 +701,16 @@ impl Trainee for Reinforcement {
         self.settings.total_steps()
     }
 
+    fn phases(&self) -> Vec<(Phase, u64)> {
+        let warmup = self.settings.warmup.steps;
+        let all = [(Phase::Warmup, warmup), (Phase::Rl, self.settings.total_steps())];
+        all.into_iter().filter(|(phase, _)| *phase != Phase::Warmup || warmup > 0).collect()
+    }
+
+    fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
     fn device(&self) -> Device {
         self.policy.device()
     }
@@ -682,7 +732,8 @@ impl Trainee for Reinforcement {
     }
 
     fn notices(&self) -> Vec<String> {
-        self.world.verifier.notices()
+        let of_verifier = self.world.verifier.notices();
+        of_verifier.into_iter().chain(self.notices.iter().cloned()).collect()
     }
 
     fn checkpoint(&self) -> &CheckpointSettings {
@@ -707,6 +758,18 @@ impl Trainee for Reinforcement {
         }
         Ok(())
     }
+}
+
+/// Gives every parameter that is trained a gradient.
+fn fill_with_zeros(parameters: &Parameters, gradients: &mut Gradients) -> Result<()> {
+    for parameter in parameters.iter().filter(|parameter| !parameter.is_frozen()) {
+        if gradients.get(parameter.id()).is_none() {
+            let value = parameter.value();
+            let zeros = Tensor::zeros_on(value.shape(), DType::F32, &value.device())?;
+            gradients.add(parameter.id(), zeros)?;
+        }
+    }
+    Ok(())
 }
 
 fn faults_in_words(faults: &Faults) -> String {

@@ -3,7 +3,8 @@
 //! What is trained is a [`Trainee`]. The loop knows no model and no loss; it counts, measures time, writes the logs, reads a
 //! device's status word once per step and saves.
 
-use super::metrics::StepMetrics;
+use super::best::Best;
+use super::metrics::{Phase, StepMetrics};
 use super::observer::Observer;
 use super::run_dir::{Logs, RunDir};
 use super::settings::CheckpointSettings;
@@ -11,6 +12,7 @@ use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
 use crate::optim::Update;
+use crate::rl::activity::Activity;
 use crate::tensor::autograd::with_grad;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -32,6 +34,14 @@ pub trait Trainee: Send {
 
     /// Steps of all phases.
     fn total_steps(&self) -> u64;
+
+    /// The phases in their order, each with the last of its steps.
+    fn phases(&self) -> Vec<(Phase, u64)>;
+
+    /// What tells what a step is doing.
+    fn activity(&self) -> Activity {
+        Activity::default()
+    }
 
     /// Where it is.
     fn device(&self) -> Device;
@@ -85,8 +95,16 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let mut logs = run.logs()?;
-    let checkpoints = run.checkpoints(trainee.checkpoint().keep);
+    let mut checkpoints = run.checkpoints(trainee.checkpoint().keep);
+    let mut best = match trainee.checkpoint().best {
+        true => Best::of_run(&run.metrics()?),
+        false => None,
+    };
+    if let Some(best) = best {
+        checkpoints.protect(best.step);
+    }
     let total = trainee.total_steps();
+    observer.watch(&trainee.phases(), trainee.activity());
     observer.begin(trainee.step(), total);
     while trainee.step() < total {
         let started = Instant::now();
@@ -99,6 +117,7 @@ pub fn run(
         if let Device::Gpu(gpu) = trainee.device() {
             gpu.check_status().map_err(|e| e.at(format!("step {done}")))?;
         }
+        trainee.activity().end();
         metrics.seconds = started.elapsed().as_secs_f64();
         metrics.tokens_per_second = (tokens as f64 / metrics.seconds.max(1e-9)) as f32;
         logs.metrics.write(&metrics)?;
@@ -108,7 +127,17 @@ pub fn run(
         }
         let interrupted = observer.interrupted() && done < total;
         let every = trainee.checkpoint().every;
-        if interrupted || done == total || (every > 0 && done.is_multiple_of(every)) {
+        let mut due = interrupted || done == total || (every > 0 && done.is_multiple_of(every));
+        if trainee.checkpoint().best
+            && let Some(now) = Best::of_step(&metrics)
+        {
+            let before = best.replace(best.map_or(now, |best| best.or(now)));
+            if best != before {
+                checkpoints.protect(done);
+                due = true;
+            }
+        }
+        if due {
             logs.sync()?;
             let saved = checkpoints.save(done, &trainee.state()?, |folder| trainee.save(folder))?;
             observer.message(&format!("checkpoint {}", saved.path.display()));

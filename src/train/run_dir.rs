@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::files::atomic;
 use crate::train::checkpoint::Checkpoints;
-use crate::train::metrics::{JsonlWriter, complete_lines};
+use crate::train::metrics::{self, JsonlWriter, Record, complete_lines};
 use serde::Deserialize;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl RunDir {
         fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))
     }
 
-    /// Writes `config.toml` anew, where a run goes on with something that has changed.
+    /// Replaces `config.toml`: a run that goes on with other settings.
     ///
     /// # Errors
     /// [`Error::is_io`].
@@ -137,6 +137,15 @@ impl RunDir {
         }
         rewind_log(&self.rollouts_path(), step)?;
         Ok(())
+    }
+
+    /// The lines of `metrics.jsonl`; none where there is no file yet.
+    ///
+    /// # Errors
+    /// As [`metrics::read`](crate::train::metrics::read).
+    pub fn metrics(&self) -> Result<Vec<Record>> {
+        let path = self.metrics_path();
+        if path.exists() { metrics::read(&path) } else { Ok(Vec::new()) }
     }
 
     /// Both logs, opened for appending.

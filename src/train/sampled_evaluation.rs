@@ -95,6 +95,7 @@ impl SampledEvaluation<'_> {
             seed: self.seed,
             stream: Stream::HeldOut,
             first_sequence: 0,
+            activity: Default::default(),
         };
         for part in problems.chunks((self.batch / self.samples).max(1)) {
             let of: Vec<&Problem> = part.iter().collect();

@@ -150,6 +150,9 @@ pub struct RolloutSettings {
     /// Only the fewest most likely tokens whose probabilities reach `top_p` are drawn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
+    /// Only tokens that are at least `min_p` times as likely as the likeliest one are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
     /// The longest completion, tokens.
     pub max_new_tokens: usize,
     /// Completions generated side by side; memory, not results, depends on it.
@@ -181,7 +184,7 @@ pub struct RolloutSettings {
 impl RolloutSettings {
     /// What part of the distribution is drawn from.
     pub fn truncation(&self) -> Truncation {
-        Truncation { top_k: self.top_k, top_p: self.top_p }
+        Truncation { top_k: self.top_k, top_p: self.top_p, min_p: self.min_p }
     }
 }
 
@@ -235,6 +238,9 @@ pub struct CheckpointSettings {
     pub every: u64,
     /// How many of the newest are kept; 0: all.
     pub keep: usize,
+    /// The step that was the best on held-out data is saved and kept beside the newest.
+    #[serde(default)]
+    pub best: bool,
 }
 
 impl Settings {
@@ -259,6 +265,14 @@ impl Settings {
             return Err(Error::invalid(format!(
                 "rollout.temperature is {}; it must be positive (greedy rollouts have no gradient)",
                 self.rollout.temperature
+            )));
+        }
+        if self.rollout.group == 1 && self.steps > 0 && self.advantage.compares_within_groups() {
+            return Err(Error::invalid(format!(
+                "rollout.group = 1 with advantage `{}`: each completion is compared with the others of its group, so that alone it \
+                 has advantage 0 and nothing is learned. Set rollout.group to 2 or more (8 is usual), or take an advantage that \
+                 does not compare (reinforce_plus_plus, remax, gae with a critic)",
+                self.advantage.kind()
             )));
         }
         if !self.rollout.prompts.is_multiple_of(self.update.minibatches) {

@@ -149,6 +149,7 @@ fn greedy(case: &mut Case, model: &Decoder) -> Result<(), String> {
         seed: 0,
         stream: Stream::Free,
         first_sequence: 0,
+        activity: Default::default(),
     };
     let drawn = rollouts(model, &prompts, 1, &sampling).map_err(text)?;
     let got: Vec<i32> = drawn.iter().flat_map(|r| r.tokens.clone()).collect();

@@ -56,6 +56,7 @@ pub fn sampling(temperature: f32) -> Sampling {
         seed: 11,
         stream: Stream::Sample,
         first_sequence: 40,
+        activity: Default::default(),
     }
 }
 
@@ -94,7 +95,15 @@ pub fn batch(prompts: &[Vec<i32>], drawn: &[Episode], device: &Device) -> Batch 
 
 /// An update of an objective over everything in a batch.
 pub fn minimise(objective: &Objective, micro_batch_tokens: usize) -> Minimise<'_> {
-    Minimise { objective, micro_batch_tokens, seed: 5, number: 3, value_head: None, policy: true }
+    Minimise {
+        objective,
+        micro_batch_tokens,
+        seed: 5,
+        number: 3,
+        value_head: None,
+        policy: true,
+        activity: None,
+    }
 }
 
 #[test]

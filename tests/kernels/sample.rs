@@ -30,12 +30,13 @@ struct Got {
     logprob: Vec<u32>,
     entropy: Vec<u32>,
     logsumexp: Vec<u32>,
+    kept_mass: Vec<u32>,
 }
 
-const WHOLE: Truncation = Truncation { top_k: None, top_p: None };
+const WHOLE: Truncation = Truncation { top_k: None, top_p: None, min_p: None };
 
 fn truncations(vocab: usize) -> Vec<Truncation> {
-    let of = |top_k, top_p| Truncation { top_k, top_p };
+    let of = |top_k, top_p| Truncation { top_k, top_p, min_p: None };
     vec![
         WHOLE,
         of(Some(1), None),
@@ -47,6 +48,9 @@ fn truncations(vocab: usize) -> Vec<Truncation> {
         of(None, Some(1.0)),
         of(Some(40), Some(0.8)),
         of(Some(3), Some(0.999)),
+        Truncation { min_p: Some(0.05), ..WHOLE },
+        Truncation { min_p: Some(1e-5), ..WHOLE },
+        Truncation { top_k: Some(40), top_p: Some(0.9), min_p: Some(0.2) },
     ]
 }
 
@@ -79,7 +83,8 @@ impl Case {
         let positions = upload(gpu, DType::I32, &self.positions);
         let new = |dtype| DeviceBuffer::recycled(gpu, dtype, self.rows()).unwrap();
         let mut ids = new(DType::I32);
-        let [mut logprob, mut entropy, mut logsumexp] = [(); 3].map(|()| new(DType::F32));
+        let [mut logprob, mut entropy, mut logsumexp, mut kept_mass] =
+            [(); 4].map(|()| new(DType::F32));
         let args = Sample {
             logits: logits.whole(),
             rows: self.rows(),
@@ -98,6 +103,7 @@ impl Case {
             entropy: Some(entropy.whole_mut()),
             logsumexp: Some(logsumexp.whole_mut()),
             argmax: None,
+            kept_mass: Some(kept_mass.whole_mut()),
         };
         tokens(&args, ids.whole_mut(), out)?;
         Ok(Got {
@@ -105,11 +111,13 @@ impl Case {
             logprob: download(&logprob),
             entropy: download(&entropy),
             logsumexp: download(&logsumexp),
+            kept_mass: download(&kept_mass),
         })
     }
 
-    fn draw_on_cpu(&self) -> Vec<i32> {
+    fn draw_on_cpu(&self) -> (Vec<i32>, Vec<f32>) {
         let mut ids = vec![-7; self.rows()];
+        let mut kept_mass = vec![f32::NAN; self.rows()];
         let args = cpu::Sample {
             logits: FloatSlice::F32(&self.logits),
             rows: self.rows(),
@@ -123,12 +131,13 @@ impl Case {
             sequences: &self.sequences,
             positions: &self.positions,
         };
-        cpu::tokens(&args, &mut ids, None).unwrap();
-        ids
+        cpu::tokens(&args, &mut ids, None, Some(&mut kept_mass)).unwrap();
+        (ids, kept_mass)
     }
 
     /// What the trainer's kernel says about these tokens.
-    fn trainer(&self, gpu: &Arc<Gpu>, ids: &[i32]) -> Got {
+    fn trainer(&self, gpu: &Arc<Gpu>, drawn: &Got) -> Got {
+        let ids = &drawn.tokens[..];
         let logits = upload_floats(gpu, self.dtype, &self.logits);
         let targets = upload(gpu, DType::I32, ids);
         let new = || DeviceBuffer::recycled(gpu, DType::F32, ids.len()).unwrap();
@@ -157,6 +166,8 @@ impl Case {
             logprob: download(&logprob),
             entropy: download(&entropy),
             logsumexp: download(&logsumexp),
+            // That is the sampler's alone.
+            kept_mass: drawn.kept_mass.clone(),
         }
     }
 
@@ -164,8 +175,13 @@ impl Case {
     /// token differs when the random number is that near a boundary, which none of these rows is.
     fn check(&self, gpu: &Arc<Gpu>) -> Got {
         let got = self.draw(gpu).unwrap();
-        assert_eq!(got.tokens, self.draw_on_cpu(), "{:?} {}", self.truncation, self.vocab);
-        assert_eq!(got, self.trainer(gpu, &got.tokens));
+        let (ids, masses) = self.draw_on_cpu();
+        assert_eq!(got.tokens, ids, "{:?} {}", self.truncation, self.vocab);
+        for (bits, mass) in got.kept_mass.iter().zip(masses) {
+            let kept = f32::from_bits(*bits);
+            assert!((kept - mass).abs() < 1e-6, "{:?}: {kept}, not {mass}", self.truncation);
+        }
+        assert_eq!(got, self.trainer(gpu, &got));
         got
     }
 }
@@ -204,7 +220,7 @@ fn greedy_takes_the_first_of_the_largest() {
     // What is excluded may have all the probability: the rest is drawn from all the same.
     case.banned = vec![9, 600, 0, 699];
     case.temperature = 0.5;
-    for truncation in [WHOLE, Truncation { top_k: Some(3), top_p: None }] {
+    for truncation in [WHOLE, Truncation { top_k: Some(3), top_p: None, min_p: None }] {
         Case { truncation, ..case.clone() }.check(&device);
     }
 }
@@ -216,13 +232,13 @@ fn ties_go_to_the_lower_id() {
     let mut case = Case::new(DType::F32, 3, 3000, 6);
     case.logits.fill(1.25);
     for truncation in [
-        Truncation { top_k: Some(3), top_p: None },
-        Truncation { top_k: None, top_p: Some(0.001) },
-        Truncation { top_k: Some(2500), top_p: Some(0.0012) },
+        Truncation { top_k: Some(3), top_p: None, min_p: None },
+        Truncation { top_k: None, top_p: Some(0.001), min_p: None },
+        Truncation { top_k: Some(2500), top_p: Some(0.0012), min_p: None },
     ] {
         let tied = Case { truncation, ..case.clone() };
         let got = tied.draw(&device).unwrap().tokens;
-        assert_eq!(got, tied.draw_on_cpu());
+        assert_eq!(got, tied.draw_on_cpu().0);
         // 0.0012 of 3000 equal ones is the mass of four.
         assert!(got.iter().all(|id| (0..4).contains(id)), "{got:?}");
     }
@@ -242,7 +258,9 @@ fn frequencies_are_the_probabilities() {
         positions: vec![7; rows],
         ..Case::new(DType::F32, 1, 5, 1)
     };
-    for (truncation, kept) in [(WHOLE, 4), (Truncation { top_k: Some(2), top_p: None }, 2)] {
+    for (truncation, kept) in
+        [(WHOLE, 4), (Truncation { top_k: Some(2), top_p: None, min_p: None }, 2)]
+    {
         let drawn = Case { truncation, ..case.clone() }.draw(&device).unwrap().tokens;
         let weights = [1.0, 1f64.exp(), 2f64.exp(), (-1f64).exp()];
         let likely = [2usize, 1, 0, 3];
@@ -259,7 +277,7 @@ fn frequencies_are_the_probabilities() {
 #[test]
 fn orders_and_neighbours_do_not_change_a_draw() {
     let device = gpu();
-    let cut = Truncation { top_k: Some(20), top_p: Some(0.9) };
+    let cut = Truncation { top_k: Some(20), top_p: Some(0.9), min_p: None };
     let kinds = [(DType::F32, cut), (DType::Bf16, WHOLE), (DType::Bf16, cut), (DType::F16, cut)];
     for (dtype, truncation) in kinds {
         let case = Case { truncation, ..Case::new(dtype, 4, 1003, 8) };
@@ -302,9 +320,9 @@ fn bad_input_is_named_or_draws_nothing() {
     let fails = |case: Case| case.draw(&device).unwrap_err();
     assert!(fails(Case { temperature: -1.0, ..good.clone() }).is_invalid());
     assert!(fails(Case { softcap: Some(0.0), ..good.clone() }).is_invalid());
-    let truncation = Truncation { top_k: Some(0), top_p: None };
+    let truncation = Truncation { top_k: Some(0), top_p: None, min_p: None };
     assert!(fails(Case { truncation, ..good.clone() }).is_invalid());
-    let truncation = Truncation { top_k: None, top_p: Some(1.5) };
+    let truncation = Truncation { top_k: None, top_p: Some(1.5), min_p: None };
     assert!(fails(Case { truncation, ..good.clone() }).is_invalid());
     assert!(fails(Case { banned: vec![40], ..good.clone() }).is_index());
     assert!(fails(Case { positions: vec![0], ..good.clone() }).is_shape());

@@ -351,6 +351,25 @@ impl Estimator {
         }
     }
 
+    /// True where a response is compared with the others of its group, so that it has advantage 0 where there are none.
+    pub fn compares_within_groups(&self) -> bool {
+        match self {
+            Estimator::Grpo { singleton, .. }
+            | Estimator::DrGrpo { singleton }
+            | Estimator::Rloo { singleton }
+            | Estimator::Opo { singleton }
+            | Estimator::ReinforcePlusPlusBaseline { singleton, .. }
+            | Estimator::Gpg { singleton, .. }
+            | Estimator::Cpgd { singleton, .. } => *singleton == Singleton::Zero,
+            Estimator::PassK { .. } | Estimator::Cale { .. } => true,
+            Estimator::ReinforcePlusPlus { .. }
+            | Estimator::Remax {}
+            | Estimator::Gae(_)
+            | Estimator::Prime { .. }
+            | Estimator::OptimalTokenBaseline { .. } => false,
+        }
+    }
+
     /// Checks the options, and that `who` has what the estimator needs.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! Which id of a row is taken.
 
-use super::{Sample, Truncation, likely};
+use super::{Sample, likely};
 use crate::dtype::Float;
 use crate::kernels::logprob::{Choose, Distribution};
 use crate::rng;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In place of an id: a logit is NaN or +inf.
 pub(super) const BROKEN: i32 = -2;
@@ -13,6 +14,8 @@ pub(super) const NOTHING: i32 = -1;
 pub(super) struct Choice<'a> {
     pub args: &'a Sample<'a>,
     pub greedy: bool,
+    /// `[rows]` bits of the mass that a truncation keeps; empty: not wanted.
+    pub kept_mass: &'a [AtomicU32],
 }
 
 impl Choose for Choice<'_> {
@@ -24,10 +27,17 @@ impl Choose for Choice<'_> {
             most_likely(from)
         } else {
             let unit = self.unit(row);
-            match self.args.truncation {
-                Truncation { top_k: None, top_p: None } => from_all(from, unit),
-                Truncation { top_k: None, top_p: Some(p) } if p >= 1.0 => from_all(from, unit),
-                truncation => likely::draw(from, unit, &truncation),
+            let truncation = self.args.truncation;
+            if truncation.is_none() {
+                from_all(from, unit)
+            } else {
+                let depth = truncation.depth(self.args.temperature);
+                likely::draw(from, unit, &truncation, depth).map(|(id, mass)| {
+                    if let Some(kept) = self.kept_mass.get(row) {
+                        kept.store((mass as f32).to_bits(), Ordering::Relaxed);
+                    }
+                    id
+                })
             }
         };
         id.map_or(NOTHING, |id| id as i32)

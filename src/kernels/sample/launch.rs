@@ -51,6 +51,8 @@ pub struct Outputs<'a> {
     pub logsumexp: Option<DeviceSliceMut<'a>>,
     /// i32.
     pub argmax: Option<DeviceSliceMut<'a>>,
+    /// f32: the share of the distribution that the truncation left to be drawn from, 1 where there is none.
+    pub kept_mass: Option<DeviceSliceMut<'a>>,
 }
 
 /// Draws a token from every row into `tokens`, i32 `[rows]`, and its statistics where wanted: the bits of
@@ -85,6 +87,7 @@ pub fn tokens(
         ("entropy", of(&out.entropy)),
         ("logsumexp", of(&out.logsumexp)),
         ("argmax", of(&out.argmax)),
+        ("kept_mass", of(&out.kept_mass)),
     ];
     if let Some((name, len)) = lengths.iter().find(|(_, len)| *len != rows) {
         return Err(Error::shape(format!("{OP}: {len} {name} for {rows} rows")));
@@ -101,6 +104,7 @@ pub fn tokens(
         entropy: optional_mut(out.entropy.as_mut())?,
         logsumexp: optional_mut(out.logsumexp.as_mut())?,
         argmax: optional_mut(out.argmax.as_mut())?,
+        kept_mass: optional_mut(out.kept_mass.as_mut())?,
         status: gpu.status(),
         rows: rows as i64,
         vocab: vocab as i64,
@@ -115,8 +119,10 @@ pub fn tokens(
         },
         top_p: truncation.top_p.unwrap_or(1.0),
         top_k: truncation.top_k.unwrap_or(0),
+        min_p_depth: truncation.depth(temperature),
         stream: args.stream as u32,
         greedy: u32::from(greedy),
+        unused: 0,
     };
     let kernel = typed_kernel!("sample", "sample", args.logits.dtype())?;
     let launch = Launch { kernel, grid: gpu.item_grid(rows), block: BLOCK, shared: 0 };

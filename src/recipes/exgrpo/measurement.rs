@@ -141,6 +141,7 @@ pub(super) fn accuracy(
             seed,
             stream: Stream::Sample,
             first_sequence: MEASUREMENT + (i as u64) * 100_000,
+            activity: Default::default(),
         };
         for episode in policy.generate(&prompts, &counts, &sampling, None)? {
             let question = &part[episode.prompt];

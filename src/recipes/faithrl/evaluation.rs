@@ -100,6 +100,7 @@ pub(super) fn sampled(
             seed,
             stream: Stream::Sample,
             first_sequence: EVALUATION + (i * TOGETHER) as u64,
+            activity: Default::default(),
         };
         let drawn = policy.generate(&prompts, &vec![1; part.len()], &sampling, None)?;
         for (problem, response) in part.iter().zip(&drawn) {

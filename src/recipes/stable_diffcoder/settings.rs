@@ -50,6 +50,6 @@ pub fn stable_diffcoder() -> DiffusionSettings {
             selection: Selection::Threshold { threshold: 0.9 },
             confidence: Confidence::Probability,
         },
-        checkpoint: CheckpointSettings { every: 300, keep: 2 },
+        checkpoint: CheckpointSettings { every: 300, keep: 2, best: false },
     }
 }

@@ -109,6 +109,7 @@ mod tests {
     use crate::tasks::arithmetic::ArithmeticConfig;
     use crate::tasks::calculator::CalculatorConfig;
     use crate::tasks::command::CommandSettings;
+    use crate::tasks::equality::Percent;
     use crate::tasks::file::{FileFormat, FileSettings, HeldOutFile};
     use crate::tasks::permutation_chain::ChainConfig;
     use crate::tasks::problem::Problem;
@@ -141,7 +142,10 @@ mod tests {
             for verifier in [
                 vec![],
                 vec![VerifierSettings::Exact],
-                vec![VerifierSettings::Answer { refusals: vec!["no".to_owned()] }],
+                vec![VerifierSettings::Answer {
+                    refusals: vec!["no".to_owned()],
+                    percent: Percent::Hundredths,
+                }],
                 vec![VerifierSettings::Command(command.clone()), VerifierSettings::Exact],
             ] {
                 let environment =
@@ -158,8 +162,13 @@ mod tests {
         let of = |rest: &str| read(&format!("kind = \"arithmetic\"\n{rest}"));
         assert_eq!(of("").unwrap(), TaskSettings::new(arithmetic()));
         assert_eq!(of("verifier = \"exact\"").unwrap().verifier, [VerifierSettings::Exact]);
-        let answer = of("verifier = { refusals = [\"no\"] }").unwrap().verifier;
-        assert_eq!(answer, [VerifierSettings::Answer { refusals: vec!["no".to_owned()] }]);
+        for (rest, percent) in [("", Percent::Number), (", percent = \"either\"", Percent::Either)]
+        {
+            let answer =
+                of(&format!("verifier = {{ refusals = [\"no\"]{rest} }}")).unwrap().verifier;
+            let refusals = vec!["no".to_owned()];
+            assert_eq!(answer, [VerifierSettings::Answer { refusals, percent }]);
+        }
         let command =
             of("verifier.command = [\"a\", \"b\"]\nverifier.time_limit = 5").unwrap().verifier;
         let expected = CommandSettings {
@@ -199,6 +208,8 @@ mod tests {
                 "no verifier is called `exakt`; there are answer, exact, command",
             ),
             ("verifier = { preset = \"exact\", refusals = [] }", "`exact` has no `refusals`"),
+            ("verifier = { preset = \"exact\", percent = \"number\" }", "`exact` has no `percent`"),
+            ("verifier = { percent = \"half\" }", "unknown variant `half`"),
             ("verifier = { time_limit = 5 }", "`answer` has no `time_limit`"),
             ("verifier = { preset = \"answer\", command = [\"a\"] }", "`answer` has no `command`"),
             ("verifier = { command = [\"a\"], refusals = [] }", "`command` has no `refusals`"),
@@ -222,7 +233,10 @@ mod tests {
         );
         let several = TaskSettings {
             environment: Some(EnvironmentSettings::Calculator(CalculatorConfig::default())),
-            verifier: vec![VerifierSettings::Exact, VerifierSettings::Answer { refusals: vec![] }],
+            verifier: vec![
+                VerifierSettings::Exact,
+                VerifierSettings::Answer { refusals: vec![], percent: Percent::Number },
+            ],
             ..TaskSettings::new(arithmetic())
         };
         let open = several.open(1).unwrap();

@@ -3,6 +3,7 @@
 use super::named::{Named, name_or_table};
 use crate::error::{Error, Result};
 use crate::tasks::command::{CommandSettings, CommandVerifier, OnFailure};
+use crate::tasks::equality::Percent;
 use crate::tasks::exact::ExactMatch;
 use crate::tasks::final_answer::FinalAnswer;
 use crate::tasks::refusal;
@@ -19,6 +20,8 @@ pub enum VerifierSettings {
     Answer {
         /// Phrases that count as a refusal to answer.
         refusals: Vec<String>,
+        /// What a percent sign means: nothing (`50%` is 50), hundredths (`50%` is 0.5), or either.
+        percent: Percent,
     },
     /// The completion is the answer and nothing else.
     Exact,
@@ -33,7 +36,9 @@ impl VerifierSettings {
     /// [`Error::is_invalid`] for settings that make no sense, [`Error::is_io`] for a program that cannot be started.
     pub fn open(&self) -> Result<Box<dyn Verifier>> {
         Ok(match self {
-            VerifierSettings::Answer { refusals } => Box::new(FinalAnswer::new(refusals.clone())),
+            VerifierSettings::Answer { refusals, percent } => {
+                Box::new(FinalAnswer::new(refusals.clone(), *percent))
+            }
             VerifierSettings::Exact => Box::new(ExactMatch),
             VerifierSettings::Command(settings) => {
                 Box::new(CommandVerifier::start(settings.clone())?)
@@ -63,6 +68,7 @@ impl VerifierSettings {
 struct Fields {
     preset: Option<String>,
     refusals: Option<Vec<String>>,
+    percent: Option<Percent>,
     command: Option<Vec<String>>,
     directory: Option<PathBuf>,
     rewards: Option<Vec<String>>,
@@ -106,11 +112,15 @@ impl Named for Fields {
     fn settings(self) -> Result<VerifierSettings> {
         let implied = if self.command.is_some() { "command" } else { "answer" };
         let name = self.preset.as_deref().unwrap_or(implied);
-        let refusals = self.refusals.is_some().then_some("refusals");
+        let of_answer = match (&self.refusals, self.percent) {
+            (Some(_), _) => Some("refusals"),
+            (None, Some(_)) => Some("percent"),
+            (None, None) => None,
+        };
         let foreign = match name {
             "answer" => self.of_a_command().next(),
-            "exact" => self.of_a_command().next().or(refusals),
-            "command" => refusals,
+            "exact" => self.of_a_command().next().or(of_answer),
+            "command" => of_answer,
             _ => {
                 return Err(Error::invalid(format!(
                     "no verifier is called `{name}`; there are answer, exact, command"
@@ -129,6 +139,7 @@ impl Named for Fields {
             let phrases = || refusal::PHRASES.map(str::to_owned).to_vec();
             return Ok(VerifierSettings::Answer {
                 refusals: self.refusals.unwrap_or_else(phrases),
+                percent: self.percent.unwrap_or_default(),
             });
         }
         if name == "exact" {

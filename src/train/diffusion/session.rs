@@ -178,6 +178,12 @@ impl Trainee for DiffusionSession {
         self.settings.total_steps()
     }
 
+    fn phases(&self) -> Vec<(Phase, u64)> {
+        let first = self.settings.next_token.steps;
+        let all = [(Phase::NextToken, first), (Phase::Diffusion, self.settings.total_steps())];
+        all.into_iter().filter(|(phase, _)| *phase != Phase::NextToken || first > 0).collect()
+    }
+
     fn device(&self) -> Device {
         self.learner.model.device()
     }

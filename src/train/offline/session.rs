@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::sample::Truncation;
 use crate::models::Decoder;
 use crate::optim::AdamW;
+use crate::rl::activity::Activity;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Sampling;
 use crate::rng::Stream;
@@ -211,6 +212,7 @@ impl OfflineSession {
             seed: self.settings.seed,
             stream: Stream::HeldOut,
             first_sequence: 0,
+            activity: Activity::default(),
         };
         let counts = vec![1; prompts.len()];
         let drawn = self.model.generate(&prompts, &counts, &sampling, None)?;
@@ -233,6 +235,13 @@ impl OfflineSession {
                 })
             })
             .collect()
+    }
+
+    fn phase(&self) -> Phase {
+        match self.settings.objective {
+            OfflineObjective::Sft(_) => Phase::Sft,
+            _ => Phase::Preference,
+        }
     }
 
     /// The records of a step, counted from 0.
@@ -278,6 +287,10 @@ impl Trainee for OfflineSession {
         self.settings.total_steps(self.training.len())
     }
 
+    fn phases(&self) -> Vec<(Phase, u64)> {
+        vec![(self.phase(), self.total_steps())]
+    }
+
     fn device(&self) -> Device {
         self.model.device()
     }
@@ -291,11 +304,7 @@ impl Trainee for OfflineSession {
         let loss = learned.loss as f32;
         self.state.skipped.watch(step, loss, &update)?;
         self.state.step = step;
-        let phase = match self.settings.objective {
-            OfflineObjective::Sft(_) => Phase::Sft,
-            _ => Phase::Preference,
-        };
-        let mut metrics = StepMetrics::new(step, phase);
+        let mut metrics = StepMetrics::new(step, self.phase());
         metrics.loss = Some(loss);
         metrics.entropy = Some(learned.entropy as f32);
         metrics.grad_norm = Some(update.grad_norm);

@@ -200,6 +200,7 @@ fn sample(cases: &mut Cases, dtype: DType, suffix: &str, likely: bool) {
             entropy: run.blank(DType::F32, run.at, rows.count),
             logsumexp: run.blank(DType::F32, run.at, rows.count),
             argmax: run.blank(DType::I32, run.at, rows.count),
+            kept_mass: run.blank(DType::F32, run.at, rows.count),
             status: run.quiet(0, &[0u32]),
             rows: rows.end(),
             vocab: rows.vocab,
@@ -208,8 +209,10 @@ fn sample(cases: &mut Cases, dtype: DType, suffix: &str, likely: bool) {
             softmax: SoftmaxRule { temperature: 0.5, ..zeroed() },
             top_p: if likely { 0.9 } else { 1.0 },
             top_k: if likely { 20 } else { 0 },
+            min_p_depth: if likely { -2.0 } else { f32::NEG_INFINITY },
             stream: 1,
             greedy: 0,
+            unused: 0,
         };
         run.launch([rows.end(), 1, 1], THREADS, 0, &args);
     });
