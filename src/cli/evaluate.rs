@@ -6,6 +6,7 @@ use crate::files::atomic;
 use crate::recipes;
 use crate::tasks::file::{FileFormat, FileSettings};
 use crate::tasks::settings::Source;
+use crate::tasks::{Prompting, TaskSettings};
 use crate::train::config;
 use crate::train::kind::RunSettings;
 use crate::train::open::Surroundings;
@@ -86,6 +87,16 @@ impl EvaluateArgs {
         let mut settings = match &self.model.run {
             Some(run) => match RunSettings::of_run(run)? {
                 RunSettings::Reinforcement(settings) => *settings,
+                RunSettings::Offline(settings) => {
+                    let Prompting { template, system } = settings.data.prompting();
+                    let format = FileFormat { template, system, ..FileFormat::default() };
+                    let file = FileSettings { format, ..FileSettings::default() };
+                    Settings {
+                        model: settings.model,
+                        task: TaskSettings::new(Source::File(file)),
+                        ..recipes::jsonl()
+                    }
+                }
                 RunSettings::Diffusion(_) => {
                     let place = run.display();
                     return Err(Error::invalid(format!(
@@ -102,6 +113,7 @@ impl EvaluateArgs {
         let format = match &settings.task.source {
             Source::File(file) => FileFormat {
                 template: file.format.template.clone(),
+                system: file.format.system.clone(),
                 skip_bad: file.format.skip_bad,
                 ..FileFormat::default()
             },

@@ -65,15 +65,13 @@ impl GenerateArgs {
             None => Prompting::default(),
             Some(run) => match RunSettings::of_run(run)? {
                 RunSettings::Reinforcement(settings) => open::resumed_prompting(&settings),
+                RunSettings::Offline(settings) => settings.data.resumed_prompting(),
                 // It learned from running text.
                 RunSettings::Diffusion(_) => {
                     Prompting { template: Template::Plain, ..Prompting::default() }
                 }
             },
         };
-        if self.raw {
-            prompting = Prompting { template: Template::Plain, ..Prompting::default() };
-        }
         if let Some(system) = &self.system {
             prompting.system.clone_from(system);
         }

@@ -9,6 +9,7 @@ use crate::recipes::{self, REGISTRY, Recipe};
 use crate::train::config;
 use crate::train::diffusion::DiffusionSettings;
 use crate::train::kind::Kind;
+use crate::train::offline::OfflineSettings;
 use crate::train::settings::Settings;
 use clap::ValueEnum;
 use std::any::type_name;
@@ -113,6 +114,7 @@ pub(super) fn text(what: Option<Listed>, recipe: Option<&str>) -> Result<String>
 pub(super) fn settings(recipe: &Recipe) -> Result<Vec<Described>> {
     let (type_name, values) = match recipe.settings {
         Kind::Reinforcement(settings) => (type_name::<Settings>(), config::table(&settings())?),
+        Kind::Offline(settings) => (type_name::<OfflineSettings>(), config::table(&settings())?),
         Kind::Diffusion(settings) => {
             (type_name::<DiffusionSettings>(), config::table(&settings())?)
         }

@@ -36,6 +36,11 @@ const SOURCES: &[(&str, &str)] = sources! {
     "rl/filling_policy.rs"
     "rl/masked_policy.rs"
     "rl/faithful.rs"
+    "rl/preference/cpo.rs"
+    "rl/preference/divergence.rs"
+    "rl/preference/dpo.rs"
+    "rl/preference/kto.rs"
+    "rl/preference/orpo.rs"
     "rl/process_reward.rs"
     "rl/resampling.rs"
     "rl/stage/correction.rs"
@@ -59,6 +64,7 @@ const SOURCES: &[(&str, &str)] = sources! {
     "tasks/two_hop/trace.rs"
     "train/diffusion/noising.rs"
     "train/diffusion/settings.rs"
+    "train/offline/settings.rs"
     "train/settings.rs"
 };
 

@@ -31,10 +31,11 @@ pub(super) struct TrainArgs {
     /// A model folder: config.json, tokenizer.json, *.safetensors
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Problems with answers: lines of JSON, a JSON array, CSV or Parquet; for block diffusion a folder of source files
+    /// Problems with answers, demonstrations or preferences: lines of JSON, a JSON array, CSV or Parquet; for block diffusion a
+    /// folder of source files
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Problems for evaluation alone; without it some of --data are held out
+    /// Problems or records for evaluation alone; without it some of --data are held out
     #[arg(long, value_name = "FILE")]
     eval_data: Option<PathBuf>,
     /// Steps of reinforcement learning, or of block diffusion
@@ -109,6 +110,13 @@ impl TrainArgs {
                     all.push(format!("task.evaluation={{path={path}}}"));
                 }
                 "diffusion.steps"
+            }
+            Kind::Offline(_) => {
+                let data = |path| format!("data.path={}", quoted(path));
+                all.extend(self.data.as_deref().map(data));
+                let evaluation = |path| format!("data.evaluation={{path={}}}", quoted(path));
+                all.extend(self.eval_data.as_deref().map(evaluation));
+                "steps"
             }
         };
         all.extend(self.settings.iter().cloned());

@@ -16,7 +16,7 @@ pub(super) fn stack_of(
     let (module, kind) = name.rsplit_once('.')?;
     stacks.iter().find_map(|stack| {
         let ends = |part: &&str| module.strip_suffix(*part).is_some_and(|rest| rest.ends_with('.'));
-        let position = stack.parts.iter().position(|part| ends(&part))?;
+        let position = stack.parts.iter().position(ends)?;
         let layer = module.strip_suffix(stack.parts[position])?;
         Some((format!("{layer}{}.{kind}", stack.tensor), stack, position))
     })

@@ -7,11 +7,13 @@ mod committed_pages;
 pub mod exgrpo;
 pub mod faithrl;
 mod jsonl;
+mod offline;
 pub mod reproduction;
 pub mod stable_diffcoder;
 
 pub use arithmetic::arithmetic;
 pub use jsonl::jsonl;
+pub use offline::{dpo, kto, orpo, sft};
 pub use stable_diffcoder::stable_diffcoder;
 
 use crate::error::{Error, Result};
@@ -47,6 +49,35 @@ pub const REGISTRY: &[Recipe] = &[
         name: "jsonl",
         summary: "GRPO on a Hugging Face model folder (--model) and a file of problems (--data)",
         settings: Kind::Reinforcement(jsonl),
+        small: None,
+        reproduction: None,
+    },
+    Recipe {
+        name: "sft",
+        summary: "supervised fine-tuning of a model folder (--model) on demonstrations (--data)",
+        settings: Kind::Offline(sft),
+        small: None,
+        reproduction: None,
+    },
+    Recipe {
+        name: "dpo",
+        summary: "a model folder (--model) learns from pairs of a chosen and a rejected completion (--data) \
+                  [arXiv 2305.18290]",
+        settings: Kind::Offline(dpo),
+        small: None,
+        reproduction: None,
+    },
+    Recipe {
+        name: "kto",
+        summary: "a model folder (--model) learns from completions that are desirable or not (--data) [arXiv 2402.01306]",
+        settings: Kind::Offline(kto),
+        small: None,
+        reproduction: None,
+    },
+    Recipe {
+        name: "orpo",
+        summary: "demonstrations and preferences in one, without a reference policy (--model, --data) [arXiv 2403.07691]",
+        settings: Kind::Offline(orpo),
         small: None,
         reproduction: None,
     },

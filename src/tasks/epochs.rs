@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Orders of `0..size`, functions of a seed and the number of the epoch. The order asked for last is kept.
 #[derive(Debug)]
-pub(super) struct Epochs {
+pub struct Epochs {
     size: u32,
     last: Mutex<Option<Order>>,
 }
@@ -19,12 +19,12 @@ struct Order {
 
 impl Epochs {
     /// Orders of so many items.
-    pub(super) fn new(size: u32) -> Epochs {
+    pub fn new(size: u32) -> Epochs {
         Epochs { size, last: Mutex::new(None) }
     }
 
     /// The item at an index that counts through all epochs; 0 where there are no items.
-    pub(super) fn item(&self, seed: u64, index: u64) -> u32 {
+    pub fn item(&self, seed: u64, index: u64) -> u32 {
         let size = u64::from(self.size).max(1);
         let order = self.order(seed, index / size);
         order.get((index % size) as usize).copied().unwrap_or(0)

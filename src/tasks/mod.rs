@@ -15,7 +15,7 @@ pub mod calculator;
 pub mod command;
 pub mod environment;
 pub mod episode;
-mod epochs;
+pub mod epochs;
 pub mod equality;
 pub mod exact;
 pub mod file;

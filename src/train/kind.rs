@@ -3,6 +3,7 @@
 use super::checkpoint::Checkpoint;
 use super::config;
 use super::diffusion::{DiffusionSession, DiffusionSettings};
+use super::offline::{OfflineSession, OfflineSettings};
 use super::open;
 use super::reinforce::Reinforcement;
 use super::run::Trainee;
@@ -24,6 +25,8 @@ pub enum Kind {
     Reinforcement(fn() -> Settings),
     /// Next-token prediction, then block diffusion.
     Diffusion(fn() -> DiffusionSettings),
+    /// Demonstrations or preferences of a file.
+    Offline(fn() -> OfflineSettings),
 }
 
 /// The settings of a run, of whichever kind.
@@ -32,6 +35,8 @@ pub enum RunSettings {
     Reinforcement(Box<Settings>),
     /// Block diffusion.
     Diffusion(Box<DiffusionSettings>),
+    /// Demonstrations or preferences of a file.
+    Offline(Box<OfflineSettings>),
 }
 
 /// A run that was opened.
@@ -48,6 +53,7 @@ pub struct OpenRun {
 const KIND: &str = "kind";
 const REINFORCEMENT: &str = "reinforcement";
 const DIFFUSION: &str = "diffusion";
+const OFFLINE: &str = "offline";
 
 impl RunSettings {
     /// A recipe's settings with a file and overrides over them, complete but not checked. Paths are absolute from here on: a
@@ -62,6 +68,9 @@ impl RunSettings {
             }
             Kind::Diffusion(defaults) => {
                 RunSettings::Diffusion(Box::new(config::load(&defaults(), file, overrides)?))
+            }
+            Kind::Offline(defaults) => {
+                RunSettings::Offline(Box::new(config::load(&defaults(), file, overrides)?))
             }
         };
         for path in settings.paths_mut() {
@@ -85,6 +94,10 @@ impl RunSettings {
                     _ => Vec::new(),
                 },
             ),
+            RunSettings::Offline(settings) => (
+                &mut settings.model,
+                settings.data.paths_mut().chain(&mut settings.reference).collect(),
+            ),
         };
         if let ModelSettings::Folder { path, .. } = model {
             paths.push(path);
@@ -96,10 +109,14 @@ impl RunSettings {
 
     /// Takes the data as they are now: what they were when the run began is forgotten.
     pub fn accept_changes(&mut self) {
-        if let RunSettings::Reinforcement(settings) = self
-            && let Source::File(file) = &mut settings.task.source
-        {
-            file.accept_changes();
+        match self {
+            RunSettings::Reinforcement(settings) => {
+                if let Source::File(file) = &mut settings.task.source {
+                    file.accept_changes();
+                }
+            }
+            RunSettings::Offline(settings) => settings.data.accept_changes(),
+            RunSettings::Diffusion(_) => {}
         }
     }
 
@@ -124,6 +141,9 @@ impl RunSettings {
             RunSettings::Diffusion(settings) => {
                 RunSettings::Diffusion(Box::new(config::load(&*settings, None, overrides)?))
             }
+            RunSettings::Offline(settings) => {
+                RunSettings::Offline(Box::new(config::load(&*settings, None, overrides)?))
+            }
         })
     }
 
@@ -135,6 +155,7 @@ impl RunSettings {
         let model = match self {
             RunSettings::Reinforcement(settings) => &settings.model,
             RunSettings::Diffusion(settings) => &settings.model,
+            RunSettings::Offline(settings) => &settings.model,
         };
         match model {
             ModelSettings::Folder { path, .. } => open::passed_over(path),
@@ -145,16 +166,17 @@ impl RunSettings {
     /// The key that counts the steps of the run's last phase.
     pub fn steps_key(&self) -> &'static str {
         match self {
-            RunSettings::Reinforcement(_) => "steps",
+            RunSettings::Reinforcement(_) | RunSettings::Offline(_) => "steps",
             RunSettings::Diffusion(_) => "diffusion.steps",
         }
     }
 
-    /// Steps of all phases.
+    /// Steps of all phases; 0 where they follow from data that has not been read.
     pub fn total_steps(&self) -> u64 {
         match self {
             RunSettings::Reinforcement(settings) => settings.total_steps(),
             RunSettings::Diffusion(settings) => settings.total_steps(),
+            RunSettings::Offline(settings) => settings.steps.unwrap_or_default(),
         }
     }
 
@@ -185,8 +207,11 @@ impl RunSettings {
             Some(Value::String(kind)) if kind == DIFFUSION => {
                 Ok(RunSettings::Diffusion(Box::new(config::from_toml(&rest, place)?)))
             }
+            Some(Value::String(kind)) if kind == OFFLINE => {
+                Ok(RunSettings::Offline(Box::new(config::from_toml(&rest, place)?)))
+            }
             other => Err(Error::invalid(format!(
-                "{place}: kind is {}; it must be \"{REINFORCEMENT}\" or \"{DIFFUSION}\"",
+                "{place}: kind is {}; it must be \"{REINFORCEMENT}\", \"{DIFFUSION}\" or \"{OFFLINE}\"",
                 other.map_or("missing".to_owned(), Value::to_string)
             ))),
         }
@@ -209,6 +234,7 @@ impl RunSettings {
         let (kind, text) = match self {
             RunSettings::Reinforcement(settings) => (REINFORCEMENT, config::to_toml(settings)?),
             RunSettings::Diffusion(settings) => (DIFFUSION, config::to_toml(settings)?),
+            RunSettings::Offline(settings) => (OFFLINE, config::to_toml(settings)?),
         };
         Ok(format!("{KIND} = \"{kind}\"\n{text}"))
     }
@@ -219,9 +245,15 @@ impl RunSettings {
     /// # Errors
     /// As [`tells_time`].
     pub fn dated(mut self) -> Result<RunSettings> {
-        if let RunSettings::Reinforcement(settings) = &mut self
-            && let ModelSettings::Folder { path, date: date @ None, .. } = &mut settings.model
-            && tells_time(path, &settings.task.source.prompting())?
+        let (model, prompting) = match &mut self {
+            RunSettings::Reinforcement(settings) => {
+                (&mut settings.model, settings.task.source.prompting())
+            }
+            RunSettings::Offline(settings) => (&mut settings.model, settings.data.prompting()),
+            RunSettings::Diffusion(_) => return Ok(self),
+        };
+        if let ModelSettings::Folder { path, date: date @ None, .. } = model
+            && tells_time(path, &prompting)?
         {
             *date = Some(today());
         }
@@ -236,6 +268,7 @@ impl RunSettings {
         match self {
             RunSettings::Reinforcement(settings) => settings.check(),
             RunSettings::Diffusion(settings) => settings.check(),
+            RunSettings::Offline(settings) => settings.check(),
         }
     }
 
@@ -244,6 +277,7 @@ impl RunSettings {
         let model = match self {
             RunSettings::Reinforcement(settings) => &settings.model,
             RunSettings::Diffusion(settings) => &settings.model,
+            RunSettings::Offline(settings) => &settings.model,
         };
         if matches!(model, ModelSettings::Folder { path, .. } if path.as_os_str().is_empty()) {
             return Some(("--model DIR", "a model folder"));
@@ -255,7 +289,10 @@ impl RunSettings {
                 }
                 _ => None,
             },
-            RunSettings::Diffusion(_) => None,
+            RunSettings::Offline(settings) if settings.data.path.as_os_str().is_empty() => {
+                Some(("--data FILE", "a file of records"))
+            }
+            RunSettings::Diffusion(_) | RunSettings::Offline(_) => None,
         }
     }
 
@@ -270,6 +307,12 @@ impl RunSettings {
                 let run = Reinforcement::open(*settings, checkpoint, device)?;
                 let config =
                     RunSettings::Reinforcement(Box::new(run.settings().clone())).to_toml()?;
+                let notices = run.opening_notices().to_vec();
+                return Ok(OpenRun { trainee: Box::new(run), config, notices });
+            }
+            (RunSettings::Offline(settings), checkpoint) => {
+                let run = OfflineSession::open(*settings, checkpoint, device)?;
+                let config = RunSettings::Offline(Box::new(run.settings().clone())).to_toml()?;
                 let notices = run.opening_notices().to_vec();
                 return Ok(OpenRun { trainee: Box::new(run), config, notices });
             }

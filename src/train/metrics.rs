@@ -23,16 +23,22 @@ pub enum Phase {
     NextToken,
     /// Filling masked blocks of running text.
     Diffusion,
+    /// Supervised fine-tuning on a file of demonstrations.
+    Sft,
+    /// Preferences and labelled completions of a file.
+    Preference,
 }
 
 impl Phase {
-    /// `warmup`, `rl`, `next_token` or `diffusion`.
+    /// `warmup`, `rl`, `next_token`, `diffusion`, `sft` or `preference`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Warmup => "warmup",
             Phase::Rl => "rl",
             Phase::NextToken => "next_token",
             Phase::Diffusion => "diffusion",
+            Phase::Sft => "sft",
+            Phase::Preference => "preference",
         }
     }
 }
@@ -50,7 +56,8 @@ pub struct StepMetrics {
     /// Mean reward of the step's rollouts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// Share of held-out problems answered right by greedy decoding, 0 to 1.
+    /// Share of held-out problems answered right by greedy decoding, 0 to 1; of held-out preferences, the share whose rewards
+    /// agree with them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_accuracy: Option<f32>,
     /// Mean entropy per token, nats.

@@ -22,6 +22,7 @@ pub mod kind;
 pub mod learner;
 pub mod metrics;
 pub mod observer;
+pub mod offline;
 pub mod open;
 pub mod pass_at_k;
 mod plan;

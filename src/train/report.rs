@@ -38,7 +38,7 @@ const fn shown(
     Shown { field, title, about, unit: Unit::Plain, mark: Mark::Noisy, colour, phase: None }
 }
 
-pub(super) const CHARTS: [Shown; 16] = [
+pub(super) const CHARTS: [Shown; 20] = [
     Shown {
         unit: Unit::Percent,
         mark: Mark::Points,
@@ -78,6 +78,16 @@ pub(super) const CHARTS: [Shown; 16] = [
         unit: Unit::Percent,
         ..shown("wasted_blocks", "Wasted blocks", "without a masked token", 2)
     },
+    Shown {
+        phase: Some("sft"),
+        ..shown("loss", "Supervised loss", "nats per token of demonstrations", 5)
+    },
+    Shown { phase: Some("preference"), ..shown("loss", "Preference loss", "per record", 4) },
+    Shown {
+        mark: Mark::Points,
+        ..shown("eval_loss", "Held-out loss", "records never trained on", 0)
+    },
+    shown("margin", "Margin", "reward of chosen over rejected completions", 1),
     shown("mismatch", "Mismatch", "largest |sampler's − trainer's log-prob|", 1),
 ];
 

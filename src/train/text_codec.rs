@@ -83,6 +83,14 @@ impl TextCodec {
         &self.tokenizer
     }
 
+    /// The chat template and what the system says before a conversation, where prompts are turns of one.
+    pub fn chat(&self) -> Option<(&ChatTemplate, &str)> {
+        match &self.form {
+            Form::Chat { template, system } => Some((template, system)),
+            Form::Plain { .. } | Form::Around(_) => None,
+        }
+    }
+
     /// The ids of a prompt. One that has ids among its parts is given as it is, whatever the template.
     ///
     /// # Errors
@@ -143,8 +151,8 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(format!("reading {}", path.display()), e))
 }
 
-/// The turns of a prompt. Text is the user's; beside messages it belongs to the user's turn that is next.
-fn conversation(parts: &[Part], system: &str) -> Vec<Message> {
+/// The turns of a prompt, `system` before them where it is not empty. Text is the user's; beside messages it belongs to the user's turn that is next.
+pub fn conversation(parts: &[Part], system: &str) -> Vec<Message> {
     let says = |role: &str, content: String| Message { role: role.to_owned(), content };
     let mut messages: Vec<Message> = Vec::new();
     let mut text = String::new();

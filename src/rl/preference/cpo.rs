@@ -58,7 +58,7 @@ impl Cpo {
     /// [`Error::is_invalid`] naming the setting.
     pub fn check(&self) -> Result<()> {
         let finite = [self.cpo_alpha, self.simpo_gamma, self.alpha].iter().all(|x| x.is_finite());
-        if !(self.beta > 0.0 && self.beta.is_finite()) || !finite {
+        if !(self.beta > 0.0 && self.beta.is_finite() && finite) {
             return Err(Error::invalid(format!(
                 "beta is {}, cpo_alpha {}, simpo_gamma {}, alpha {}; beta must be positive and all finite",
                 self.beta, self.cpo_alpha, self.simpo_gamma, self.alpha

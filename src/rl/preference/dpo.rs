@@ -150,7 +150,7 @@ impl Dpo {
         if !(0.0..=1.0).contains(&self.ld_alpha) {
             return bad(format!("ld_alpha is {}; it must be from 0 to 1", self.ld_alpha));
         }
-        if !(self.discopop_tau > 0.0) || !self.f_alpha_divergence_coef.is_finite() {
+        if !(self.discopop_tau > 0.0 && self.f_alpha_divergence_coef.is_finite()) {
             return bad("discopop_tau must be positive, f_alpha_divergence_coef finite".into());
         }
         let alone = self.loss_type.iter().find(|one| !one.takes_divergence());

@@ -52,11 +52,9 @@ impl Kto {
     /// # Errors
     /// [`Error::is_invalid`] naming the setting.
     pub fn check(&self) -> Result<()> {
-        let weight = |x: f64| x >= 0.0 && x.is_finite();
-        if !(self.beta > 0.0 && self.beta.is_finite())
-            || !weight(self.desirable_weight)
-            || !weight(self.undesirable_weight)
-        {
+        let weights = [self.desirable_weight, self.undesirable_weight];
+        let weighable = weights.iter().all(|weight| *weight >= 0.0 && weight.is_finite());
+        if !(self.beta > 0.0 && self.beta.is_finite() && weighable) {
             return Err(Error::invalid(format!(
                 "beta is {}, desirable_weight {}, undesirable_weight {}; beta must be positive and no weight negative",
                 self.beta, self.desirable_weight, self.undesirable_weight

@@ -48,7 +48,11 @@ fn last_reply(part: &mut Part, column: &str, columns: &Columns) -> Result<Option
     Ok(reply)
 }
 
-fn part(value: Json, name: &str) -> Result<Part, String> {
+/// A string, a list of messages or a list of token ids, `name` its column.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn part(value: Json, name: &str) -> Result<Part, String> {
     match value {
         Json::Text(text) if text.is_empty() => Err(format!("`{name}` is empty")),
         Json::Text(text) => Ok(Part::Text(text)),

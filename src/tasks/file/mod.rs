@@ -24,6 +24,9 @@ mod settings;
 mod thrift;
 
 pub use columns::GUESS;
+pub use conversion::part;
 pub use fingerprint::fingerprint;
-pub use problems::{FileProblems, Opened};
+pub use format::records;
+pub use problems::{FileProblems, Opened, bytes, left_out};
+pub use records::{BadRecord, Record, Records, Source, Unit, value_at};
 pub use settings::{FileFormat, FileSettings, HeldOutFile};

@@ -177,7 +177,10 @@ impl FileProblems {
 }
 
 /// The content of a file, which is what its fingerprint says; an absent fingerprint is filled in.
-fn bytes(path: &Path, known: &mut Option<String>) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::is_io`] when it cannot be read, [`Error::is_invalid`] for what is no file, [`Error::is_state`] when it is another one.
+pub fn bytes(path: &Path, known: &mut Option<String>) -> Result<Vec<u8>> {
     let place = path.display();
     let reading = |e| Error::io(format!("reading {place}"), e);
     // A device or a pipe may never end, and would be another one for a run that goes on.
@@ -239,7 +242,7 @@ impl Reading<'_> {
         faults.sort_by_key(|(number, _)| *number);
         let faults: Vec<(String, String)> =
             faults.into_iter().map(|(number, fault)| (part.source.place(number), fault)).collect();
-        notices.extend(left_out(&faults, total, self.format.skip_bad)?);
+        notices.extend(left_out(&faults, total, self.format.skip_bad, "task.format")?);
         if part.problems.is_empty() {
             return Err(Error::format(format!(
                 "{}: no usable problem in the file",
@@ -250,11 +253,17 @@ impl Reading<'_> {
     }
 }
 
-/// What is said of records that are left out.
+/// What is said of records that are left out, each with its place and its fault. `key` is the table of settings that has
+/// `skip_bad`.
 ///
 /// # Errors
 /// [`Error::is_format`] with the first of them where they are not to be left out.
-fn left_out(faults: &[(String, String)], total: usize, skip: bool) -> Result<Option<String>> {
+pub fn left_out(
+    faults: &[(String, String)],
+    total: usize,
+    skip: bool,
+    key: &str,
+) -> Result<Option<String>> {
     const SHOWN: usize = 5;
     let line = |(place, fault): &(String, String)| format!("{place}: {fault}");
     let count = faults.len();
@@ -263,9 +272,7 @@ fn left_out(faults: &[(String, String)], total: usize, skip: bool) -> Result<Opt
         [first, ..] if skip => {
             Ok(Some(format!("{count} of {total} records are left out, e.g. {}", line(first))))
         }
-        [one] => {
-            Err(Error::format(format!("{}\ntask.format.skip_bad = true leaves it out", line(one))))
-        }
+        [one] => Err(Error::format(format!("{}\n{key}.skip_bad = true leaves it out", line(one)))),
         _ => {
             let mut lines: Vec<String> = faults.iter().take(SHOWN).map(line).collect();
             if count > SHOWN {
@@ -273,7 +280,7 @@ fn left_out(faults: &[(String, String)], total: usize, skip: bool) -> Result<Opt
             }
             let lines = lines.join("\n");
             Err(Error::format(format!(
-                "{count} of {total} records cannot be used (task.format.skip_bad = true leaves them out)\n{lines}"
+                "{count} of {total} records cannot be used ({key}.skip_bad = true leaves them out)\n{lines}"
             )))
         }
     }
@@ -352,7 +359,8 @@ impl Task for FileProblems {
         let (trained, held_out) = self.sizes();
         let mut faults = self.trained.without_faults(fault);
         faults.extend(self.held_out.without_faults(fault));
-        let Some(notice) = left_out(&faults, trained + held_out, self.skip_bad)? else {
+        let Some(notice) = left_out(&faults, trained + held_out, self.skip_bad, "task.format")?
+        else {
             return Ok(Vec::new());
         };
         let left = self.sizes();
