@@ -6,6 +6,8 @@
 //! `optim`.
 //!
 //! Floor: 16 bytes read and 12 written a parameter, 2 more for a 16-bit copy.
+//!
+#![doc = include_str!("../../docs/kernels/adamw.md")]
 
 pub mod launch;
 
@@ -278,7 +280,3 @@ simd_fn! {
         sums.iter().sum()
     }
 }
-
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/kernels/adamw.md")]
-mod page {}

@@ -15,6 +15,7 @@ pub mod codec;
 mod collect;
 pub mod comparison;
 pub mod config;
+mod cost;
 pub mod diffusion;
 pub mod evaluate;
 pub mod export;

@@ -7,6 +7,7 @@
 use super::advice::Advice;
 use super::checkpoint::Checkpoint;
 use super::collect::{Collected, Collector};
+use super::cost;
 use super::evaluate::Evaluation;
 use super::learner::{self, Minimise, Updated};
 use super::metrics::{self, Phase, StepMetrics};
@@ -586,6 +587,11 @@ impl Trainee for Reinforcement {
 
     fn activity(&self) -> Activity {
         self.activity.clone()
+    }
+
+    fn cost(&self) -> Result<Option<String>> {
+        let first = self.world.task.problem(self.settings.seed, 0);
+        cost::line(&*self.policy, &self.world.prompt(&first)?, &self.settings)
     }
 
     fn device(&self) -> Device {

@@ -43,6 +43,14 @@ pub trait Trainee: Send {
         Activity::default()
     }
 
+    /// A line about what a step of a big model costs; `None`: nothing worth a line.
+    ///
+    /// # Errors
+    /// What a first pass of the model reports.
+    fn cost(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Where it is.
     fn device(&self) -> Device;
 
@@ -106,6 +114,11 @@ pub fn run(
     let total = trainee.total_steps();
     observer.watch(&trainee.phases(), trainee.activity());
     observer.begin(trainee.step(), total);
+    if trainee.step() < total
+        && let Some(line) = pool::install(|| trainee.cost())?
+    {
+        observer.message(&line);
+    }
     while trainee.step() < total {
         let started = Instant::now();
         // Inside the pool from here on: an operation then costs no hand-over.

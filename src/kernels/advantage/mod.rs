@@ -6,6 +6,8 @@
 //! two passes, so rewards that nearly agree lose no digits; a group never looks at another, except where an estimator
 //! is of the whole batch, and inside a group sums run in the order of the responses. A masked token is never read into
 //! arithmetic. Credit for the steps inside a response is [`step_credit`](super::step_credit)'s.
+//!
+#![doc = include_str!("../../../docs/kernels/advantage.md")]
 
 mod estimator;
 mod groups;
@@ -30,7 +32,3 @@ pub use scan::{Holes, TokenOutputs, Tokens, gae, reinforce_plus_plus, returns};
 pub use several::{Combination, Several, SeveralRewards, several_rewards};
 pub use token_baseline::{TokenBaseline, token_baseline};
 pub use whiten::whiten;
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/advantage.md")]
-mod page {}

@@ -10,6 +10,8 @@
 //! other, tiles counted from the start of the query's own sequence. Nothing in it depends on other queries, on how
 //! many there are, or on where the tile is stored. So the output of a query has the same bits when its sequence is
 //! computed at once (training) and when it is the one new token against a cache (generation).
+//!
+#![doc = include_str!("../../../docs/kernels/attention.md")]
 
 mod backward;
 mod cache;
@@ -26,11 +28,6 @@ pub use forward::{Forward, forward};
 use crate::error::{Error, Result};
 use products::TILE;
 use std::ops::Range;
-
-/// The example of the essay, run as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/attention.md")]
-struct Essay;
 
 /// Which keys of its own sequence a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

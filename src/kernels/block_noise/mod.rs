@@ -14,6 +14,8 @@
 //!
 //! Sources: the clipped schedule is that of Stable-DiffCoder (§3.3), the range and the bounded counts those of BD3-LM
 //! (there by rejection, here exact), the plain schedule that of LLaDA.
+//!
+#![doc = include_str!("../../../docs/kernels/block_noise.md")]
 
 mod binomial;
 mod curve;
@@ -31,11 +33,6 @@ use crate::error::{Error, Result};
 use keys::Scratch;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-/// The example of the page, run as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/block_noise.md")]
-mod page {}
 
 const OP: &str = "block_noise";
 

@@ -7,6 +7,8 @@
 //! its results are the same bits as those of `logprob` on the product of `gemm::matmul`.
 //!
 //! Everything is f32 inside. A bf16 or f16 head is widened a block at a time into the workspace.
+//!
+#![doc = include_str!("../../../docs/kernels/linear_logprob.md")]
 
 pub mod launch;
 mod pass;
@@ -15,11 +17,6 @@ use super::logprob::{self, Outputs, Softmax, Upstream, check_len};
 use crate::dtype::{DType, FloatSlice};
 use crate::error::{Error, Result};
 use pass::Pass;
-
-/// The family's page; its example runs as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/linear_logprob.md")]
-struct Page;
 
 /// The workspace of a call that gives no budget.
 pub const DEFAULT_WORKSPACE: usize = 48 << 20;

@@ -8,6 +8,8 @@
 //! With `z` the logits after softcap and ban, `τ` the temperature, `p = softmax(z / τ)` and `y` the target:
 //! `logprob = log p_y`, `entropy = -Σ p log p`, both in nats. Every row stands alone: its bits depend on nothing but
 //! the row, whatever the number of rows or threads.
+//!
+#![doc = include_str!("../../../docs/kernels/logprob.md")]
 
 mod backward;
 mod choosing;
@@ -24,11 +26,6 @@ use crate::error::{Error, Result};
 pub(in crate::kernels) use row::distribution::Distribution;
 pub(in crate::kernels) use row::distribution::buckets::{Buckets, Candidate, Tally};
 use row::{PIECE, Piece, Reading, Scratch};
-
-/// The family's page; its example runs as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/logprob.md")]
-struct Page;
 
 /// The target of a row to leave out; any negative target does the same.
 pub const IGNORE: i32 = -100;

@@ -13,6 +13,8 @@
 //! before its tokens where a block holds it whole.
 //!
 //! The body keeps a few words a sequence and one record a block on the host heap, and nothing else.
+//!
+#![doc = include_str!("../../../docs/kernels/policy_loss.md")]
 
 mod adjust;
 mod aggregation;
@@ -307,7 +309,3 @@ fn within(field: &str, value: f32, least: f32, most: f32) -> Result<()> {
     };
     Err(Error::invalid(format!("policy_loss: {field} is {value}; it must be {range}")))
 }
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/policy_loss.md")]
-mod page {}

@@ -4,6 +4,8 @@
 //! sampling temperature, in nats. Out come a weight a token, which [`policy_loss`](super::policy_loss) takes as its `weight`,
 //! and a new mask. No gradient. A masked token is never read into arithmetic. Off-policy sequence masks that look at the
 //! advantage are the objective's.
+//!
+#![doc = include_str!("../../../docs/kernels/rollout_correction.md")]
 
 mod diagnostics;
 pub mod launch;
@@ -141,7 +143,3 @@ impl Sums {
         self.rejected_sequences += other.rejected_sequences;
     }
 }
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/rollout_correction.md")]
-mod page {}

@@ -8,6 +8,8 @@
 //! The log-prob reported is that of the whole tempered distribution: what training computes from the same logits, to
 //! the bit, because it is the same pass. Truncation and ban change what can be drawn and not what is reported. The mass that
 //! a truncation keeps is reported beside it: the log-prob less its logarithm is that of the draw.
+//!
+#![doc = include_str!("../../../docs/kernels/sample.md")]
 
 mod choice;
 pub mod launch;
@@ -159,7 +161,3 @@ fn check_draw(temperature: f32, truncation: &Truncation) -> Result<()> {
         None => Ok(()),
     }
 }
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/sample.md")]
-mod page {}

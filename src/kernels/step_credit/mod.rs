@@ -4,6 +4,8 @@
 //! token ([`paint`]), and a rule makes token advantages from labels and any advantages ([`forward`]). Packed tokens with
 //! CSR offsets; a masked token is never read into arithmetic. FaithRL's modulation is one of the rules. Rewards by
 //! label of the outcome live in [`rl::faithful`](crate::rl::faithful), verifiers with their tasks.
+//!
+#![doc = include_str!("../../../docs/kernels/step_credit.md")]
 
 mod credit;
 pub mod launch;
@@ -17,7 +19,3 @@ pub use paint::paint;
 pub use process::{Step, step_advantages};
 pub use shaping::{Shaping, Window, shape};
 pub use span::{ANSWER, FORCED, Labelling, NEUTRAL, Part, SUPPORTED, Segment, Span, UNSUPPORTED};
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/step_credit.md")]
-mod page {}

@@ -4,6 +4,8 @@
 //! `table` holds the bytes of every id, `text` copies them, `stream` hands out text as ids arrive, `vq` gathers
 //! vectors. Which bytes an id has is decided by a tokenizer, which is another room's; images are made of vectors by a
 //! model.
+//!
+#![doc = include_str!("../../../docs/kernels/token_decode.md")]
 
 pub mod launch;
 mod stream;
@@ -16,8 +18,3 @@ pub use stream::Stream;
 pub use table::{Strip, Table, Token};
 pub use text::{Decode, Decoded, decode};
 pub use vq::{Layout, VqLookup, VqQuantize, vq_lookup, vq_quantize};
-
-/// The example of the page, run as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/kernels/token_decode.md")]
-mod page {}
