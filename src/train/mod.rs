@@ -30,6 +30,7 @@ pub mod report;
 pub mod run;
 pub mod run_dir;
 pub mod settings;
+pub mod starts;
 pub mod summary;
 pub mod supervised;
 pub mod text_codec;

@@ -8,6 +8,7 @@ use super::metrics::{Phase, StepMetrics};
 use super::observer::Observer;
 use super::run_dir::{Logs, RunDir};
 use super::settings::CheckpointSettings;
+use super::starts::Start;
 use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
@@ -104,6 +105,9 @@ pub fn run(
         checkpoints.protect(best.step);
     }
     let total = trainee.total_steps();
+    if trainee.step() < total {
+        Start::now(&trainee.device(), trainee.step()).note(run)?;
+    }
     observer.watch(&trainee.phases(), trainee.activity());
     observer.begin(trainee.step(), total);
     while trainee.step() < total {
