@@ -67,8 +67,11 @@ fn text(value: &Value) -> String {
 
 /// A setting as people write it: `0.001`, `1e-6`.
 fn short(value: f64) -> String {
-    let (plain, power) = (format!("{value}"), format!("{value:e}"));
-    if power.len() < plain.len() { power } else { plain }
+    if value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
+        format!("{value}")
+    } else {
+        format!("{value:e}")
+    }
 }
 
 /// An objective's name where it is a named one, else what it is made of.
