@@ -179,7 +179,7 @@ fn settings(out: &mut String, runs: &[Run]) {
     }
     if !same.is_empty() {
         let count = same.len();
-        let _ = write!(out, "<details><summary>The same in all: {count} settings</summary><pre>");
+        let _ = write!(out, "<details><summary>Settings that are the same: {count}</summary><pre>");
         for name in same {
             let value = settings[0].get(name).map_or("–", String::as_str);
             let _ = writeln!(out, "{} = {}", escape(name), escape(value));
@@ -259,7 +259,7 @@ mod tests {
         let page = html(&[run("a<b", "0.1", 0.5), run("second", "0.2", 0.75)]);
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
         assert!(page.contains("optimizer.learning_rate") && !page.contains(">seed<"));
-        assert!(page.contains("The same in all: 1 settings") && page.contains("seed = 1"));
+        assert!(page.contains("Settings that are the same: 1<") && page.contains("seed = 1"));
         assert!(page.contains("Zero in every step: kl coefficient.") && !page.contains("<h2>kl"));
         assert_eq!(page.matches("<svg").count(), 2, "no dot is a chart");
         assert!(page.contains("75.0 %") && page.contains("50.0 %"), "{page}");

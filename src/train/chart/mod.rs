@@ -79,10 +79,15 @@ impl Chart {
         let mut out = String::new();
         let (width, height) = self.size;
         let top = if self.legend { 26.0 } else { 8.0 };
-        let values =
-            || self.series.iter().flat_map(|s| &s.points).map(|p| p.1).filter(|v| v.is_finite());
-        let (low, high) =
-            values().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+        // A faint line shows every value; where there are means alone, theirs is the range.
+        let drawn = |series: &Series| match series.mark {
+            Mark::Mean => moving_mean(&series.points),
+            Mark::Noisy | Mark::Points => series.points.clone(),
+        };
+        let values = self.series.iter().flat_map(drawn).map(|point| point.1);
+        let (low, high) = values
+            .filter(|v| v.is_finite())
+            .fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
         let steps = if self.steps.1 > self.steps.0 {
             self.steps
         } else {

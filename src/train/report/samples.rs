@@ -21,7 +21,7 @@ pub(super) fn samples(out: &mut String, rollouts: &[Rollout]) {
     let count = steps.len().min(SAMPLED_STEPS);
     let spread = |i: usize| if count == 1 { 0 } else { i * (steps.len() - 1) / (count - 1) };
     out.push_str(
-        "<section><h2 class=\"section\">Sampled rollouts</h2>\n<table><thead><tr><th>Step</th><th>Prompt</th><th>Completion</th>\
+        "<section><h2 class=\"section\">Sampled rollouts</h2>\n<table class=\"samples\"><thead><tr><th>Step</th><th>Prompt</th><th>Completion</th>\
          <th>Answer</th><th>Reward</th><th>Tokens</th></tr></thead>\n<tbody>\n",
     );
     for step in (0..count).rev().filter_map(|i| steps.get(spread(i))) {
