@@ -1,7 +1,7 @@
 //! A report as an SVG file: how much of its bound each row reaches, as bars, grouped by kernel.
 
 use super::{Report, Row, sizes};
-use crate::train::chart::escape;
+use crate::train::chart::{Unit, escape, number};
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
@@ -49,15 +49,17 @@ pub fn svg(report: &Report) -> String {
     );
     let bounds = &report.bounds;
     let product = |name: &str, rate: Option<f64>| {
-        rate.map_or(String::new(), |rate| format!(", {name} product {rate:.2} TFLOP/s"))
+        rate.map_or(String::new(), |rate| {
+            format!(", {name} product {} TFLOP/s", number(rate, Unit::Plain))
+        })
     };
     let _ = writeln!(
         out,
         "<rect class=\"bytes\" x=\"16\" y=\"40\" width=\"10\" height=\"10\"/><text class=\"soft\" x=\"31\" y=\"49\">bytes, of a copy</text>\
          <rect class=\"flops\" x=\"130\" y=\"40\" width=\"10\" height=\"10\"/><text class=\"soft\" x=\"145\" y=\"49\">FLOPs, of a product</text>\
-         <text class=\"soft end\" x=\"{:.1}\" y=\"49\">copy {:.1} GB/s{}{}</text>",
+         <text class=\"soft end\" x=\"{:.1}\" y=\"49\">copy {} GB/s{}{}</text>",
         WIDTH - 16.0,
-        bounds.copy_gb_s,
+        number(bounds.copy_gb_s, Unit::Plain),
         product("f32", bounds.product_f32_tflops),
         product("bf16", bounds.product_bf16_tflops),
     );
@@ -80,7 +82,11 @@ fn bar(out: &mut String, row: &Row, y: f64, x: &dyn Fn(f64) -> f64) {
     let _ = write!(out, "<text class=\"soft\" x=\"{NAME}\" y=\"{y:.1}\">{name}</text>");
     let (class, unit) = if row.flops > 0.0 { ("flops", "TFLOP/s") } else { ("bytes", "GB/s") };
     let class = if row.correct { class } else { "wrong" };
-    let rate = format!("{:.2} {unit}{}", row.rate, if row.correct { "" } else { ", WRONG" });
+    let rate = format!(
+        "{} {unit}{}",
+        number(row.rate, Unit::Plain),
+        if row.correct { "" } else { ", WRONG" }
+    );
     let said = match row.percent_of_bound.filter(|percent| percent.is_finite()) {
         Some(percent) => {
             let _ = write!(

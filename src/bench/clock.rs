@@ -55,12 +55,10 @@ impl Spread {
     fn of(mut times: Vec<f64>, floor: f64) -> Spread {
         times.sort_by(f64::total_cmp);
         let last = times.len().saturating_sub(1);
-        let at = |quarter: usize| {
-            // The nearest rank, rounded up.
-            let time = times.get((quarter * last).div_ceil(4)).copied().unwrap_or(f64::NAN);
-            time.max(floor)
-        };
-        Spread { median: at(2), quartiles: [at(1), at(3)], rounds: times.len() }
+        let at = |place: usize| times.get(place).copied().unwrap_or(f64::NAN).max(floor);
+        // The nearest ranks, outwards: of three times the least and the largest.
+        let quartiles = [at(last / 4), at((3 * last).div_ceil(4))];
+        Spread { median: at(last.div_ceil(2)), quartiles, rounds: times.len() }
     }
 }
 
@@ -252,6 +250,7 @@ mod tests {
         let of = |times: &[f64]| Spread::of(times.to_vec(), 0.5);
         let spread = of(&[5.0, 1.0, 4.0, 2.0, 3.0]);
         assert_eq!((spread.median, spread.quartiles, spread.rounds), (3.0, [2.0, 4.0], 5));
+        assert_eq!(of(&[3.0, 1.0, 2.0]).quartiles, [1.0, 3.0]);
         let one = of(&[0.1]);
         assert_eq!((one.median, one.quartiles), (0.5, [0.5, 0.5]));
     }

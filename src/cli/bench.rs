@@ -179,7 +179,7 @@ fn foot(report: &Report) -> String {
     if !unsettled.is_empty() {
         let names = unsettled.join(", ");
         out.push_str(&format!(
-            "not settled: {names}: its last rounds were more than 3 % from its best; percentages of it vary from run to run\n"
+            "not settled: {names} (the last rounds were more than 3 % from the best: percentages vary from run to run)\n"
         ));
     }
     for (kernel, why) in &report.skipped {

@@ -158,16 +158,17 @@ impl Chart {
             true => ("left", left - 6.0, y),
             false => ("mid", (left + right) / 2.0, y + LINE),
         };
+        let beside = if self.axis_is_short() { 4.0 } else { left };
         let name = escape(&self.axis);
         let _ =
             write!(out, r#"<text class="tick {anchor}" x="{x:.1}" y="{line:.1}">{name}</text>"#);
         for (tick, text) in ticks.iter().zip(labels(&ticks, Unit::Plain)) {
             let x = frame.x(*tick);
-            // A text that would stick out at an end is written inwards.
+            // A text that would stick out at an end, or run into the axis' name, is written inwards.
             let half = CHARACTER * text.len() as f64 / 2.0;
             let anchor = match x {
                 x if x + half > right + RIGHT => "end",
-                x if x - half < left - 3.0 => "start",
+                x if x - half < left - beside => "start",
                 _ => "mid",
             };
             let _ =
