@@ -126,7 +126,7 @@ fn head(machine: &Machine, baseline: Option<&Baseline>) -> String {
     }
     let against = if baseline.is_some() { "  baseline" } else { "" };
     format!(
-        "{out}kernel              part              dtype  shape                         cold ms           quartiles   warm ms            rate  of bound{against}  output\n"
+        "{out}kernel              part              dtype  shape                         cold ms             quartiles   warm ms            rate  of bound{against}  output\n"
     )
 }
 
@@ -154,7 +154,7 @@ fn line(row: &Row, baseline: Option<&Baseline>) -> String {
     };
     let [low, high] = row.cold_quartiles_ms;
     format!(
-        "{:<20}{:<18}{:<7}{:<28}{:>10.4}{:>20}{:>10.4}  {:>14}{percent:>10}{against}  {output}\n",
+        "{:<20}{:<18}{:<7}{:<28}{:>10.4}  {:>20}{:>10.4}  {:>14}{percent:>10}{against}  {output}\n",
         row.kernel,
         row.part,
         row.dtype,
