@@ -2,7 +2,7 @@
 //!
 //! `NVCC` (else `CUDA_HOME`, `CUDA_PATH`, then `PATH`) says where nvcc is; `GRADSTONE_CUDA_ARCHS` for which architectures
 //! it builds, `80,90,100,120` when unset, none when empty. Without nvcc, or where it fails, the binary has the PTX, which
-//! the driver compiles. Nothing here asks for a GPU or a driver.
+//! the driver compiles. Nothing here asks for a GPU or a driver. The library is told the commit of its checkout.
 
 use std::env;
 use std::error::Error;
@@ -42,10 +42,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GRADSTONE_CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
+    commit(&root);
     let families = families(&kernels, &ptx)?;
     let native = native(&kernels, &families, &out)?;
     fs::write(out.join("images.rs"), table(&families, &native)?)?;
     Ok(())
+}
+
+/// Tells the library which commit it is built from. A package has none: the repository around it, if any, is another one.
+fn commit(root: &Path) {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let own = git(&["rev-parse", "--show-toplevel"])
+        .and_then(|top| Some(fs::canonicalize(top).ok()? == fs::canonicalize(root).ok()?));
+    if own != Some(true) {
+        return;
+    }
+    // Every commit and every checkout of another one adds a line to it.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]).map(|path| root.join(path));
+    if let Some(log) = log.filter(|path| path.is_file()) {
+        println!("cargo:rerun-if-changed={}", log.display());
+    }
+    if let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) {
+        println!("cargo:rustc-env=GRADSTONE_COMMIT={commit}");
+    }
 }
 
 fn families(kernels: &Path, ptx: &Path) -> Result<Vec<Family>, Box<dyn Error>> {

@@ -138,20 +138,25 @@ fn program() -> PathBuf {
 }
 
 #[test]
-fn the_program_writes_json_and_a_roofline() {
+fn the_program_writes_json_and_bars_and_compares() {
     let folder = tempfile::tempdir().unwrap();
-    let (json, svg) = (folder.path().join("bench.json"), folder.path().join("roofline.svg"));
+    let (json, svg) = (folder.path().join("bench.json"), folder.path().join("bars.svg"));
     let output = Command::new(program())
         .args(["bench", "elementwise", "policy_loss", "--quick", "--device", "cpu", "--json"])
         .arg(&json)
-        .arg("--roofline")
+        .arg("--bars")
         .arg(&svg)
         .output()
         .unwrap();
     let (out, err) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{err}");
-    assert!(out.starts_with("cpu\nkernel ") && out.contains("bounds in this run: copy "), "{out}");
+    assert!(
+        out.starts_with("cpu\ngradstone 0.")
+            && out.contains("\nkernel ")
+            && out.contains("bounds in this run: copy "),
+        "{out}"
+    );
     let report: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     let rows = report["rows"].as_array().unwrap();
@@ -162,9 +167,61 @@ fn the_program_writes_json_and_a_roofline() {
             row["correct"].as_bool().unwrap() && row["cold_ms"].as_f64().unwrap() > 0.0,
             "{row}"
         );
+        let quartile = |i: usize| row["cold_quartiles_ms"][i].as_f64().unwrap();
+        let median = row["cold_ms"].as_f64().unwrap();
+        assert!(quartile(0) <= median && median <= quartile(1) && row["rounds"] == 3, "{row}");
     }
     assert!(report["bounds"]["copy_gb_s"].as_f64().unwrap() > 0.0);
+    assert!(report["cores"].as_u64().unwrap() > 0 && report["simd"].is_string(), "{report}");
+    assert_eq!(report["gradstone"], env!("CARGO_PKG_VERSION"));
+    assert!(report["measured"].as_str().unwrap().ends_with('Z'), "{report}");
     let svg = std::fs::read_to_string(&svg).unwrap();
-    assert_eq!(svg.matches("<circle").count(), rows.len());
+    assert_eq!(svg.matches("<rect class=\"bar ").count(), rows.len());
     assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+
+    let arguments = ["bench", "elementwise", "softmax", "--quick", "--device", "cpu", "--baseline"];
+    let output = Command::new(program()).args(arguments).arg(&json).output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && out.contains("baseline: gradstone "), "{out}");
+    let compared = |kernel: &str, said: &str| {
+        let lines = out.lines().filter(|line| line.starts_with(kernel));
+        lines.clone().count() > 0 && lines.clone().all(|line| line.contains(said))
+    };
+    assert!(compared("elementwise ", "x  right") && compared("softmax ", "new  right"), "{out}");
+}
+
+#[test]
+fn own_shapes_and_types_are_measured() {
+    // One row, fewer than are compared, more than are distinct; a vocabulary of one; an odd number of tokens.
+    for (kernel, shapes) in [
+        ("logprob", vec![vec![1, 1], vec![130, 37]]),
+        ("linear_logprob", vec![vec![1, 3, 2], vec![70, 8, 33]]),
+        ("policy_loss", vec![vec![1, 1], vec![5, 3]]),
+        ("sample", vec![vec![1, 1], vec![3, 70]]),
+        ("rms_norm", vec![vec![1, 1], vec![3, 33]]),
+        ("layer_norm", vec![vec![2, 2], vec![3, 33]]),
+        ("softmax", vec![vec![1, 1], vec![9, 65]]),
+        ("attention", vec![vec![1, 1, 1, 16], vec![7, 4, 2, 16], vec![10, 2, 1, 32]]),
+    ] {
+        let all = [gradstone::DType::F32, gradstone::DType::Bf16, gradstone::DType::F16];
+        let dtypes = if kernel == "policy_loss" { all[..1].to_vec() } else { all.to_vec() };
+        let kernels = vec![kernel.to_owned()];
+        let options =
+            Options { kernels, shapes: shapes.clone(), dtypes: dtypes.clone(), ..quick() };
+        for device in [Device::Cpu, devices::emulated()] {
+            let report = bench::run(&device, &options, |_| {}).unwrap();
+            assert!(report.failed.is_empty(), "{kernel}: {:?}", report.failed);
+            for (shape, dtype) in shapes.iter().flat_map(|s| dtypes.iter().map(move |d| (s, d))) {
+                let same = |row: &&bench::Row| row.shape == *shape && row.dtype == dtype.name();
+                assert!(report.rows.iter().filter(same).count() > 0, "{kernel} {shape:?} {dtype}");
+            }
+            for row in &report.rows {
+                assert!(row.correct, "{device}: {row:?}");
+                assert!(shapes.contains(&row.shape), "{row:?}");
+            }
+        }
+    }
+    let options = Options { kernels: vec!["rope".into()], shapes: vec![vec![2, 2]], ..quick() };
+    let error = bench::run(&Device::Cpu, &options, |_| panic!("measured")).unwrap_err();
+    assert!(error.is_invalid() && error.to_string().contains("logprob, linear_logprob"), "{error}");
 }

@@ -4,24 +4,47 @@
 use super::attended::{Attended, dot};
 use super::operation::operation;
 use super::reference::{row, worst_of};
+use super::sizes::Sizes;
 use super::{Case, Give, Work, attention_cache, inputs, size};
 use crate::DType;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, Mask};
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::tensor::autograd::{Gradients, ParamId, backward_from};
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    // Tokens, query heads, key-value heads and their width, and a block of block diffusion.
-    let (shape, block) = size(
-        device,
-        quick,
-        [([34, 4, 2, 16], 4), ([1024, 8, 4, 64], 32), ([8192, 32, 8, 128], 32)],
-    );
-    let dtype = size(device, quick, [DType::F32, DType::F32, DType::Bf16]);
+/// A block of block diffusion, and of the tiny size.
+const BLOCK: usize = 32;
+const TINY_BLOCK: usize = 4;
+
+pub(super) fn cases(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    // Tokens, query heads, key-value heads and their width.
+    let own = size(device, sizes.quick, [[34, 4, 2, 16], [1024, 8, 4, 64], [8192, 32, 8, 128]]);
+    let dtype = size(device, sizes.quick, [DType::F32, DType::F32, DType::Bf16]);
+    for shape in sizes.shapes(&[own]) {
+        for dtype in sizes.dtypes(&[dtype]) {
+            let block = if sizes.quick { TINY_BLOCK } else { BLOCK };
+            of_shape(device, shape, block, dtype, give)?;
+        }
+    }
+    // A cache has another shape.
+    if sizes.asked() { Ok(()) } else { attention_cache::cases(device, sizes.quick, give) }
+}
+
+fn of_shape(
+    device: &Device,
+    shape: [usize; 4],
+    block: usize,
+    dtype: DType,
+    give: &mut Give<'_>,
+) -> Result<()> {
     let [tokens, heads, groups, dim] = shape;
+    if !heads.is_multiple_of(groups) {
+        return Err(Error::shape(format!(
+            "{heads} heads do not share {groups} of keys and values evenly"
+        )));
+    }
     let causal = Attention::causal(heads, groups, dim);
     let q = inputs::tensor(device, dtype, &[tokens, heads, dim], 1)?;
     let k = inputs::tensor(device, dtype, &[tokens, groups, dim], 2)?;
@@ -39,20 +62,21 @@ pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result
 
     // Of two copies of `half` tokens a noised one sees its own block and the clean ones before, a clean one the clean
     // blocks up to its own.
-    let spec = Attention { mask: Mask::BlockDiffusion { block }, ..causal };
-    let half = tokens / 2;
-    let own = (half - 1) / block * block;
-    let noised = (half - 1, (own..half).chain(half..half + own).collect());
-    let clean = (tokens - 1, (half..tokens).collect());
-    let work = forward(spec, vec![noised, clean]);
-    let flops = 4.0 * (seen_pairs(half, block) * heads * dim) as f64;
-    give(Case::flops("block_diffusion", &shape, dtype, flops, work))?;
+    if tokens.is_multiple_of(2) {
+        let spec = Attention { mask: Mask::BlockDiffusion { block }, ..causal };
+        let half = tokens / 2;
+        let own = (half - 1) / block * block;
+        let noised = (half - 1, (own..half).chain(half..half + own).collect());
+        let clean = (tokens - 1, (half..tokens).collect());
+        let work = forward(spec, vec![noised, clean]);
+        let flops = 4.0 * (seen_pairs(half, block) * heads * dim) as f64;
+        give(Case::flops("block_diffusion", &shape, dtype, flops, work))?;
+    }
 
     let upstream = inputs::tensor(device, DType::F32, &[tokens, heads, dim], 4)?;
     let id = ParamId::fresh();
     let work = Layer { spec: causal, q, k, v, upstream, id, out: None, dq: None };
-    give(Case::flops("forward_backward", &shape, dtype, 7.0 * product, Box::new(work)))?;
-    attention_cache::cases(device, quick, give)
+    give(Case::flops("forward_backward", &shape, dtype, 7.0 * product, Box::new(work)))
 }
 
 /// Pairs of a query and a key that it sees, over both copies of `half` tokens: a block of either sees as many keys as

@@ -6,7 +6,7 @@ use crate::device::cpu::pool;
 use crate::device::gpu::{DeviceBuffer, Gpu};
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Storage, Tensor};
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -66,6 +66,13 @@ pub(super) fn bytes(dtype: DType, values: &[f32]) -> Result<Vec<u8>> {
     }
 }
 
+/// The same in host memory of the type.
+pub(super) fn stored(dtype: DType, values: &[f32]) -> Result<Storage> {
+    let mut storage = Storage::recycled(dtype, values.len());
+    storage.bytes_mut().copy_from_slice(&bytes(dtype, values)?);
+    Ok(storage)
+}
+
 /// What is left of values in a storage type.
 pub(super) fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
     let round = |value: &f32| match dtype {
@@ -87,17 +94,19 @@ pub(super) fn uploaded(gpu: &Arc<Gpu>, values: &[f32]) -> Result<DeviceBuffer> {
     DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values))
 }
 
-/// Device memory that holds `bytes` again and again, `times` times.
+/// Device memory of `len` elements that holds `bytes` again and again, the last time as much of them as there is room for.
 pub(super) fn repeated(
     gpu: &Arc<Gpu>,
     dtype: DType,
     bytes: &[u8],
-    times: usize,
+    len: usize,
 ) -> Result<DeviceBuffer> {
-    let len = bytes.len() / dtype.size();
-    let mut buffer = DeviceBuffer::recycled(gpu, dtype, len * times)?;
-    for i in 0..times {
-        buffer.whole_mut().slice_mut(i * len..(i + 1) * len)?.upload_from(bytes)?;
+    let once = (bytes.len() / dtype.size()).max(1);
+    let mut buffer = DeviceBuffer::recycled(gpu, dtype, len)?;
+    for start in (0..len).step_by(once) {
+        let here = once.min(len - start);
+        let part = &bytes[..here * dtype.size()];
+        buffer.whole_mut().slice_mut(start..start + here)?.upload_from(part)?;
     }
     Ok(buffer)
 }

@@ -2,16 +2,17 @@
 
 use super::logprob::{COMPARED, Truth};
 use super::reference::{worst, worst_of};
+use super::sizes::Sizes;
 use super::{Case, Give, Work, inputs, size};
 use crate::DType;
 use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::device::gpu::{DeviceBuffer, Gpu};
-use crate::dtype::FloatSlice;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::linear_logprob::{self, launch};
 use crate::kernels::logprob;
 use crate::kernels::logprob::launch as logits;
+use crate::tensor::Storage;
 use std::sync::Arc;
 
 /// Hidden states, a head and targets, as the storage type holds them.
@@ -24,6 +25,8 @@ pub(super) struct Head {
     pub(super) weight: Vec<f32>,
     /// Negative: the row is left out.
     pub(super) targets: Vec<i32>,
+    /// Hidden states and head for the CPU's kernel, in their type; none where a device has them.
+    stored: Option<[Storage; 2]>,
 }
 
 /// What came out, in host memory.
@@ -35,18 +38,21 @@ pub(super) struct Computed {
 }
 
 impl Head {
-    pub(super) fn new(dtype: DType, [rows, width, vocab]: [usize; 3]) -> Head {
+    pub(super) fn new(
+        device: &Device,
+        dtype: DType,
+        [rows, width, vocab]: [usize; 3],
+    ) -> Result<Head> {
         let scale = 2.0 * (width as f32).sqrt().recip();
         let weight: Vec<f32> = inputs::normal(vocab * width, 2).iter().map(|w| scale * w).collect();
-        Head {
-            dtype,
-            rows,
-            width,
-            vocab,
-            hidden: inputs::rounded(dtype, &inputs::normal(rows * width, 1)),
-            weight: inputs::rounded(dtype, &weight),
-            targets: (0..rows).map(|row| ((row * 7919) % vocab) as i32).collect(),
-        }
+        let hidden = inputs::rounded(dtype, &inputs::normal(rows * width, 1));
+        let weight = inputs::rounded(dtype, &weight);
+        let stored = match device.gpu() {
+            None => Some([inputs::stored(dtype, &hidden)?, inputs::stored(dtype, &weight)?]),
+            Some(_) => None,
+        };
+        let targets = (0..rows).map(|row| ((row * 7919) % vocab) as i32).collect();
+        Ok(Head { dtype, rows, width, vocab, hidden, weight, targets, stored })
     }
 
     pub(super) fn shape(&self) -> [usize; 3] {
@@ -54,10 +60,14 @@ impl Head {
     }
 
     /// On the CPU.
-    pub(super) fn args(&self) -> linear_logprob::Head<'_> {
-        linear_logprob::Head {
-            hidden: FloatSlice::F32(&self.hidden),
-            weight: FloatSlice::F32(&self.weight),
+    pub(super) fn args(&self) -> Result<linear_logprob::Head<'_>> {
+        let floats = |which: usize| {
+            let stored = self.stored.as_ref().and_then(|stored| stored[which].floats());
+            stored.ok_or_else(|| Error::state("bench: a head that is not on the CPU"))
+        };
+        Ok(linear_logprob::Head {
+            hidden: floats(0)?,
+            weight: floats(1)?,
             bias: None,
             targets: &self.targets,
             rows: self.rows,
@@ -65,7 +75,7 @@ impl Head {
             vocab: self.vocab,
             softmax: logprob::Softmax::default(),
             workspace: 0,
-        }
+        })
     }
 
     /// A row of the head that is a target.
@@ -235,10 +245,19 @@ pub(super) fn sizes(device: &Device, quick: bool) -> ([usize; 3], DType) {
     size(device, quick, [tiny, cpu, ([8192, 4096, 151_936], DType::Bf16)])
 }
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    let (shape, dtype) = sizes(device, quick);
+pub(super) fn cases(device: &Device, asked: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    let (own, dtype) = sizes(device, asked.quick);
+    for shape in asked.shapes(&[own]) {
+        for dtype in asked.dtypes(&[dtype]) {
+            of_shape(device, shape, dtype, give)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_shape(device: &Device, shape: [usize; 3], dtype: DType, give: &mut Give<'_>) -> Result<()> {
     let [rows, width, vocab] = shape;
-    let head = Head::new(dtype, shape);
+    let head = Head::new(device, dtype, shape)?;
     let dlogprob = inputs::normal(rows, 3);
     let on_gpu = |gpu| -> Result<OnGpu> {
         Ok(OnGpu {
@@ -289,7 +308,7 @@ impl Work for LinearLogprob {
                 let outputs = logprob::Outputs { logprob, entropy: None, logsumexp, argmax: None };
                 let (dhidden, dweight) = (Some(&mut dhidden[..]), Some(&mut dweight[..]));
                 let gradients = linear_logprob::Gradients { dhidden, dweight, dbias: None };
-                linear_logprob::forward_backward(&self.head.args(), upstream, outputs, gradients)
+                linear_logprob::forward_backward(&self.head.args()?, upstream, outputs, gradients)
             }
             _ => Ok(()),
         }

@@ -36,7 +36,7 @@ pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result
     let (shape, dtype) = sizes(device, quick);
     let [rows, width, vocab] = shape;
     let packed = Packed::new(device, [SEQUENCES, rows / SEQUENCES])?;
-    let mut head = Head::new(dtype, shape);
+    let mut head = Head::new(device, dtype, shape)?;
     for (row, target) in head.targets.iter_mut().enumerate() {
         *target = if packed.is_live(row) { *target } else { IGNORE };
     }
@@ -101,7 +101,7 @@ impl Work for LinearPolicyLoss {
                 };
                 let (dhidden, dweight) = (Some(&mut dhidden[..]), Some(&mut dweight[..]));
                 let into = linear_logprob::Gradients { dhidden, dweight, dbias: None };
-                let head = self.head.args();
+                let head = self.head.args()?;
                 self.loss = forward_backward(&head, &loss, &mut self.workspace, into)?.loss;
             }
             _ => {}

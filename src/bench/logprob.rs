@@ -1,6 +1,7 @@
 //! Log-probs and entropies from logits, and their gradient.
 
 use super::reference::worst;
+use super::sizes::Sizes;
 use super::{Amount, Case, Give, Work, inputs};
 use crate::DType;
 use crate::device::Device;
@@ -153,14 +154,14 @@ struct OnGpu {
     logsumexp: DeviceBuffer,
 }
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    let sizes: &[[usize; 2]] = match (quick, device.gpu()) {
+pub(super) fn cases(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    let own: &[[usize; 2]] = match (sizes.quick, device.gpu()) {
         (true, _) => &[[7, 1003]],
         (false, None) => &[[256, 32_000], [256, 151_936]],
         (false, Some(_)) => &[[8192, 32_000], [8192, 151_936]],
     };
-    for [rows, vocab] in sizes.iter().copied() {
-        for dtype in [DType::F32, DType::Bf16] {
+    for [rows, vocab] in sizes.shapes(own) {
+        for dtype in sizes.dtypes(&[DType::F32, DType::Bf16]) {
             for part in [Part::Forward, Part::Backward, Part::Both] {
                 let problem = Problem::new(part, dtype, rows, vocab);
                 let passes = if part == Part::Forward { 1 } else { 2 };
@@ -273,16 +274,12 @@ impl Work for OnCpu {
 impl OnGpu {
     fn new(gpu: &Arc<Gpu>, problem: Problem) -> Result<OnGpu> {
         let Problem { dtype, rows, vocab, .. } = problem;
-        let distinct = rows.min(DISTINCT);
-        if !rows.is_multiple_of(distinct) {
-            return Err(Error::shape(format!("{rows} rows of {distinct} distinct ones")));
-        }
         let bytes = inputs::bytes(dtype, &problem.logits)?;
         let f32s =
             |values: &[f32]| DeviceBuffer::upload(gpu, DType::F32, bytemuck::cast_slice(values));
         let empty = || DeviceBuffer::zeros(gpu, DType::F32, rows);
         let mut work = OnGpu {
-            logits: inputs::repeated(gpu, dtype, &bytes, rows / distinct)?,
+            logits: inputs::repeated(gpu, dtype, &bytes, rows * vocab)?,
             dlogits: DeviceBuffer::recycled(gpu, dtype, rows * vocab)?,
             targets: DeviceBuffer::upload(gpu, DType::I32, bytemuck::cast_slice(&problem.targets))?,
             dlogprob: f32s(&problem.dlogprob)?,

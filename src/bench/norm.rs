@@ -2,6 +2,7 @@
 
 use super::operation::{backward, operation};
 use super::reference::{allowed, host, places, row, worst, worst_of};
+use super::sizes::Sizes;
 use super::{Case, Give, inputs, size};
 use crate::DType;
 use crate::device::Device;
@@ -17,19 +18,30 @@ enum Norm {
     Layer,
 }
 
-pub(super) fn rms_norm(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    Norm::Rms.cases(device, quick, give)
+pub(super) fn rms_norm(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    Norm::Rms.cases(device, sizes, give)
 }
 
-pub(super) fn layer_norm(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    Norm::Layer.cases(device, quick, give)
+pub(super) fn layer_norm(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    Norm::Layer.cases(device, sizes, give)
 }
 
 impl Norm {
-    fn cases(self, device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-        let shape = size(device, quick, [[5, 130], [4096, 4096], [32_768, 4096]]);
+    fn cases(self, device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+        let own = size(device, sizes.quick, [[5, 130], [4096, 4096], [32_768, 4096]]);
+        let shapes = sizes.shapes(&[own]);
+        shapes.into_iter().try_for_each(|shape| self.of_shape(device, shape, sizes, give))
+    }
+
+    fn of_shape(
+        self,
+        device: &Device,
+        shape: [usize; 2],
+        sizes: &Sizes,
+        give: &mut Give<'_>,
+    ) -> Result<()> {
         let [rows, width] = shape;
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in sizes.dtypes(&[DType::F32, DType::Bf16]) {
             // x, weight, and the bias of a LayerNorm.
             let mut read = vec![
                 inputs::tensor(device, dtype, &shape, 1)?,

@@ -19,7 +19,7 @@ pub(super) struct Packed {
 
 impl Packed {
     pub(super) fn new(device: &Device, [sequences, length]: [usize; 2]) -> Result<Packed> {
-        let end = |row: usize| length - (row * 37) % (length / 4);
+        let end = |row: usize| length - (row * 37) % (length / 4).max(1);
         let live = |token: usize| u8::from(token % length < end(token / length));
         let mask: Vec<u8> = (0..sequences * length).map(live).collect();
         let offsets: Vec<i64> = (0..=sequences).map(|row| (row * length) as i64).collect();

@@ -2,6 +2,7 @@
 
 use super::packed::Packed;
 use super::reference::worst;
+use super::sizes::Sizes;
 use super::{Case, Give, Work, inputs};
 use crate::DType;
 use crate::device::Device;
@@ -67,8 +68,9 @@ impl OnGpu {
     }
 }
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    for shape in if quick { vec![[3, 50]] } else { vec![[64, 1024], [256, 4096]] } {
+pub(super) fn cases(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    let own: &[[usize; 2]] = if sizes.quick { &[[3, 50]] } else { &[[64, 1024], [256, 4096]] };
+    for shape in sizes.shapes(own) {
         let packed = Packed::new(device, shape)?;
         let tokens = packed.tokens();
         let [logprob, old_logprob] = inputs::two_logprobs(tokens, 0.2);

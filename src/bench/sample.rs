@@ -3,6 +3,7 @@
 use super::logprob::Truth;
 use super::operation::operation;
 use super::reference::{host, host_ids, places, worst};
+use super::sizes::Sizes;
 use super::{Case, Give, inputs, size};
 use crate::DType;
 use crate::device::Device;
@@ -28,10 +29,14 @@ struct Problem {
     on_gpu: Option<[Tensor; 2]>,
 }
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    let shape = size(device, quick, [[5, 1003], [32, 151_936], [1024, 151_936]]);
+pub(super) fn cases(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    let own = size(device, sizes.quick, [[5, 1003], [32, 151_936], [1024, 151_936]]);
+    sizes.shapes(&[own]).into_iter().try_for_each(|shape| of_shape(device, shape, sizes, give))
+}
+
+fn of_shape(device: &Device, shape: [usize; 2], sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
     let [rows, vocab] = shape;
-    for dtype in [DType::F32, DType::Bf16] {
+    for dtype in sizes.dtypes(&[DType::F32, DType::Bf16]) {
         let of = Rc::new(Problem::new(device, dtype, shape)?);
         for (part, truncation) in [
             ("temperature", Truncation::default()),

@@ -2,6 +2,7 @@
 
 use super::operation::{backward, operation};
 use super::reference::{places, row, worst_of};
+use super::sizes::Sizes;
 use super::{Case, Give, inputs, size};
 use crate::DType;
 use crate::device::Device;
@@ -9,10 +10,15 @@ use crate::error::Result;
 use crate::ops;
 use crate::tensor::Tensor;
 
-pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result<()> {
-    let shape = size(device, quick, [[5, 130], [4096, 8192], [8192, 16_384]]);
+pub(super) fn cases(device: &Device, sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
+    let own = size(device, sizes.quick, [[5, 130], [4096, 8192], [8192, 16_384]]);
+    sizes.shapes(&[own]).into_iter().try_for_each(|shape| of_shape(device, shape, sizes, give))
+}
+
+fn of_shape(device: &Device, shape: [usize; 2], sizes: &Sizes, give: &mut Give<'_>) -> Result<()> {
     let [rows, width] = shape;
-    for dtype in [DType::F32, DType::Bf16] {
+    let dtypes = sizes.dtypes(&[DType::F32, DType::Bf16]);
+    for dtype in dtypes.iter().copied() {
         let x = inputs::tensor(device, dtype, &shape, 1)?;
         let read = x.clone();
         let relative = if dtype == DType::F32 { 2e-5 } else { 1e-2 };
@@ -22,7 +28,10 @@ pub(super) fn cases(device: &Device, quick: bool, give: &mut Give<'_>) -> Result
         let work = operation(move || ops::softmax(&read), error);
         give(Case::bytes("forward", &shape, dtype, 2 * rows * width * dtype.size(), work))?;
     }
-    // The gradient is made from f32, whatever the storage type.
+    // The gradient is made from f32, whatever the storage type: it is a row of that type alone.
+    if !dtypes.contains(&DType::F32) {
+        return Ok(());
+    }
     let x = inputs::tensor(device, DType::F32, &shape, 1)?;
     let upstream = inputs::tensor(device, DType::F32, &shape, 2)?;
     let (known, dy) = (x.clone(), upstream.clone());

@@ -4,6 +4,7 @@ use super::terminal;
 use crate::device::Device;
 use crate::device::cpu::{pool, simd};
 use crate::device::cuda::{self, Absent, CudaOptions, Driver, images, version_text};
+use crate::device::machine::cpu_model;
 use crate::error::Result;
 use std::fmt::Write;
 use std::str::FromStr;
@@ -63,11 +64,7 @@ pub(super) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "cpu      {}",
-        cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_string())
-    );
+    let _ = writeln!(out, "cpu      {}", cpu_model());
     let _ = writeln!(out, "  cores    {cores}");
     let _ = writeln!(out, "  threads  {}", pool::threads());
     let _ = writeln!(out, "  simd     {}", simd::level().name());
@@ -129,12 +126,6 @@ fn embedded() -> String {
         (Err(why), _) => format!("no native code: {why}"),
     };
     format!("{}\n{ptx}; {native}", families.join(", "))
-}
-
-fn cpu_name() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_string())
 }
 
 /// Bytes of memory in all and available, where the system tells.

@@ -9,6 +9,7 @@ pub mod cuda;
 mod emulated;
 pub mod engine;
 pub mod gpu;
+pub mod machine;
 
 pub use emulated::HostLaunch;
 

@@ -4,7 +4,9 @@
 
 use super::chart::{Chart, Mark, Series, Unit, escape, number};
 use super::metrics::{self, Record};
-use super::report::{CHARTS, duration, latest, name_of, page, points, undocumented};
+use super::report::{
+    CHARTS, all_zero, begin, duration, end, finite, latest, name_of, points, undocumented, zero,
+};
 use super::run_dir::RunDir;
 use crate::error::{Error, Result};
 use crate::files::atomic;
@@ -60,30 +62,36 @@ pub fn write(runs: &[RunDir], page: &Path) -> Result<()> {
 
 /// The page.
 pub fn html(runs: &[Run]) -> String {
-    let mut out = page("gradstone comparison", &format!("{} runs", runs.len()));
+    let mut out = begin("gradstone comparison", &format!("{} runs", runs.len()));
     out.push_str("</header>\n");
     reached(&mut out, runs);
-    differences(&mut out, runs);
-    out.push_str("<h2 class=\"section\">Measurements</h2>\n<section class=\"charts\">\n");
+    settings(&mut out, runs);
+    out.push_str("<h2 class=\"section\">Measurements</h2>\n<p class=\"legend\">");
+    for (i, run) in runs.iter().enumerate() {
+        let _ = write!(out, "<span>{}{}</span>", key(i), escape(&run.name));
+    }
+    out.push_str("</p>\n<section class=\"charts\">\n");
+    let mut zeros = Vec::new();
     for shown in &CHARTS {
         let mark = if shown.mark == Mark::Points { Mark::Points } else { Mark::Mean };
         let form = (shown.unit, mark, shown.phase);
-        figure(&mut out, runs, [shown.field, shown.title, shown.about], form);
+        figure(&mut out, &mut zeros, runs, [shown.field, shown.title, shown.about], form);
     }
     for name in undocumented(runs.iter().flat_map(|run| &run.records)) {
         let title = name.replace('_', " ");
-        figure(&mut out, runs, [name, &title, ""], (Unit::Plain, Mark::Mean, None));
+        figure(&mut out, &mut zeros, runs, [name, &title, ""], (Unit::Plain, Mark::Mean, None));
     }
+    out.push_str("</section>\n");
+    out.push_str(&zero(&zeros));
     out.push_str(
-        "</section>\n<p class=\"note\">Lines are moving means over a twentieth of a run; points are as measured.</p>\n\
-         </main>\n</body>\n</html>\n",
+        "<p class=\"note\">Lines are moving means over a twentieth of a run; points are as measured.</p>\n",
     );
-    out
+    out + &end()
 }
 
-fn finite(run: &Run, field: &str) -> Vec<(f64, f64)> {
-    let all = points(&run.records, field, None).into_iter();
-    all.filter(|point| point.1.is_finite()).collect()
+/// A dot in a run's colour.
+fn key(run: usize) -> String {
+    format!("<i class=\"key c{run}\"></i>")
 }
 
 /// The table of what each run reached.
@@ -94,17 +102,18 @@ fn reached(out: &mut String, runs: &[Run]) {
     let or_dash =
         |value: Option<f64>, unit| value.map_or("–".into(), |value| number(value, unit));
     for (i, run) in runs.iter().enumerate() {
-        let accuracy = finite(run, "eval_accuracy");
+        let accuracy = finite(&run.records, "eval_accuracy");
         let last = accuracy.last().map(|point| point.1);
         let best = accuracy.iter().map(|point| point.1).reduce(f64::max);
-        let reward = finite(run, "reward");
+        let reward = finite(&run.records, "reward");
         let reward = (!reward.is_empty()).then(|| latest(&reward, Mark::Mean));
-        let seconds: f64 = finite(run, "seconds").iter().map(|point| point.1).sum();
+        let seconds: f64 = finite(&run.records, "seconds").iter().map(|point| point.1).sum();
         let _ = writeln!(
             out,
-            "<tr><td data-name=\"Run\"><svg class=\"chart\" width=\"14\" height=\"12\"><circle class=\"dot c{i}\" cx=\"5\" cy=\"7\" r=\"4\"/></svg> {}</td>\
+            "<tr><td data-name=\"Run\">{}{}</td>\
              <td data-name=\"Held-out\">{}</td><td data-name=\"Best\">{}</td><td data-name=\"Reward\">{}</td>\
              <td data-name=\"Steps\">{}</td><td data-name=\"Time\">{}</td></tr>",
+            key(i),
             escape(&run.name),
             or_dash(last, Unit::Percent),
             or_dash(best, Unit::Percent),
@@ -141,36 +150,48 @@ fn flat(config: &str) -> BTreeMap<String, String> {
     all
 }
 
-/// The table of the settings that are not the same in all runs.
-fn differences(out: &mut String, runs: &[Run]) {
+/// The table of the settings that are not the same in all runs, and folded up those that are.
+fn settings(out: &mut String, runs: &[Run]) {
     let settings: Vec<_> = runs.iter().map(|run| flat(&run.config)).collect();
     let mut keys: Vec<&String> = settings.iter().flat_map(BTreeMap::keys).collect();
     keys.sort();
     keys.dedup();
-    keys.retain(|key| settings.iter().any(|of| of.get(*key) != settings[0].get(*key)));
+    let same = |key: &&String| settings.iter().all(|of| of.get(*key) == settings[0].get(*key));
+    let (same, differ): (Vec<&String>, Vec<&String>) = keys.into_iter().partition(same);
     out.push_str("<h2 class=\"section\">Settings that differ</h2>\n");
-    if keys.is_empty() {
-        return out.push_str("<p class=\"note\">None: the runs have the same settings.</p>\n");
-    }
-    out.push_str("<table><thead><tr><th>Setting</th>");
-    for run in runs {
-        let _ = write!(out, "<th>{}</th>", escape(&run.name));
-    }
-    out.push_str("</tr></thead>\n<tbody>\n");
-    for key in keys {
-        let _ = write!(out, "<tr><td data-name=\"Setting\">{}</td>", escape(key));
-        for (run, of) in runs.iter().zip(&settings) {
-            let value = of.get(key).map_or("–", String::as_str);
-            let _ = write!(out, "<td data-name=\"{}\">{}</td>", escape(&run.name), escape(value));
+    if differ.is_empty() {
+        out.push_str("<p class=\"note\">None: the runs have the same settings.</p>\n");
+    } else {
+        out.push_str("<table><thead><tr><th>Setting</th>");
+        for (i, run) in runs.iter().enumerate() {
+            let _ = write!(out, "<th>{}{}</th>", key(i), escape(&run.name));
         }
-        out.push_str("</tr>\n");
+        out.push_str("</tr></thead>\n<tbody>\n");
+        for name in differ {
+            let _ = write!(out, "<tr><td data-name=\"Setting\">{}</td>", escape(name));
+            for (run, of) in runs.iter().zip(&settings) {
+                let value = escape(of.get(name).map_or("–", String::as_str));
+                let _ = write!(out, "<td data-name=\"{}\">{value}</td>", escape(&run.name));
+            }
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</tbody></table>\n");
     }
-    out.push_str("</tbody></table>\n");
+    if !same.is_empty() {
+        let count = same.len();
+        let _ = write!(out, "<details><summary>Settings that are the same: {count}</summary><pre>");
+        for name in same {
+            let value = settings[0].get(name).map_or("–", String::as_str);
+            let _ = writeln!(out, "{} = {}", escape(name), escape(value));
+        }
+        out.push_str("</pre></details>\n");
+    }
 }
 
 /// One measurement of every run that has it.
 fn figure(
     out: &mut String,
+    zeros: &mut Vec<String>,
     runs: &[Run],
     [field, title, about]: [&str; 3],
     (unit, mark, phase): (Unit, Mark, Option<&str>),
@@ -189,9 +210,20 @@ fn figure(
     if series.is_empty() {
         return;
     }
+    if series.iter().all(|series| all_zero(&series.points)) {
+        return zeros.push(title.to_owned());
+    }
     let steps = || series.iter().flat_map(|series| &series.points).map(|point| point.0);
     let steps = (steps().fold(f64::MAX, f64::min), steps().fold(f64::MIN, f64::max));
-    let chart = Chart { series, unit, steps, warmup: None, size: (400.0, 196.0), legend: false };
+    let chart = Chart {
+        series,
+        unit,
+        axis: "step".into(),
+        steps,
+        warmup: None,
+        size: (400.0, 196.0),
+        legend: false,
+    };
     let _ = writeln!(
         out,
         "<figure><figcaption><h2>{}</h2><p>{}</p></figcaption>{}</figure>",
@@ -209,9 +241,14 @@ mod tests {
         let record = |step: u64, value: f64| Record {
             step,
             phase: "rl".into(),
-            values: [("eval_accuracy", value), ("seconds", 1.0), ("sequence_ratio", 0.5)]
-                .map(|(name, value)| (name.to_string(), value))
-                .into(),
+            values: [
+                ("eval_accuracy", value),
+                ("seconds", 1.0),
+                ("sequence_ratio", 0.5),
+                ("kl_coefficient", 0.0),
+            ]
+            .map(|(name, value)| (name.to_string(), value))
+            .into(),
         };
         let config = format!("seed = 1\n[optimizer]\nlearning_rate = {rate}\n");
         Run { name: name.into(), config, records: vec![record(1, 0.1), record(9, accuracy)] }
@@ -222,6 +259,9 @@ mod tests {
         let page = html(&[run("a<b", "0.1", 0.5), run("second", "0.2", 0.75)]);
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
         assert!(page.contains("optimizer.learning_rate") && !page.contains(">seed<"));
+        assert!(page.contains("Settings that are the same: 1<") && page.contains("seed = 1"));
+        assert!(page.contains("Zero in every step: kl coefficient.") && !page.contains("<h2>kl"));
+        assert_eq!(page.matches("<svg").count(), 2, "no dot is a chart");
         assert!(page.contains("75.0 %") && page.contains("50.0 %"), "{page}");
         assert!(page.contains("Held-out accuracy") && page.contains("sequence ratio"));
         assert!(page.contains("c0") && page.contains("c1") && !page.contains("NaN"));

@@ -34,6 +34,7 @@ pub mod run;
 pub mod run_dir;
 pub mod sampled_evaluation;
 pub mod settings;
+pub mod starts;
 mod step_log;
 pub mod summary;
 pub mod supervised;

@@ -589,7 +589,7 @@ impl Trainee for Reinforcement {
         self.activity.clone()
     }
 
-    fn cost(&self) -> Result<Option<String>> {
+    fn cost(&mut self) -> Result<Option<String>> {
         let first = self.world.task.problem(self.settings.seed, 0);
         cost::line(&*self.policy, &self.world.prompt(&first)?, &self.settings)
     }

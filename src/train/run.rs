@@ -8,6 +8,7 @@ use super::metrics::{Phase, StepMetrics};
 use super::observer::Observer;
 use super::run_dir::{Logs, RunDir};
 use super::settings::CheckpointSettings;
+use super::starts::Start;
 use crate::device::Device;
 use crate::device::cpu::pool;
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ pub trait Trainee: Send {
     ///
     /// # Errors
     /// What a first pass of the model reports.
-    fn cost(&self) -> Result<Option<String>> {
+    fn cost(&mut self) -> Result<Option<String>> {
         Ok(None)
     }
 
@@ -112,6 +113,9 @@ pub fn run(
         checkpoints.protect(best.step);
     }
     let total = trainee.total_steps();
+    if trainee.step() < total {
+        Start::now(&trainee.device(), trainee.step()).note(run)?;
+    }
     observer.watch(&trainee.phases(), trainee.activity());
     observer.begin(trainee.step(), total);
     if trainee.step() < total

@@ -1,4 +1,4 @@
-//! The directory of a run: `config.toml`, `metrics.jsonl`, `rollouts.jsonl`, `checkpoints/`, `report.html`.
+//! The directory of a run: `config.toml`, `metrics.jsonl`, `rollouts.jsonl`, `starts.jsonl`, `checkpoints/`, `report.html`.
 //!
 //! One process trains in it at a time (a lock that dies with the process), and never over another run.
 
@@ -106,6 +106,11 @@ impl RunDir {
     /// `rollouts.jsonl`
     pub fn rollouts_path(&self) -> PathBuf {
         self.root.join("rollouts.jsonl")
+    }
+
+    /// `starts.jsonl`
+    pub fn starts_path(&self) -> PathBuf {
+        self.root.join("starts.jsonl")
     }
 
     /// `report.html`

@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(words(&all), "accuracy 20.0 % → 58.8 %, reward 0.250 → 0.750, mismatch 0");
         all.push(record(23, "rl", &[("eval_accuracy", 0.5), ("mismatch", 0.0015)]));
         assert!(words(&all).ends_with("best 58.8 % after step 22, mismatch up to 1.5e-3"));
-        assert_eq!(words(&[record(1, "next_token", &[("loss", 3.0)])]), "loss 3");
+        assert_eq!(words(&[record(1, "next_token", &[("loss", 3.0)])]), "loss 3.00");
         assert_eq!(words(&[]), "");
     }
 }

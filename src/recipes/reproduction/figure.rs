@@ -24,8 +24,15 @@ pub fn svg(report: &Report, figure: &Figure) -> String {
     let (first, last) = places().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
     let steps = if first <= last { (first, last) } else { (0.0, 1.0) };
     let legend = series.len() > 1;
-    let chart =
-        Chart { series, unit: figure.unit, steps, warmup: None, size: (860.0, 320.0), legend };
+    let chart = Chart {
+        series,
+        unit: figure.unit,
+        axis: figure.axis.clone(),
+        steps,
+        warmup: None,
+        size: (860.0, 320.0),
+        legend,
+    };
     chart.standalone(&format!("{} against {}", figure.title, figure.axis))
 }
 
