@@ -410,11 +410,13 @@ fn a_published_llada_config_is_read_and_its_switches_are_checked() {
         ("layer_norm_type", json!("low_precision")),
         ("residual_dropout", json!(0.1)),
         ("block_type", json!("sequential")),
-        ("a_new_field", json!(1)),
+        ("quantization_config", json!({"bits": 4})),
     ] {
         let error = config(|map| drop(map.insert(name.into(), value))).unwrap_err();
         assert!(error.is_unsupported() && error.to_string().contains(name), "{name}: {error}");
     }
+    let unknown = config(|map| drop(map.insert("a_new_field".into(), json!(1)))).unwrap();
+    assert_eq!(unknown.ignored, ["auto_map", "a_new_field"]);
     assert!(
         config(|map| drop(map.insert("mask_token_id".into(), json!(48)))).unwrap_err().is_index()
     );

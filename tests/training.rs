@@ -253,7 +253,7 @@ fn a_run_is_used_and_never_written_over() {
     succeeded(own(&data));
     assert_eq!(steps_written(&folder.path().join("own")), 2);
 
-    // Weights that are cut off, and a tokenizer of another model.
+    // Weights that are cut off, and a tokenizer of another model, whose ids for some letters the model lacks.
     let damaged = |change: &dyn Fn(&Path)| {
         let copy = folder.path().join("copy");
         let _ = fs::remove_dir_all(&copy);
@@ -263,7 +263,7 @@ fn a_run_is_used_and_never_written_over() {
             fs::copy(checkpoint.join(name), copy.join(name)).unwrap();
         }
         change(&copy);
-        let mut command = gradstone(&["generate", "--prompt", "1+1=", "--model"]);
+        let mut command = gradstone(&["generate", "--prompt", "1+z=", "--model"]);
         command.arg(copy);
         command
     };
@@ -279,7 +279,8 @@ fn a_run_is_used_and_never_written_over() {
             .save(folder)
             .unwrap();
     };
-    failed(damaged(&foreign), 1, "the tokenizer has 44 ids but the model's vocabulary is");
+    // It has more ids than the model has rows, and the prompt one of these.
+    failed(damaged(&foreign), 1, "vocabulary");
     failed(
         damaged(&|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap()),
         1,

@@ -72,6 +72,9 @@ impl GenerateArgs {
                 }
             },
         };
+        if self.raw {
+            prompting = Prompting { template: Template::Plain, ..Prompting::default() };
+        }
         if let Some(system) = &self.system {
             prompting.system.clone_from(system);
         }

@@ -8,6 +8,7 @@ use super::builder::Builder;
 use super::gated_mlp::{Activation, GatedMlp};
 use super::linear::Linear;
 use super::weights::Weights;
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -128,7 +129,7 @@ impl Experts {
             return Ok(x.clone());
         }
         let logits = self.router.forward(weights, x)?;
-        let routes = Routes::new(&logits.to_f32s()?, self.sizes);
+        let routes = Routes::new(&logits.to_device(&Device::Cpu)?.to_f32s()?, self.sizes);
 
         // The share of each chosen expert, in f32: `[tokens, per_token]`.
         let logits = ops::cast(&logits, DType::F32)?;

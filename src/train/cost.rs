@@ -1,6 +1,7 @@
 //! What a step of a big model will cost, in a line before the run: memory from the sizes, time from a first forward pass.
 
 use super::settings::Settings;
+use crate::device::Device;
 use crate::error::Result;
 use crate::rl::episode::Scored;
 use crate::rl::policy::Policy;
@@ -44,7 +45,7 @@ pub(super) fn line(
     let scored = [Scored::new(std::slice::from_ref(first), completion)];
     let scores = no_grad(|| policy.score(&scored, &Distribution::default()))?;
     // A device has finished when something of it is read.
-    scores.logprob.to_f32s()?;
+    scores.logprob.to_device(&Device::Cpu)?;
     let per_token = started.elapsed().as_secs_f64() / (room + 1) as f64;
     // Forward, and backward of twice the work.
     let update = 3.0 * per_token * (tokens + most * prompt.len()) as f64;
