@@ -21,7 +21,7 @@ pub struct Bounds {
     pub product_f32_tflops: Option<f64>,
     /// The same in bf16.
     pub product_bf16_tflops: Option<f64>,
-    /// Those that did not settle in the time they had: their last rounds were more than [`SETTLED`] apart, so other work shares the
+    /// Those that did not settle in the time they had: their last rounds were more than `SETTLED` apart, so other work shares the
     /// machine, and percentages of them vary from run to run.
     pub unsettled: Vec<&'static str>,
 }

@@ -1,7 +1,7 @@
 //! What a decoder is, read from the `config.json` that published models come with.
 //!
 //! A [table](super::ARCHITECTURES) says which families there are and how they differ; everything else is read from the file.
-//! What the family's class in transformers reads is implemented or refused ([`super::config_fields`]): a model that loads is
+//! What the family's class in transformers reads is implemented or refused (`models::config_fields`): a model that loads is
 //! the model that was published.
 
 use super::architecture::{Architecture, Biases};

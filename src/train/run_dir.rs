@@ -147,7 +147,7 @@ impl RunDir {
     /// The lines of `metrics.jsonl`; none where there is no file yet.
     ///
     /// # Errors
-    /// As [`metrics::read`](crate::train::metrics::read).
+    /// As [`metrics::read`].
     pub fn metrics(&self) -> Result<Vec<Record>> {
         let path = self.metrics_path();
         if path.exists() { metrics::read(&path) } else { Ok(Vec::new()) }
