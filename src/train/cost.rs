@@ -2,7 +2,9 @@
 
 use super::settings::Settings;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
+use crate::nn::Parameter;
 use crate::rl::episode::Scored;
 use crate::rl::policy::Policy;
 use crate::rl::sampling::Distribution;
@@ -31,10 +33,12 @@ pub(super) fn line(
     };
     let weights: usize =
         parameters.iter().map(|one| one.value().len() * one.value().dtype().size()).sum();
-    let trained: usize =
-        parameters.iter().filter(|one| !one.is_frozen()).map(|one| one.value().len()).sum();
-    // A gradient and two moments in f32 each.
-    let optimizer = trained * 12;
+    // A gradient and two moments in f32 each, and weights in f32 beside those of another type.
+    let of_one = |one: &Parameter| {
+        let own = if one.value().dtype() == DType::F32 { 12 } else { 16 };
+        one.value().len() * own
+    };
+    let optimizer: usize = parameters.iter().filter(|one| !one.is_frozen()).map(of_one).sum();
     let most = settings.rollout.prompts * settings.rollout.group;
     let tokens = most * settings.rollout.max_new_tokens;
 
@@ -50,7 +54,7 @@ pub(super) fn line(
     // Forward, and backward of twice the work.
     let update = 3.0 * per_token * (tokens + most * prompt.len()) as f64;
     Ok(Some(format!(
-        "{} M parameters: {} of weights, {} of gradients and optimizer. A step draws {most} completions of up to {} tokens; its \\
+        "{} M parameters: {} of weights, {} of gradients and optimizer. A step draws {most} completions of up to {} tokens; its \
          update takes up to {} (from a pass of {room} tokens, {:.0} tokens/s)",
         elements / 1_000_000,
         size(weights),
