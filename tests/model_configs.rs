@@ -1,7 +1,7 @@
 //! `config.json` as published: what changes nothing loads, and what would change the model is refused by name.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use gradstone::models::{DecoderConfig, read_json};
+use gradstone::models::{Decoder, DecoderConfig, read_json};
 use std::path::{Path, PathBuf};
 
 fn files(folder: &str) -> Vec<PathBuf> {
@@ -73,4 +73,25 @@ fn what_published_configs_say_is_what_is_computed() {
         read("smollm2-135m-instruct").ignored,
         ["is_llama_config", "transformers.js_config"]
     );
+}
+
+/// A path that is no model folder: what it is, and what to do.
+#[test]
+fn other_things_than_model_folders_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |path: &Path| Decoder::load(path, None).err().unwrap().to_string();
+    for name in [Path::new("Qwen/Qwen2.5-0.5B"), &folder.path().join("Qwen/Qwen2.5-0.5B")] {
+        assert!(says(name).contains("hf download Qwen/Qwen2.5-0.5B"), "{}", says(name));
+    }
+    let plain = says(&folder.path().join("nothing"));
+    assert!(plain.contains("no such folder") && !plain.contains("hf download"), "{plain}");
+    for (file, text, part) in [
+        ("model.gguf", "", "llama.cpp"),
+        ("pytorch_model.bin", "", "pickle"),
+        ("adapter_config.json", "{\"base_model_name_or_path\": \"a/b\"}", "adapter of a/b"),
+    ] {
+        let own = tempfile::tempdir().unwrap();
+        std::fs::write(own.path().join(file), text).unwrap();
+        assert!(says(own.path()).contains(part), "{file}: {}", says(own.path()));
+    }
 }

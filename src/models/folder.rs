@@ -79,23 +79,23 @@ pub fn check(dir: &Path) -> Result<()> {
 }
 
 fn absent(dir: &Path) -> Error {
-    let name = dir.to_string_lossy();
-    let parts: Vec<&str> = name.split('/').collect();
-    let plain = |part: &&str| {
+    let plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    match parts[..] {
-        [owner, model] if plain(&owner) && plain(&model) => Error::io(
-            format!(
-                "there is no such folder; if it is the name of a model on a hub, download it first (`hf download {name} \
-                 --local-dir {model}`) and give the folder"
-            ),
-            std::io::ErrorKind::NotFound.into(),
+    // A program makes paths absolute, so the name of a model on a hub is the end of one, in a folder that is not there either.
+    let owner = dir.parent().filter(|owner| !owner.as_os_str().is_empty() && !owner.exists());
+    let name_of = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    let names = owner.and_then(name_of).zip(name_of(dir));
+    let says = match names.filter(|(owner, model)| plain(owner) && plain(model)) {
+        Some((owner, model)) => format!(
+            "there is no such folder; if {owner}/{model} is the name of a model on a hub, download it first (`hf download \
+             {owner}/{model} --local-dir {model}`) and give the folder"
         ),
-        _ => Error::io("there is no such folder", std::io::ErrorKind::NotFound.into()),
-    }
+        None => "there is no such folder".to_owned(),
+    };
+    Error::io(says, std::io::ErrorKind::NotFound.into())
 }
 
 /// Which open file holds which tensor.
